@@ -1,0 +1,94 @@
+# `make help` lists the targets. Everything runs from .venv, which the first target that needs it makes.
+
+# Set on the command line, as in `make train ENV=reacher`; a variable of the shell (ENV is one) is not taken.
+ENV    = gridworld
+METHOD = dynamite
+SEEDS  = 4
+STEPS  =
+OUT    =
+RUN    =
+RUNS   =
+ARGS   =
+
+VENV := .venv
+BIN  := $(VENV)/bin
+UV   := $(BIN)/uv
+
+# Extras of the environment; where none are named, those it already has are kept.
+OLD    := $(shell cat $(VENV)/.extras 2>/dev/null)
+EXTRAS ?= $(OLD)
+WANTED := $(strip $(EXTRAS))
+EMPTY  :=
+STAMP  := $(VENV)/.setup-$(subst $(EMPTY) $(EMPTY),-,$(strip dev $(WANTED)))
+
+# The first of these that starts, is supported and can make an environment. Version managers leave
+# names on the path that fail when run, so each candidate is run.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	>/dev/null 2>&1 && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval plot bench test test-slow lint format lock clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb"
+
+train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= OUT= ARGS=
+	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) --seeds $(SEEDS) \
+	$(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+eval: $(if $(RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
+	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))
+	$(BIN)/python -m dynamite_jax.evaluate --run $(RUN) $(ARGS)
+
+plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a b" ARGS=
+	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
+	$(BIN)/python -m experiments.plot --runs $(RUNS) $(ARGS)
+
+bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= ARGS=
+	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) --seeds $(SEEDS) $(ARGS)
+
+test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP)  ## Run the slow tests: ARGS=
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)  ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(STAMP)  ## Apply the format and the safe fixes of the linter
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+lock: | $(UV)  ## Refresh requirements.lock after a change in pyproject.toml; ARGS=--upgrade moves all
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+	--all-extras --group pins --group build --generate-hashes --no-annotate --no-header \
+	--output-file requirements.lock --quiet $(ARGS)
+
+clean:  ## Remove .venv, caches and build leftovers; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The lock holds every extra, so it constrains the installation: only what is asked for is installed, in the
+# version of the lock, and a file whose hash the lock does not hold is refused. --exact takes away what other
+# extras left behind: CUDA 12 beside CUDA 13. The project comes last, built by the setuptools of the lock.
+$(STAMP): pyproject.toml requirements.lock | $(UV)
+	@rm -f $(VENV)/.setup-*
+	$(UV) pip install --python $(BIN)/python --require-hashes --only-binary :all: --constraints requirements.lock \
+	--requirements pyproject.toml --group build --extra dev $(patsubst %,--extra %,$(WANTED)) \
+	$(if $(filter-out $(OLD),$(WANTED))$(filter-out $(WANTED),$(OLD)),--exact)
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo '$(WANTED)' >$(VENV)/.extras
+	@touch $@
+
+# pip installs uv, hash verified, and uv everything else: in seconds where pip needs minutes.
+$(UV):
+	$(if $(PYTHON),,$(error No working Python 3.11, 3.12 or 3.13 found: name one, as in `make setup PYTHON=/path/to/python3`))
+	$(PYTHON) -m venv --clear $(VENV)
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock >$(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/uv.txt

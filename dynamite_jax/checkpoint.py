@@ -1,0 +1,130 @@
+"""Checkpoints: orbax for the files, a SHA-256 of every array for the trust.
+
+Orbax hands back flipped bits without a word and takes an empty folder for the latest step, so every array is
+checked on the way in, and a step that does not check out is passed over for the one before it.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its own steps at length
+
+Arrays = dict[str, np.ndarray]
+
+
+class CheckpointError(ValueError):
+    """No checkpoint can be restored; the message says why in one line."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, `<folder>/<step>`; writing goes on in the background."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        """Open a folder, making it if need be.
+
+        Args:
+            folder: where the steps lie.
+            keep: how many of the newest steps to keep.
+        """
+        self._folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: Any) -> None:
+        """Copy `state` and write it under `step`, complete or not at all."""
+        arrays = _arrays(state)
+        digests = {name: _digest(array) for name, array in arrays.items()}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), digests=ocp.args.JsonSave(digests))
+        self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Wait for what is being written; errors of writing surface here."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait and let go of the folder."""
+        self._manager.close()
+
+    def restore(self, like: Any) -> tuple[int, Any, list[str]]:
+        """The newest valid state.
+
+        Args:
+            like: a state of the wanted structure, shapes and types; its sharding is kept too.
+
+        Returns:
+            Its step, the state, and a line for each newer step that had to be passed over.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        damaged: list[str] = []
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                return step, self._read(step, like), damaged
+            except CheckpointError as error:
+                damaged.append(f"checkpoint {self._folder / str(step)} is damaged: {error}")
+        if damaged:
+            raise CheckpointError(f"{damaged[0]}; no older valid one is left")
+        raise CheckpointError(f"no checkpoint under {self._folder}")
+
+    def _steps(self) -> list[int]:
+        return [int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
+
+    def _read(self, step: int, like: Any) -> Any:
+        wanted = _arrays(like)
+        template = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in wanted.items()}
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(), digests=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=items)
+            arrays = {name: np.asarray(array) for name, array in restored["state"].items()}
+            digests = restored["digests"]
+        except Exception as error:  # orbax and tensorstore raise many kinds for files cut short or missing
+            raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
+        if sorted(arrays) != sorted(template) or sorted(digests) != sorted(template):
+            strange = sorted(set(arrays) ^ set(template)) or sorted(set(digests) ^ set(template))
+            raise CheckpointError(f"its arrays are not those of this run, see {strange[0]}")
+        for name, array in arrays.items():
+            if (array.shape, array.dtype) != (template[name].shape, template[name].dtype):
+                said = f"{array.dtype}{list(array.shape)} instead of {template[name].dtype}{list(template[name].shape)}"
+                raise CheckpointError(f"{name} is {said}")
+            if _digest(array) != digests[name]:
+                raise CheckpointError(f"{name} does not match its SHA-256")
+        return _rebuild(like, arrays)
+
+
+def _arrays(state: Any) -> Arrays:
+    """Leaves by their path, copied to the host; random keys as their data."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    data = {jax.tree_util.keystr(path, simple=True, separator="."): _key_data(leaf) for path, leaf in leaves}
+    return {name: np.array(array) for name, array in jax.device_get(data).items()}
+
+
+def _rebuild(like: Any, arrays: Arrays) -> Any:
+    def leaf(path: Any, old: Any) -> Any:
+        array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
+        if _is_key(old):
+            keys = jax.random.wrap_key_data(array, impl=jax.random.key_impl(old))
+            return jax.device_put(keys, old.sharding)
+        return jax.device_put(array, old.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_data(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _digest(array: np.ndarray) -> str:
+    """SHA-256 over type, shape and bytes."""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,47 @@
+"""Bad input ends in one line and exit code 2."""
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+
+def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a command: a `ValueError` becomes one line on stderr and exit code 2. What is no bad input still traces."""
+
+    @functools.wraps(main)
+    def wrapped(*arguments: Any) -> Any:
+        try:
+            return main(*arguments)
+        except ValueError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return wrapped
+
+
+def parse(kind: Any, argv: list[str], **options: Any) -> Any:
+    """Command line -> dataclass by tyro, its boxed errors told in one line.
+
+    Raises:
+        ValueError: a flag that is unknown or can't be read.
+        SystemExit: `--help` was asked for.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=argv, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    lines = [
+        re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line))
+        for line in said.getvalue().splitlines()
+    ]
+    text = " ".join(" ".join(lines).split())
+    raise ValueError(re.sub(r" ?(Full helptext|For full helptext|Run).*", "", text))

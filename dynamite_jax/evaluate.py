@@ -1,0 +1,277 @@
+"""Evaluation: the deterministic policy on fresh contexts, and what its belief knows.
+
+python -m dynamite_jax.evaluate --run runs/NAME
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynamite_jax import config as configs
+from dynamite_jax import elbo, metrics, parallel
+from dynamite_jax.checkpoint import Checkpoints
+from dynamite_jax.config import Config
+from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.rollout import Agent, play
+from dynamite_jax.types import TrainState
+from envs import registry
+from envs.dlcmdp import DLCMDP
+
+RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
+DETECTION_WINDOW = 3  # steps by which a boundary may be found late
+
+
+def evaluate(
+    config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int
+) -> metrics.Record:
+    """Play fresh episodes with every seed's agent.
+
+    Args:
+        config: the run.
+        env: its environment.
+        agent: its agent.
+        states: trained states, [seeds, ...].
+        episodes: episodes of each seed.
+        seed: root of the contexts and start states; every agent meets the same.
+
+    Returns:
+        `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` where that value is known,
+        `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below.
+    """
+    needed = (states.belief_params, states.policy_params, states.normaliser)
+    needed = jax.device_put(jax.device_get(needed), jax.devices()[0])
+    root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
+    one = partial(_play_and_filter, env, agent, episodes)
+    recorded = jax.device_get(
+        jax.jit(lambda needed, key: jax.lax.map(lambda n: one(n, key), needed))(needed, root)
+    )
+
+    reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
+    result: metrics.Record = {"return": metrics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
+    result["references"] = env.references()
+    if best := result["references"].get("bayes_optimal"):
+        result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
+        result["fraction_of_bayes_optimal_per_seed"] = [
+            value / best for value in result["return"]["per_seed"]
+        ]
+    result["sessions"] = session_returns(reward, session)
+    result["recovery"] = recovery(reward, session)
+    if config.vae.boundary_head and agent.belief.learns:
+        result["boundary"] = detection(recorded["boundary"], session, config.vae.boundary_alignment)
+    if "decoded" in recorded:
+        error = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
+        prior = np.abs(recorded["exact"] - np.asarray(env.initial)).mean()
+        result["belief"] = {"error": metrics.summarise(error), "error_of_knowing_nothing": float(prior)}
+    return result
+
+
+def _play_and_filter(
+    env: DLCMDP, agent: Agent, episodes: int, needed: Any, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Records of one seed, [H, N, ...]: reward, session, boundary; exact and decoded posterior where they exist."""
+    belief_params, policy_params, normaliser = needed
+    reset_key, key, sample_key = jax.random.split(key, 3)
+    environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+    belief = agent.belief.initial((episodes,))
+    rollout, environments, beliefs = play(
+        agent, env, belief_params, policy_params, normaliser, environment, belief, key, deterministic=True
+    )
+    recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
+    # The first filter step tells whether the environment has a filter at all; it is traced, never run twice.
+    physics = environments.physics
+    first = jax.tree.map(lambda x: x[0], physics)
+    if not hasattr(env, "initial") or not hasattr(agent.belief, "decode_reward"):
+        return recorded
+    start = jnp.broadcast_to(env.initial, (episodes, env.initial.shape[-1]))
+    if jax.eval_shape(jax.vmap(env.filter_step), start, first, rollout.reward[0]) is None:
+        return recorded
+
+    def step(posterior: jax.Array, seen: Any) -> tuple[jax.Array, jax.Array]:
+        following, reward = seen
+        return jax.vmap(env.filter_step)(posterior, following, reward), posterior
+
+    after = jax.tree.map(lambda x: x[1:], physics)
+    exact = jax.lax.scan(step, start, (after, rollout.reward))[1]
+
+    def decoded(physics: Any, belief: Any) -> jax.Array:
+        decode = partial(agent.belief.decode_reward, belief_params, belief, sample_key)
+        return env.decoded_posterior(physics, decode)
+
+    now = jax.tree.map(lambda x: x[:-1], (physics, beliefs.belief))
+    return recorded | {"exact": exact, "decoded": jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)}
+
+
+def session_returns(reward: np.ndarray, session: np.ndarray) -> list[metrics.Record]:
+    """Return and mean reward per step by session index, over all seeds and episodes that reach the session.
+
+    Args:
+        reward: [seeds, H, N].
+        session: [seeds, H, N].
+    """
+    rows = []
+    for index in range(int(session.max()) + 1):
+        inside = session == index
+        reached = inside.any(1)
+        total = np.where(inside, reward, 0.0).sum(1)[reached]
+        rows.append(
+            {
+                "session": index,
+                "return": float(total.mean()),
+                "reward_per_step": float(reward[inside].mean()),
+                "episodes": int(reached.sum()),
+            }
+        )
+    return rows
+
+
+def recovery(reward: np.ndarray, session: np.ndarray) -> metrics.Record:
+    """How fast reward comes back after a switch.
+
+    Args:
+        reward: [seeds, H, N].
+        session: [seeds, H, N].
+
+    Returns:
+        `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
+        sessions that are that long, as far as a hundred are. `steps`: the first k at which the curve has made up
+        `RECOVERED` of what was lost; None if it never does or nothing ever switches.
+    """
+    switch = session[:, 1:] != session[:, :-1]
+    if not switch.any():
+        return {"before": None, "curve": [], "steps": None}
+    before = float(reward[:, :-1][switch].mean())
+    start = np.zeros_like(session)
+    start[:, 1:][switch] = 1
+    step = np.arange(session.shape[1])[None, :, None]
+    since = step - np.maximum.accumulate(np.where(start == 1, step, -session.shape[1]), axis=1)
+    after_a_switch = session > 0
+    curve = []
+    for k in range(session.shape[1]):
+        values = reward[after_a_switch & (since == k)]
+        if len(values) < 100:
+            break
+        curve.append(float(values.mean()))
+    if not curve:
+        return {"before": before, "curve": [], "steps": None}
+    wanted = curve[0] + RECOVERED * (before - curve[0])
+    steps = next((k for k, value in enumerate(curve) if value >= wanted), None)
+    return {"before": before, "curve": curve, "steps": steps}
+
+
+def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> metrics.Record:
+    """Precision and recall of the boundaries that the agent acted by.
+
+    Args:
+        found: predicted boundaries, [seeds, H, N].
+        session: [seeds, H, N].
+        alignment: what a boundary means, see `elbo.boundary_labels`.
+
+    Returns:
+        `exact` counts a hit on the very step; `late` also one up to `DETECTION_WINDOW` steps after. A boundary
+        between two steps that told nothing can't be found by anyone, so recall below 1 is no fault by itself.
+    """
+    label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(session)) > 0.5
+    result = {}
+    for name, window in (("exact", 0), ("late", DETECTION_WINDOW)):
+        hit = _recent(label, window) & found
+        recalled = _recent(found[:, ::-1], window)[:, ::-1] & label
+        result[name] = {
+            "precision": float(hit.sum() / found.sum()) if found.any() else None,
+            "recall": float(recalled.sum() / label.sum()) if label.any() else None,
+        }
+    return result
+
+
+def _recent(mark: np.ndarray, window: int) -> np.ndarray:
+    """Whether a mark stands at the step or up to `window` steps before it, [seeds, H, N]."""
+    spread = mark.copy()
+    for lag in range(1, window + 1):
+        spread[:, lag:] |= mark[:, :-lag]
+    return spread
+
+
+def load_run(run: Path) -> tuple[parallel.Program, TrainState, int]:
+    """Config and newest valid checkpoint of a run folder: (program, states, chunk).
+
+    Raises:
+        ValueError: there is no run, or none of its checkpoints can be trusted.
+    """
+    if not (run / "config.json").is_file():
+        raise ValueError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
+    config = configs.load(run / "config.json")
+    parallel.prepare(config.seeds)
+    env = registry.make(config.env, **configs.env_options(config))
+    program = parallel.Program(config, env)
+    checkpoints = Checkpoints(run / "checkpoints")
+    step, states, damaged = checkpoints.restore(program.init())
+    checkpoints.close()
+    for line in damaged:
+        print(f"warning: {line}; using step {step}", file=sys.stderr)
+    return program, states, step
+
+
+def report(result: metrics.Record) -> None:
+    """Print an evaluation as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['episodes']} episodes a seed", show_header=False)
+    returns = result["return"]
+    table.add_row(
+        "return, IQM [95 % interval]", "{:.2f} [{:.2f}, {:.2f}]".format(returns["iqm"], *returns["ci95"])
+    )
+    table.add_row("return, each seed", ", ".join(f"{value:.2f}" for value in returns["per_seed"]))
+    for name, value in result["references"].items():
+        table.add_row(name.replace("_", "-"), f"{value:.2f}")
+    if "fraction_of_bayes_optimal" in result:
+        table.add_row("fraction of Bayes-optimal", f"{result['fraction_of_bayes_optimal']:.2%}")
+    rows = result["sessions"][:6]
+    table.add_row(
+        "reward a step by session",
+        ", ".join(f"{row['session']}: {row['reward_per_step']:.2f}" for row in rows),
+    )
+    if result["recovery"]["steps"] is not None:
+        table.add_row("steps to recover after a switch", str(result["recovery"]["steps"]))
+    for name, value in result.get("boundary", {}).items():
+        said = ["-" if value[key] is None else f"{value[key]:.2f}" for key in ("precision", "recall")]
+        table.add_row(f"boundaries, {name}: precision, recall", ", ".join(said))
+    if "belief" in result:
+        error, nothing = result["belief"]["error"]["iqm"], result["belief"]["error_of_knowing_nothing"]
+        table.add_row("belief error against exact posterior", f"{error:.3f} (knowing nothing: {nothing:.3f})")
+    Console().print(table)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a trained run: deterministic policy, fresh contexts. Writes evaluation.json into the run."""
+
+    run: Path
+    """Run folder, as written by training."""
+    episodes: int = 2048
+    """Episodes of each seed."""
+    seed: int = 1_000_000
+    """Root of the contexts and start states."""
+
+
+@one_line_errors
+def main() -> None:
+    """Evaluate, print, write."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.evaluate")
+    if arguments.episodes < 1:
+        raise ValueError(f"episodes is {arguments.episodes}; it must be 1 or more")
+    program, states, step = load_run(arguments.run)
+    result = evaluate(program.config, program.env, program.agent, states, arguments.episodes, arguments.seed)
+    result |= {"chunk": step, "seed": arguments.seed}
+    (arguments.run / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    report(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""VariBAD (Zintgraf et al., 2020): the latent belief of one static context.
+
+One session mask over the whole episode, a chain of KL terms that starts from a standard normal, and nothing of
+what knows about sessions.
+"""
+
+import dataclasses
+
+from dynamite_jax.belief import LatentBelief
+from dynamite_jax.config import Config
+
+build = LatentBelief.build
+
+
+def configure(config: Config) -> Config:
+    """Switch the session-aware parts off."""
+    vae = config.vae.replace(
+        session_mask=False,
+        conditioning=False,
+        consistency=False,
+        boundary_head=False,
+        kl_target="previous_belief",
+    )
+    return dataclasses.replace(config, vae=vae)

@@ -1,0 +1,102 @@
+"""Where metrics go, and the statistics over seeds that reports are made of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Record = dict[str, Any]
+
+
+def interquartile_mean(values: Any) -> float:
+    """Mean of the middle half (Agarwal et al., 2021); with fewer than four values their plain mean.
+
+    Args:
+        values: one number a seed, [N].
+    """
+    return float(stats.trim_mean(np.asarray(values, float), 0.25))
+
+
+def bootstrap_interval(values: Any, level: float = 0.95, resamples: int = 10_000) -> list[float]:
+    """Percentile bootstrap interval of the interquartile mean over seeds, [low, high]; fixed random stream."""
+    values = np.asarray(values, float)
+    chosen = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
+    means = stats.trim_mean(values[chosen], 0.25, axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]
+
+
+def summarise(values: Any) -> Record:
+    """`per_seed`, `iqm` and `ci95` of one number a seed."""
+    per_seed = [float(v) for v in np.asarray(values)]
+    return {"per_seed": per_seed, "iqm": interquartile_mean(per_seed), "ci95": bootstrap_interval(per_seed)}
+
+
+class Log:
+    """metrics.jsonl, and TensorBoard and W&B where wanted: one record a chunk.
+
+    After a crash the file may hold chunks that no checkpoint knows; they are cut off when the run goes on.
+    """
+
+    def __init__(self, folder: Path, chunks_done: int, tensorboard: bool, wandb: bool, config: Record):
+        """Open the logs of a run that has done `chunks_done` chunks.
+
+        Raises:
+            ValueError: W&B is wanted and isn't installed.
+        """
+        self._path = folder / "metrics.jsonl"
+        kept = (
+            [record for record in read(self._path) if record["chunk"] <= chunks_done] if chunks_done else []
+        )
+        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        self._file = self._path.open("a")
+        self._writer: Any = None
+        self._wandb: Any = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=kept[-1]["env_steps"] + 1 if kept else 0
+            )
+        if wandb:
+            try:
+                import wandb as client
+            except ImportError:
+                raise ValueError(
+                    "wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`"
+                ) from None
+            self._wandb = client.init(
+                project="dynamite_jax", dir=str(folder), name=folder.name, config=config
+            )
+
+    def write(self, record: Record) -> None:
+        """Add one record; lists are one number a seed."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        flat = {name: float(np.mean(value)) for name, value in record.items() if not name.startswith("chunk")}
+        if self._writer is not None:
+            for name, value in flat.items():
+                self._writer.add_scalar(name, value, record["env_steps"])
+        if self._wandb is not None:
+            self._wandb.log(flat, step=record["env_steps"])
+
+    def close(self) -> None:
+        """Close all logs."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read(path: Path) -> list[Record]:
+    """Records of a metrics.jsonl; a last line cut short by a crash is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

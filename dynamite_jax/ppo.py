@@ -1,0 +1,101 @@
+"""PPO (Schulman et al., 2017) on features that are fixed inputs: the beliefs get no gradient from here."""
+
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+import rlax
+from flax import struct
+
+from dynamite_jax.types import Array, Rollout
+from envs.dlcmdp import Box, Discrete
+
+
+@struct.dataclass
+class Samples:
+    """Steps to learn from, [N, ...]: inputs, what was done, and how good it was."""
+
+    features: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+
+
+def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
+    """Distribution of actions: logits [..., n], or means and log-deviations [..., 2 size].
+
+    Continuous actions are not squashed; the environment clips them, so that every log-probability is finite.
+    """
+    if isinstance(space, Discrete):
+        return distrax.Categorical(logits=policy)
+    mean, log_std = jnp.split(policy, 2, axis=-1)
+    return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+
+
+def advantages(reward: Array, terminated: Array, value: Array, gamma: Array, lambda_: Array) -> Array:
+    """Generalised advantage estimates (Schulman et al., 2016) over whole episodes.
+
+    A terminated step has no value behind it; the end of the horizon is a truncation, behind which stands the
+    critic's value of the last state.
+
+    Args:
+        reward: [H, E].
+        terminated: [H, E].
+        value: [H + 1, E], the last row that of the state after the last step.
+        gamma: discount.
+        lambda_: mixing of n-step estimates.
+
+    Returns:
+        [H, E].
+    """
+    estimate = lambda r, d, v: rlax.truncated_generalized_advantage_estimation(r, d, lambda_, v)  # noqa: E731
+    return jax.vmap(estimate, in_axes=1, out_axes=1)(reward, gamma * (1.0 - terminated), value)
+
+
+def samples(rollout: Rollout, features: Array, gamma: Array, lambda_: Array) -> Samples:
+    """Steps of a rollout as [H, E, ...]; `features` [H, E, F] are the normalised ones."""
+    return Samples(
+        features=features,
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        value=rollout.value[:-1],
+        advantage=advantages(rollout.reward, rollout.terminated, rollout.value, gamma, lambda_),
+    )
+
+
+def loss(
+    policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyper: Any
+) -> tuple[Array, dict]:
+    """Clipped surrogate, clipped value error and entropy bonus.
+
+    Args:
+        policy: policy parameters under the current weights, [N, P].
+        value: values under the current weights, [N].
+        batch: the minibatch; advantages are normalised within it.
+        space: action space.
+        hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
+
+    Returns:
+        Scalar loss and named means.
+    """
+    distribution = policy_distribution(policy, space)
+    log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    clipped = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
+    policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
+
+    target = batch.value + batch.advantage
+    moved = batch.value + jnp.clip(value - batch.value, -hyper.clip, hyper.clip)
+    value_loss = 0.5 * jnp.maximum((value - target) ** 2, (moved - target) ** 2).mean()
+    entropy = distribution.entropy().mean()
+    total = policy_loss + hyper.value_weight * value_loss - hyper.entropy * entropy
+    return total, {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": (ratio - 1.0 - log_ratio).mean(),
+        "clip_fraction": (jnp.abs(ratio - 1.0) > hyper.clip).mean(),
+    }

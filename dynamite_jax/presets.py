@@ -1,0 +1,35 @@
+"""Defaults of each environment and method; what is not named here stands in `config`."""
+
+import dataclasses
+
+from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig
+from dynamite_jax.methods import METHODS
+from envs.registry import MAKERS, nearest
+
+_PROBE = Config(
+    steps=400_000,
+    num_envs=64,
+    network=NetworkConfig(policy_hidden=(32, 32), value_hidden=(32, 32), hidden=32, embedding=16),
+    vae=VAEConfig(minibatches=2, lr=3e-3),
+    ppo=PPOConfig(lr=3e-3, gamma=0.9, minibatches=4, anneal=0.5, entropy=0.01),
+)
+
+_ENVIRONMENTS = {
+    "gridworld": Config(),
+    "point_robot": Config(),
+    **{name: _PROBE for name in MAKERS if name.startswith("probe_")},
+}
+
+
+def default(env: str, method: str) -> Config:
+    """The preset of a method in an environment.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest one.
+    """
+    if env not in MAKERS:
+        raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
+    preset = _ENVIRONMENTS.get(env, Config())
+    return METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))

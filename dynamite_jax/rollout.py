@@ -1,0 +1,122 @@
+"""An agent, and one episode of it in many environments: one scan that carries environment and belief."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynamite_jax import normaliser as statistics
+from dynamite_jax import ppo
+from dynamite_jax.config import Config
+from dynamite_jax.methods import METHODS
+from dynamite_jax.networks import ActorCritic
+from dynamite_jax.types import Array, Params, Rollout
+from envs.dlcmdp import DLCMDP, Discrete, State
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What acts: a belief and an actor-critic on normalised (observation, belief).
+
+    Attributes:
+        belief: the method's belief; see `methods`.
+        network: actor-critic.
+        feature_clip: bound of a normalised feature.
+    """
+
+    belief: Any
+    network: ActorCritic
+    feature_clip: float
+
+    @classmethod
+    def build(cls, config: Config, env: DLCMDP) -> "Agent":
+        """The agent that a config asks for in an environment."""
+        space, network = env.action_space, config.network
+        actor_critic = ActorCritic(
+            network.policy_hidden,
+            network.value_hidden,
+            space.size,
+            not isinstance(space, Discrete),
+            network.activation,
+        )
+        return cls(METHODS[config.method].build(config, env), actor_critic, network.feature_clip)
+
+    def features(self, environment: State, belief: Any) -> Array:
+        """Policy inputs before normalisation, [E, F]."""
+        return jnp.concatenate([environment.obs, self.belief.features(belief, environment)], axis=-1)
+
+    def normalise(self, features: Array, normaliser: Any) -> Array:
+        """Policy inputs in deviations from their running mean, clipped, [..., F]."""
+        return statistics.normalise(normaliser, features, self.feature_clip)
+
+
+def play(
+    agent: Agent,
+    env: DLCMDP,
+    belief_params: Params,
+    policy_params: Params,
+    normaliser: Any,
+    environment: State,
+    belief: Any,
+    key: Array,
+    deterministic: bool = False,
+) -> tuple[Rollout, State, Any]:
+    """Play one episode. The agent acts by its own predicted boundaries; labels are only recorded.
+
+    Args:
+        agent: who acts.
+        env: the environment, one of E alike.
+        belief_params: parameters of the belief.
+        policy_params: parameters of the actor-critic.
+        normaliser: statistics of the features.
+        environment: E environments just reset.
+        belief: E beliefs before the first observation.
+        key: stream of the actions.
+        deterministic: take the mode of the policy instead of a sample.
+
+    Returns:
+        The rollout, and what is recorded of environment and belief at s_0 .. s_H, time-major.
+    """
+    space = env.action_space
+    batch = environment.obs.shape[:1]
+    step_env = jax.vmap(env.step)
+
+    def look(environment: State, belief: Any, action: Array) -> tuple[Any, Array, Array, Array]:
+        """Take in the observation; policy and value at it."""
+        belief = agent.belief.update(belief_params, belief, environment.obs, action, environment.reward)
+        features = agent.features(environment, belief)
+        policy, value = agent.network.apply(policy_params, agent.normalise(features, normaliser))
+        return belief, features, policy, value
+
+    def step(carry: tuple[State, Any, Array], key: Array) -> tuple[tuple[State, Any, Array], Any]:
+        environment, belief, action = carry
+        belief, features, policy, value = look(environment, belief, action)
+        distribution = ppo.policy_distribution(policy, space)
+        action = distribution.mode() if deterministic else distribution.sample(seed=key)
+        after = step_env(environment, action)
+        seen = (environment, features, value, belief)
+        done = (action, distribution.log_prob(action), after.reward, after.terminated)
+        return (after, belief, action), (seen, done)
+
+    keys = jax.random.split(key, env.horizon)
+    (environment, belief, action), (seen, done) = jax.lax.scan(
+        step, (environment, belief, space.zeros(batch)), keys
+    )
+    belief, features, _, value = look(environment, belief, action)
+    last = (environment, features, value, belief)
+    seen = jax.tree.map(lambda body, end: jnp.concatenate([body, end[None]]), seen, last)
+    environments, features, value, beliefs = seen
+    action, log_prob, reward, terminated = done
+    rollout = Rollout(
+        observation=environments.obs,
+        action=action,
+        reward=reward,
+        terminated=terminated,
+        session=environments.session[:-1],
+        features=features,
+        log_prob=log_prob,
+        value=value,
+        boundary=agent.belief.boundary(beliefs)[:-1],
+    )
+    return rollout, environments, beliefs

@@ -1,0 +1,204 @@
+"""The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dynamite_jax import normaliser, ppo
+from dynamite_jax.config import Config, PPOConfig, VAEConfig
+from dynamite_jax.rollout import Agent, play
+from dynamite_jax.types import Array, Rollout, TrainState, Trajectories
+from envs.dlcmdp import DLCMDP
+
+Metrics = dict[str, Array]
+Hyper = tuple[VAEConfig, PPOConfig]
+
+
+def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
+    """Adam on gradients of bounded global norm; its state does not depend on the numbers."""
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate))
+
+
+def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainState:
+    """State of one agent before its first meta-update.
+
+    Args:
+        config: the run.
+        env: its environment.
+        agent: its agent.
+        seed_id: global number of the agent, []; together with `config.seed` it fixes every random stream.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), seed_id)
+    key, belief_key, policy_key, env_key = jax.random.split(key, 4)
+    belief_params = agent.belief.init(belief_key)
+    environment = jax.vmap(env.reset)(jax.random.split(env_key, config.num_envs))
+    belief = agent.belief.initial((config.num_envs,))
+    features = agent.features(environment, belief)
+    policy_params = agent.network.init(policy_key, features[:1])
+    adam = optimiser(0.0, 1.0)
+    return TrainState(
+        belief_params=belief_params,
+        belief_optimiser=adam.init(belief_params),
+        policy_params=policy_params,
+        policy_optimiser=adam.init(policy_params),
+        normaliser=normaliser.init(features.shape[-1]),
+        environment=environment,
+        belief=belief,
+        buffer=_empty_buffer(config, env),
+        key=key,
+        meta_updates=jnp.zeros((), jnp.int32),
+        finite=jnp.ones((), bool),
+    )
+
+
+def meta_update(
+    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState
+) -> tuple[TrainState, Metrics]:
+    """Play one episode in every environment, improve the belief, improve the policy, reset.
+
+    Args:
+        config: sizes of the run; its numbers are read from `hyper`.
+        agent: the agent.
+        env: the environment.
+        hyper: traced hyperparameters.
+        state: one agent's state.
+
+    Returns:
+        The next state, and scalar metrics.
+    """
+    vae, ppo_hyper = hyper
+    key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
+    rollout, _, _ = play(
+        agent,
+        env,
+        state.belief_params,
+        state.policy_params,
+        state.normaliser,
+        state.environment,
+        state.belief,
+        play_key,
+    )
+    metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session[-1].mean() + 1.0}
+    if agent.belief.learns:
+        state, losses = update_belief(agent, rollout, vae, state, belief_key)
+        metrics |= {f"vae/{name}": value for name, value in losses.items()}
+    state, losses = update_policy(config, agent, env, rollout, ppo_hyper, state, policy_key)
+    metrics |= {f"ppo/{name}": value for name, value in losses.items()}
+    finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
+    return (
+        state.replace(
+            normaliser=normaliser.update(state.normaliser, rollout.features[:-1]),
+            environment=jax.vmap(env.reset)(jax.random.split(reset_key, config.num_envs)),
+            key=key,
+            meta_updates=state.meta_updates + 1,
+            finite=state.finite & finite,
+        ),
+        metrics,
+    )
+
+
+def update_belief(
+    agent: Agent, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
+) -> tuple[TrainState, Metrics]:
+    """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
+    fresh = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
+    data, buffer = fresh, state.buffer
+    if hyper.buffer_episodes:
+        # Newest first; what falls off the end is the oldest.
+        buffer = jax.tree.map(
+            lambda new, old: jnp.concatenate([new, old], axis=1)[:, : hyper.buffer_episodes],
+            fresh,
+            state.buffer,
+        )
+        data = buffer
+    choose_key, key = jax.random.split(key)
+    batch = fresh.reward.shape[1]
+    # The buffer fills from the front: until it is full only its first columns hold episodes.
+    held = jnp.minimum(data.reward.shape[1], (state.meta_updates + 1) * batch)
+    count = hyper.trajectories or batch
+    optimise = optimiser(hyper.lr, hyper.max_grad_norm)
+    grad = jax.grad(agent.belief.loss, has_aux=True)
+
+    def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
+        params, adam = carry
+        chosen, key = chosen_and_key
+        gradient, terms = grad(params, jax.tree.map(lambda x: x[:, chosen], data), key, hyper)
+        change, adam = optimise.update(gradient, adam)
+        return (optax.apply_updates(params, change), adam), terms
+
+    def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+        order_key, key = jax.random.split(key)
+        if hyper.buffer_episodes:
+            chosen = jax.random.randint(order_key, (count,), 0, held)
+        else:
+            chosen = jax.random.permutation(order_key, batch)[:count]
+        chosen = chosen.reshape(hyper.minibatches, -1)
+        return jax.lax.scan(minibatch, carry, (chosen, jax.random.split(key, hyper.minibatches)))
+
+    carry = (state.belief_params, state.belief_optimiser)
+    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(choose_key, hyper.epochs))
+    state = state.replace(belief_params=params, belief_optimiser=adam, buffer=buffer)
+    return state, jax.tree.map(jnp.mean, terms)
+
+
+def update_policy(
+    config: Config,
+    agent: Agent,
+    env: DLCMDP,
+    rollout: Rollout,
+    hyper: PPOConfig,
+    state: TrainState,
+    key: Array,
+) -> tuple[TrainState, Metrics]:
+    """PPO on the rollout, its beliefs as they were when acting."""
+    features = agent.normalise(rollout.features[:-1], state.normaliser)
+    data = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda)
+    total = config.meta_updates(env.horizon)
+    remaining = jnp.clip((1.0 - state.meta_updates / total) / jnp.maximum(hyper.anneal, 1e-8), 0.0, 1.0)
+    hyper = hyper.replace(lr=hyper.lr * remaining, entropy=hyper.entropy * remaining)
+    optimise = optimiser(hyper.lr, hyper.max_grad_norm)
+
+    def loss(params: Any, batch: ppo.Samples) -> tuple[Array, Metrics]:
+        policy, value = agent.network.apply(params, batch.features)
+        return ppo.loss(policy, value, batch, env.action_space, hyper)
+
+    def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
+        params, adam = carry
+        batch = jax.tree.map(lambda x: x[:, chosen].reshape(-1, *x.shape[2:]), data)
+        gradient, terms = jax.grad(loss, has_aux=True)(params, batch)
+        change, adam = optimise.update(gradient, adam)
+        return (optax.apply_updates(params, change), adam), terms
+
+    def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+        order = jax.random.permutation(key, config.num_envs)
+        return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
+
+    carry = (state.policy_params, state.policy_optimiser)
+    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
+    return state.replace(policy_params=params, policy_optimiser=adam), jax.tree.map(jnp.mean, terms)
+
+
+def chunk(
+    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState
+) -> tuple[TrainState, Metrics]:
+    """`config.chunk` meta-updates; metrics are their means."""
+    body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
+    state, metrics = jax.lax.scan(body, state, length=config.chunk)
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _empty_buffer(config: Config, env: DLCMDP) -> Trajectories | None:
+    """Room for `vae.buffer_episodes` episodes, [H(+1), N, ...]; None where none are kept."""
+    n, horizon = config.vae.buffer_episodes, env.horizon
+    if not n:
+        return None
+    return Trajectories(
+        observation=jnp.zeros((horizon + 1, n, env.observation_size)),
+        action=env.action_space.zeros((horizon, n)),
+        reward=jnp.zeros((horizon, n)),
+        session=jnp.zeros((horizon, n), jnp.int32),
+    )

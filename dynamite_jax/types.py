@@ -1,0 +1,113 @@
+"""The pytrees that travel between rollout, losses and the host.
+
+Shapes: E environments, H steps of an episode, L numbers of a latent, G units of the recurrent state.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+Params = Any
+
+
+@struct.dataclass
+class Gaussian:
+    """Diagonal Gaussian: `mean` [..., L] and `log_variance` [..., L]. The belief over the latent is one."""
+
+    mean: Array
+    log_variance: Array
+
+    @classmethod
+    def standard(cls, shape: tuple[int, ...]) -> "Gaussian":
+        """Standard normal of the given shape."""
+        return cls(jnp.zeros(shape), jnp.zeros(shape))
+
+    def sample(self, key: Array) -> Array:
+        """Reparameterised sample, [..., L]."""
+        return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape)
+
+
+@struct.dataclass
+class BeliefState:
+    """What the encoder carries from step to step.
+
+    Attributes:
+        hidden: recurrent state, [..., G].
+        belief: q(z_t | history up to t).
+        previous: belief that stood at the end of the previous session, by the *predicted* boundaries.
+        boundary_logit: logit of the predicted boundary, [...].
+    """
+
+    hidden: Array
+    belief: Gaussian
+    previous: Gaussian
+    boundary_logit: Array
+
+
+@struct.dataclass
+class Rollout:
+    """One episode of E environments; leaves are time-major.
+
+    Attributes:
+        observation: s_0 .. s_H, [H + 1, E, O].
+        action: a_0 .. a_{H-1} as sampled, [H, E, ...].
+        reward: reward of each step, [H, E].
+        terminated: whether the task had ended after the step, [H, E].
+        session: index of the session under which the step was made, [H, E].
+        features: policy inputs of s_0 .. s_H before normalisation, [H + 1, E, F].
+        log_prob: log pi(a_t | features_t), [H, E].
+        value: critic's value of s_0 .. s_H, [H + 1, E].
+        boundary: whether the agent took the step to be the first after a boundary, [H, E].
+    """
+
+    observation: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    session: Array
+    features: Array
+    log_prob: Array
+    value: Array
+    boundary: Array
+
+
+@struct.dataclass
+class Trajectories:
+    """What the belief model learns from, [H(+1), B, ...]: the part of a `Rollout` that no policy shaped."""
+
+    observation: Array
+    action: Array
+    reward: Array
+    session: Array
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
+
+    Attributes:
+        belief_params, belief_optimiser: belief model and its Adam state.
+        policy_params, policy_optimiser: actor-critic and its Adam state.
+        normaliser: running statistics of the policy features.
+        environment: E environments at the start of the next episode.
+        belief: beliefs at the start of the next episode.
+        buffer: past trajectories for the belief model, None unless `vae.buffer_episodes` is set.
+        key: random stream of this seed.
+        meta_updates: meta-updates done.
+        finite: whether every loss so far was finite.
+    """
+
+    belief_params: Params
+    belief_optimiser: Any
+    policy_params: Params
+    policy_optimiser: Any
+    normaliser: Any
+    environment: Any
+    belief: Any
+    buffer: Trajectories | None
+    key: Array
+    meta_updates: Array
+    finite: Array
