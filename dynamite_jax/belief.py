@@ -1,7 +1,8 @@
-"""The latent-variable belief: a belief model trained by the session-aware ELBO. DynaMITE and VariBAD are settings of it."""
+"""The latent-variable belief, trained by the session-aware ELBO. DynaMITE and VariBAD are settings of it."""
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from dynamite_jax import elbo
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.networks import BeliefModel, Encoder
 from dynamite_jax.types import Array, BeliefState, Gaussian, Params, Trajectories
-from envs.dlcmdp import DLCMDP, Discrete, Box, State
+from envs.dlcmdp import DLCMDP, Box, Discrete, State
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class LatentBelief:
     def build(cls, config: Config, env: DLCMDP) -> "LatentBelief":
         """Networks of the sizes that the config and the environment ask for."""
         vae, network = config.vae, config.network
-        encoder = Encoder(
-            network.hidden, network.latent, network.embedding, vae.conditioning, vae.boundary_head
-        )
+        encoder = Encoder(network.hidden, network.latent, network.embedding, vae.conditioning, vae.boundary_head)
         model = BeliefModel(
             encoder,
             network.decoder_hidden,
@@ -50,6 +49,10 @@ class LatentBelief:
         observation, action = jnp.zeros((1, self.observation_size)), self.space.encode(self.space.zeros((1,)))
         return self.model.init(key, self.initial((1,)), observation, action, jnp.zeros(1))
 
+    def _apply(self, params: Params, *inputs: Any, method: str) -> Any:
+        """One of the model's functions."""
+        return self.model.apply(params, *inputs, method=method)
+
     def initial(self, batch: tuple[int, ...]) -> BeliefState:
         """Belief before the first observation."""
         return self.model.encoder.initial(batch)
@@ -59,7 +62,7 @@ class LatentBelief:
     ) -> BeliefState:
         """Take in (s_t, a_{t-1}, r_{t-1}): [E, O], [E, ...], [E]."""
         encoded = self.space.encode(action)
-        return self.model.apply(params, state, observation, encoded, reward, method="act")
+        return self._apply(params, state, observation, encoded, reward, method="act")
 
     def features(self, state: BeliefState, environment: State) -> Array:
         """What the policy sees of the belief: mean and log-variance, [E, 2 L]."""
@@ -80,10 +83,10 @@ class LatentBelief:
         # The placeholder before the first step is an encoded zero action, the same that the rollout feeds.
         start = self.space.encode(self.space.zeros((1, data.reward.shape[1])))
         action = jnp.concatenate([start, action[:-1]])
-        inputs = self.model.apply(params, data.observation[:-1], action, shift(data.reward), method="embed")
+        inputs = self._apply(params, data.observation[:-1], action, shift(data.reward), method="embed")
 
         def step(state: BeliefState, x: Array) -> tuple[BeliefState, BeliefState]:
-            state = self.model.apply(params, state, x, method="step")
+            state = self._apply(params, state, x, method="step")
             return state, state
 
         return jax.lax.scan(step, self.initial((data.reward.shape[1],)), inputs)[1]
@@ -99,7 +102,7 @@ class LatentBelief:
     ) -> Array:
         """Expected reward of steps under one belief, [k, O], [k, ...], [k, O] -> [k]; the mean over 32 samples."""
         action = self.space.encode(action)
-        expected = lambda key: self.model.apply(  # noqa: E731
+        expected = lambda key: self._apply(  # noqa: E731
             params,
             observation,
             action,
@@ -109,9 +112,7 @@ class LatentBelief:
         )
         return jax.vmap(expected)(jax.random.split(key, 32)).mean(0)
 
-    def loss(
-        self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig
-    ) -> tuple[Array, dict[str, Array]]:
+    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
         """Negative ELBO of a batch of trajectories, averaged over steps t and trajectories.
 
         Args:
@@ -132,7 +133,7 @@ class LatentBelief:
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
 
-        dynamics = partial(self.model.apply, params, method="prior") if hyper.conditioning else None
+        dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
         prior = elbo.session_prior(belief, session, first, dynamics)
         terms["kl"] = elbo.kl_to_prior(belief, prior, first, hyper.kl_target).mean()
         loss += hyper.kl_weight * terms["kl"]
@@ -183,14 +184,12 @@ class LatentBelief:
             weight = (every >= first[..., None]) & (every <= last[..., None])
         # Gathered are inputs, never activations: no gradient has to be scattered back.
         inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:], data.reward)
-        observation, action, following, reward = jax.tree.map(
-            lambda x: x[chosen, jnp.arange(batch)[:, None]], inputs
-        )
+        observation, action, following, reward = jax.tree.map(lambda x: x[chosen, jnp.arange(batch)[:, None]], inputs)
         z = jnp.broadcast_to(z[:, :, None], (*chosen.shape, z.shape[-1]))
         mean = lambda error: 0.5 * (weight * error).sum(-1).mean()  # noqa: E731
-        predicted = self.model.apply(params, observation, action, following, z, method="decode_reward")
+        predicted = self._apply(params, observation, action, following, z, method="decode_reward")
         terms = {"reward_error": mean((predicted - reward) ** 2)}
         if self.model.decode_state:
-            predicted = self.model.apply(params, observation, action, z, method="decode_next")
+            predicted = self._apply(params, observation, action, z, method="decode_next")
             terms["state_error"] = mean(((predicted - following) ** 2).sum(-1))
         return terms

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -109,7 +110,7 @@ def _rebuild(like: Any, arrays: Arrays) -> Any:
     def leaf(path: Any, old: Any) -> Any:
         array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
         if _is_key(old):
-            keys = jax.random.wrap_key_data(array, impl=jax.random.key_impl(old))
+            keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
             return jax.device_put(keys, old.sharding)
         return jax.device_put(array, old.sharding)
 
@@ -117,7 +118,7 @@ def _rebuild(like: Any, arrays: Arrays) -> Any:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _key_data(leaf: Any) -> Any:

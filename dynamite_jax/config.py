@@ -17,8 +17,7 @@ def _static(default: Any) -> Any:
     return struct.field(pytree_node=False, default=default)
 
 
-@struct.dataclass
-class VAEConfig:
+class VAEConfig(struct.PyTreeNode):
     """The belief model's objective and optimisation."""
 
     lr: float = 1e-3
@@ -63,8 +62,7 @@ class VAEConfig:
     """What the boundary head answers at t: is the newest reward from a new session, or is the step to come."""
 
 
-@struct.dataclass
-class PPOConfig:
+class PPOConfig(struct.PyTreeNode):
     """The policy's objective and optimisation."""
 
     lr: float = 7e-4
@@ -155,9 +153,7 @@ _NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
 _AT_LEAST_ONE = ("1 or more", lambda x: x >= 1)
 _FRACTION = ("between 0 and 1", lambda x: 0 <= x <= 1)
 _RULES = {
-    **dict.fromkeys(
-        ("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE
-    ),
+    **dict.fromkeys(("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE),
     "seed": ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
     **dict.fromkeys(("network.latent", "network.hidden", "network.embedding"), _AT_LEAST_ONE),
     **dict.fromkeys(
@@ -177,9 +173,7 @@ _RULES = {
         _NOT_NEGATIVE,
     ),
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
-    **dict.fromkeys(
-        ("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE
-    ),
+    **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
     **dict.fromkeys(("ppo.anneal", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
@@ -201,15 +195,11 @@ def check(config: Config) -> None:
                 raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
     vae, ppo = config.vae, config.ppo
     if config.num_envs % ppo.minibatches:
-        raise ConfigError(
-            f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}"
-        )
+        raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
     trajectories = vae.trajectories or config.num_envs
     if trajectories % vae.minibatches:
         source = "vae.trajectories" if vae.trajectories else "num_envs"
-        raise ConfigError(
-            f"{source} is {trajectories}; it must be a multiple of vae.minibatches, {vae.minibatches}"
-        )
+        raise ConfigError(f"{source} is {trajectories}; it must be a multiple of vae.minibatches, {vae.minibatches}")
     if not vae.buffer_episodes and trajectories > config.num_envs:
         raise ConfigError(
             f"vae.trajectories is {trajectories}; without a buffer it is at most num_envs, {config.num_envs}"
@@ -234,9 +224,7 @@ def check_against_horizon(config: Config, horizon: int) -> None:
             "so it must be at least that"
         )
     if config.vae.elbo_terms > horizon:
-        raise ConfigError(
-            f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}"
-        )
+        raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
 
 
 def env_options(config: Config) -> dict[str, Any]:
@@ -253,9 +241,7 @@ def env_options(config: Config) -> dict[str, Any]:
         except ValueError:
             equals = ""
         if not (name and equals):
-            raise ConfigError(
-                f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1"
-            )
+            raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
     return options
 
 
@@ -293,11 +279,7 @@ def _fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
-        found += (
-            _fields(value, name + ".")
-            if dataclasses.is_dataclass(value)
-            else [(name, value, hints[field.name])]
-        )
+        found += _fields(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value, hints[field.name])]
     return found
 
 

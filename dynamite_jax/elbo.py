@@ -7,7 +7,8 @@ For each step t with S(t) the steps of its session i (Liang et al., 2024, for th
           - beta max(KL(q_{t+1} || sg q_end) - KL(q_t || sg q_end), 0)        t, t + 1 in one session
           - w_d BCE(d_t, predicted d_t)
 
-Arrays are time-major, [H, B, ...]. Likelihoods are Gaussian with unit variance up to constants, i.e. half the squared error.
+Arrays are time-major, [H, B, ...]. Likelihoods are Gaussian with unit variance: up to a constant, half the squared
+error.
 """
 
 import jax
@@ -34,9 +35,7 @@ def session_bounds(session: Array) -> tuple[Array, Array]:
     changes = session[1:] != session[:-1]
     edge = jnp.ones((1, *session.shape[1:]), bool)
     first = jax.lax.cummax(jnp.where(jnp.concatenate([edge, changes]), step, 0), axis=0)
-    last = jax.lax.cummin(
-        jnp.where(jnp.concatenate([changes, edge]), step, horizon - 1), axis=0, reverse=True
-    )
+    last = jax.lax.cummin(jnp.where(jnp.concatenate([changes, edge]), step, horizon - 1), axis=0, reverse=True)
     return first, last
 
 

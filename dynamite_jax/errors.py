@@ -40,8 +40,7 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
         if not stop.code:
             raise
     lines = [
-        re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line))
-        for line in said.getvalue().splitlines()
+        re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in said.getvalue().splitlines()
     ]
     text = " ".join(" ".join(lines).split())
     raise ValueError(re.sub(r" ?(Full helptext|For full helptext|Run).*", "", text))

@@ -28,9 +28,7 @@ RECOVERED = 0.9  # share of the way back to the reward before the switch that co
 DETECTION_WINDOW = 3  # steps by which a boundary may be found late
 
 
-def evaluate(
-    config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int
-) -> metrics.Record:
+def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int) -> metrics.Record:
     """Play fresh episodes with every seed's agent.
 
     Args:
@@ -49,32 +47,26 @@ def evaluate(
     needed = jax.device_put(jax.device_get(needed), jax.devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
     one = partial(_play_and_filter, env, agent, episodes)
-    recorded = jax.device_get(
-        jax.jit(lambda needed, key: jax.lax.map(lambda n: one(n, key), needed))(needed, root)
-    )
+    recorded = jax.device_get(jax.jit(lambda needed, key: jax.lax.map(lambda n: one(n, key), needed))(needed, root))
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
     result: metrics.Record = {"return": metrics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
     result["references"] = env.references()
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
-        result["fraction_of_bayes_optimal_per_seed"] = [
-            value / best for value in result["return"]["per_seed"]
-        ]
+        result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
     result["sessions"] = session_returns(reward, session)
     result["recovery"] = recovery(reward, session)
     if config.vae.boundary_head and agent.belief.learns:
         result["boundary"] = detection(recorded["boundary"], session, config.vae.boundary_alignment)
     if "decoded" in recorded:
         error = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
-        prior = np.abs(recorded["exact"] - np.asarray(env.initial)).mean()
+        prior = np.abs(recorded["exact"] - np.asarray(env.init_posterior())).mean()
         result["belief"] = {"error": metrics.summarise(error), "error_of_knowing_nothing": float(prior)}
     return result
 
 
-def _play_and_filter(
-    env: DLCMDP, agent: Agent, episodes: int, needed: Any, key: jax.Array
-) -> dict[str, jax.Array]:
+def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, needed: Any, key: jax.Array) -> dict[str, jax.Array]:
     """Records of one seed, [H, N, ...]: reward, session, boundary; exact and decoded posterior where they exist."""
     belief_params, policy_params, normaliser = needed
     reset_key, key, sample_key = jax.random.split(key, 3)
@@ -84,14 +76,10 @@ def _play_and_filter(
         agent, env, belief_params, policy_params, normaliser, environment, belief, key, deterministic=True
     )
     recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
-    # The first filter step tells whether the environment has a filter at all; it is traced, never run twice.
+    if not (env.has_filter and agent.belief.learns):
+        return recorded
     physics = environments.physics
-    first = jax.tree.map(lambda x: x[0], physics)
-    if not hasattr(env, "initial") or not hasattr(agent.belief, "decode_reward"):
-        return recorded
-    start = jnp.broadcast_to(env.initial, (episodes, env.initial.shape[-1]))
-    if jax.eval_shape(jax.vmap(env.filter_step), start, first, rollout.reward[0]) is None:
-        return recorded
+    start = jnp.tile(env.init_posterior(), (episodes, 1))
 
     def step(posterior: jax.Array, seen: Any) -> tuple[jax.Array, jax.Array]:
         following, reward = seen
@@ -177,7 +165,7 @@ def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> metrics
         `exact` counts a hit on the very step; `late` also one up to `DETECTION_WINDOW` steps after. A boundary
         between two steps that told nothing can't be found by anyone, so recall below 1 is no fault by itself.
     """
-    label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(session)) > 0.5
+    label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(jnp.asarray(session))) > 0.5
     result = {}
     for name, window in (("exact", 0), ("late", DETECTION_WINDOW)):
         hit = _recent(label, window) & found
@@ -224,9 +212,7 @@ def report(result: metrics.Record) -> None:
 
     table = Table(title=f"{result['episodes']} episodes a seed", show_header=False)
     returns = result["return"]
-    table.add_row(
-        "return, IQM [95 % interval]", "{:.2f} [{:.2f}, {:.2f}]".format(returns["iqm"], *returns["ci95"])
-    )
+    table.add_row("return, IQM [95 % interval]", "{:.2f} [{:.2f}, {:.2f}]".format(returns["iqm"], *returns["ci95"]))
     table.add_row("return, each seed", ", ".join(f"{value:.2f}" for value in returns["per_seed"]))
     for name, value in result["references"].items():
         table.add_row(name.replace("_", "-"), f"{value:.2f}")

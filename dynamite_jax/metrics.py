@@ -47,9 +47,7 @@ class Log:
             ValueError: W&B is wanted and isn't installed.
         """
         self._path = folder / "metrics.jsonl"
-        kept = (
-            [record for record in read(self._path) if record["chunk"] <= chunks_done] if chunks_done else []
-        )
+        kept = [record for record in read(self._path) if record["chunk"] <= chunks_done] if chunks_done else []
         self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a")
         self._writer: Any = None
@@ -62,14 +60,12 @@ class Log:
             )
         if wandb:
             try:
-                import wandb as client
+                import wandb as client  # pyright: ignore[reportMissingImports]
             except ImportError:
                 raise ValueError(
                     "wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`"
                 ) from None
-            self._wandb = client.init(
-                project="dynamite_jax", dir=str(folder), name=folder.name, config=config
-            )
+            self._wandb = client.init(project="dynamite_jax", dir=str(folder), name=folder.name, config=config)
 
     def write(self, record: Record) -> None:
         """Add one record; lists are one number a seed."""

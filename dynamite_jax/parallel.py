@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ def prepare(seeds: int) -> None:
     persistent compilation cache lies in a folder of its own for each processor model, because code compiled
     for another one can crash. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
-    with contextlib.suppress(
-        RuntimeError
-    ):  # JAX runs already, as in a notebook: its devices stay as they are
+    with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", _largest_divisor(seeds, cores()))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -64,16 +63,21 @@ class Program:
         states = jax.jit(lambda ids: jax.lax.map(one, ids))(jnp.arange(self.config.seeds))
         return jax.device_put(states, NamedSharding(self._mesh, SEEDS))
 
-    def compile(self, states: TrainState) -> Any:
-        """The chunk as an executable: (env, hyper, states) -> (states, metrics); `states` is used up.
+    def over_seeds(self, function: Callable) -> Callable:
+        """A function of one seed's arrays as one of all seeds', [seeds, ...].
 
         Seeds never meet: `shard_map` keeps the compiler from joining their loops by collectives.
         """
-        chunk = partial(train_step.chunk, self.config, self.agent)
-        seeds = jax.vmap(chunk, in_axes=(None, None, 0))
-        sharded = jax.shard_map(
-            seeds, mesh=self._mesh, in_specs=(SAME, SAME, SEEDS), out_specs=SEEDS, check_vma=False
-        )
+        return jax.shard_map(jax.vmap(function), mesh=self._mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
+
+    def compile(self, states: TrainState) -> Callable[[TrainState], tuple[TrainState, train_step.Metrics]]:
+        """The chunk as an executable: states -> (states, metrics); the states given to it are used up."""
+
+        def chunk(env: DLCMDP, hyper: train_step.Hyper, states: TrainState):
+            run = partial(train_step.chunk, self.config, self.agent)
+            return jax.vmap(run, in_axes=(None, None, 0))(env, hyper, states)
+
+        sharded = jax.shard_map(chunk, mesh=self._mesh, in_specs=(SAME, SAME, SEEDS), out_specs=SEEDS, check_vma=False)
         start = time.perf_counter()
         executable = jax.jit(sharded, donate_argnums=2).lower(self.env, self.hyper, states).compile()
         self.compile_s = time.perf_counter() - start

@@ -12,8 +12,7 @@ from dynamite_jax.types import Array, Rollout
 from envs.dlcmdp import Box, Discrete
 
 
-@struct.dataclass
-class Samples:
+class Samples(struct.PyTreeNode):
     """Steps to learn from, [N, ...]: inputs, what was done, and how good it was."""
 
     features: Array
@@ -34,7 +33,7 @@ def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
     return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
 
 
-def advantages(reward: Array, terminated: Array, value: Array, gamma: Array, lambda_: Array) -> Array:
+def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | float, lambda_: Array | float) -> Array:
     """Generalised advantage estimates (Schulman et al., 2016) over whole episodes.
 
     A terminated step has no value behind it; the end of the horizon is a truncation, behind which stands the
@@ -50,11 +49,14 @@ def advantages(reward: Array, terminated: Array, value: Array, gamma: Array, lam
     Returns:
         [H, E].
     """
-    estimate = lambda r, d, v: rlax.truncated_generalized_advantage_estimation(r, d, lambda_, v)  # noqa: E731
+
+    def estimate(reward: Array, discount: Array, value: Array) -> Any:
+        return rlax.truncated_generalized_advantage_estimation(reward, discount, lambda_, value)
+
     return jax.vmap(estimate, in_axes=1, out_axes=1)(reward, gamma * (1.0 - terminated), value)
 
 
-def samples(rollout: Rollout, features: Array, gamma: Array, lambda_: Array) -> Samples:
+def samples(rollout: Rollout, features: Array, gamma: Array | float, lambda_: Array | float) -> Samples:
     """Steps of a rollout as [H, E, ...]; `features` [H, E, F] are the normalised ones."""
     return Samples(
         features=features,
@@ -65,9 +67,7 @@ def samples(rollout: Rollout, features: Array, gamma: Array, lambda_: Array) -> 
     )
 
 
-def loss(
-    policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyper: Any
-) -> tuple[Array, dict]:
+def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyper: Any) -> tuple[Array, dict]:
     """Clipped surrogate, clipped value error and entropy bonus.
 
     Args:

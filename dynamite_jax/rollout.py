@@ -46,6 +46,11 @@ class Agent:
         """Policy inputs before normalisation, [E, F]."""
         return jnp.concatenate([environment.obs, self.belief.features(belief, environment)], axis=-1)
 
+    def policy(self, params: Params, features: Array) -> tuple[Array, Array]:
+        """Policy parameters [..., P] and value [...] at normalised features."""
+        outputs: Any = self.network.apply(params, features)
+        return outputs
+
     def normalise(self, features: Array, normaliser: Any) -> Array:
         """Policy inputs in deviations from their running mean, clipped, [..., F]."""
         return statistics.normalise(normaliser, features, self.feature_clip)
@@ -86,7 +91,7 @@ def play(
         """Take in the observation; policy and value at it."""
         belief = agent.belief.update(belief_params, belief, environment.obs, action, environment.reward)
         features = agent.features(environment, belief)
-        policy, value = agent.network.apply(policy_params, agent.normalise(features, normaliser))
+        policy, value = agent.policy(policy_params, agent.normalise(features, normaliser))
         return belief, features, policy, value
 
     def step(carry: tuple[State, Any, Array], key: Array) -> tuple[tuple[State, Any, Array], Any]:
@@ -100,9 +105,7 @@ def play(
         return (after, belief, action), (seen, done)
 
     keys = jax.random.split(key, env.horizon)
-    (environment, belief, action), (seen, done) = jax.lax.scan(
-        step, (environment, belief, space.zeros(batch)), keys
-    )
+    (environment, belief, action), (seen, done) = jax.lax.scan(step, (environment, belief, space.zeros(batch)), keys)
     belief, features, _, value = look(environment, belief, action)
     last = (environment, features, value, belief)
     seen = jax.tree.map(lambda body, end: jnp.concatenate([body, end[None]]), seen, last)

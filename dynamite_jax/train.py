@@ -8,10 +8,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -113,7 +114,7 @@ def train(
 
 def _loop(
     program: parallel.Program,
-    step: Any,
+    step: Callable,
     states: TrainState,
     done: int,
     checkpoints: Checkpoints,
@@ -125,8 +126,8 @@ def _loop(
     config, chunks = program.config, program.chunks
     pending: tuple[int, metrics.Record] | None = None
     clock = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("training", total=chunks, completed=done)
 
         def flush() -> None:
@@ -142,19 +143,14 @@ def _loop(
             record |= {name: [float(v) for v in value] for name, value in values.items()}
             if not all(np.all(np.isfinite(value)) for value in values.values()):
                 broken = [name for name, value in values.items() if not np.all(np.isfinite(value))]
-                raise Diverged(
-                    f"{', '.join(broken)} not finite in chunk {number}; the last good checkpoint is kept"
-                )
+                raise Diverged(f"{', '.join(broken)} not finite in chunk {number}; the last good checkpoint is kept")
             log.write(record)
-            losses = " ".join(
-                f"{n} {np.mean(values[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in values
-            )
+            losses = " ".join(f"{n} {np.mean(values[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in values)
             said = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
             progress.update(bar, completed=number, description=said)
             if not console.is_terminal and number % max(1, chunks // 10) == 0:
-                console.print(
-                    f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {said}", markup=False
-                )
+                line = f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {said}"
+                console.print(line, markup=False, soft_wrap=True)
 
         for number in range(done + 1, chunks + 1):
             states, values = step(states)
@@ -163,9 +159,7 @@ def _loop(
             if number % config.checkpoint_every == 0 or number == chunks:
                 flush()  # also proves that the state is finite before it is kept
                 if not bool(np.all(jax.device_get(states.finite))):
-                    raise Diverged(
-                        f"a loss was not finite by chunk {number}; the last good checkpoint is kept"
-                    )
+                    raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
                 checkpoints.save(number, states)
     return states
 
@@ -175,16 +169,12 @@ def _claim(out: Path, config: Config, resume: bool) -> None:
     path = out / "config.json"
     if resume:
         if not path.is_file():
-            raise ConfigError(
-                f"out is {str(out)!r}; to resume it must be a run folder, one with a config.json"
-            )
+            raise ConfigError(f"out is {str(out)!r}; to resume it must be a run folder, one with a config.json")
         if changed := configs.differences(configs.load(path), config):
             raise ConfigError(f"resume: the run in {out} has another config; {'; '.join(changed)}")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on"
-        )
+        raise ConfigError(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
     try:
         out.mkdir(parents=True, exist_ok=True)
         configs.save(config, path)

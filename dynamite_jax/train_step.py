@@ -1,7 +1,5 @@
 """The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -163,7 +161,7 @@ def update_policy(
     optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
     def loss(params: Any, batch: ppo.Samples) -> tuple[Array, Metrics]:
-        policy, value = agent.network.apply(params, batch.features)
+        policy, value = agent.policy(params, batch.features)
         return ppo.loss(policy, value, batch, env.action_space, hyper)
 
     def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
@@ -182,9 +180,7 @@ def update_policy(
     return state.replace(policy_params=params, policy_optimiser=adam), jax.tree.map(jnp.mean, terms)
 
 
-def chunk(
-    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState
-) -> tuple[TrainState, Metrics]:
+def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
     """`config.chunk` meta-updates; metrics are their means."""
     body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
     state, metrics = jax.lax.scan(body, state, length=config.chunk)

@@ -13,8 +13,7 @@ Array = jax.Array
 Params = Any
 
 
-@struct.dataclass
-class Gaussian:
+class Gaussian(struct.PyTreeNode):
     """Diagonal Gaussian: `mean` [..., L] and `log_variance` [..., L]. The belief over the latent is one."""
 
     mean: Array
@@ -30,8 +29,7 @@ class Gaussian:
         return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape)
 
 
-@struct.dataclass
-class BeliefState:
+class BeliefState(struct.PyTreeNode):
     """What the encoder carries from step to step.
 
     Attributes:
@@ -47,8 +45,7 @@ class BeliefState:
     boundary_logit: Array
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """One episode of E environments; leaves are time-major.
 
     Attributes:
@@ -74,8 +71,7 @@ class Rollout:
     boundary: Array
 
 
-@struct.dataclass
-class Trajectories:
+class Trajectories(struct.PyTreeNode):
     """What the belief model learns from, [H(+1), B, ...]: the part of a `Rollout` that no policy shaped."""
 
     observation: Array
@@ -84,8 +80,7 @@ class Trajectories:
     session: Array
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
 
     Attributes:

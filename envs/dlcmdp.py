@@ -62,8 +62,7 @@ class Box:
         return jnp.zeros((*batch, self.size), jnp.float32)
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """One environment at one time. `context`, `session` and `switched` are labels; they never enter `obs`.
 
     Attributes:
@@ -134,9 +133,7 @@ class DLCMDP(struct.PyTreeNode):
         """Draw from the context kernel, m' ~ T(. | m)."""
         raise NotImplementedError  # a hook: subclasses give it
 
-    def dynamics(
-        self, physics: Physics, context: Context, action: Array, key: Array
-    ) -> tuple[Physics, Array, Array]:
+    def dynamics(self, physics: Physics, context: Context, action: Array, key: Array) -> tuple[Physics, Array, Array]:
         """One step under a fixed context: (next physics, reward, terminated)."""
         raise NotImplementedError  # a hook: subclasses give it
 
@@ -153,8 +150,17 @@ class DLCMDP(struct.PyTreeNode):
         """Known mean returns of whole episodes, such as `bayes_optimal`; computed, not looked up."""
         return {}
 
-    def filter_step(self, posterior: Array, physics: Physics, reward: Array) -> Array | None:
-        """Exact Bayes filter over n contexts, None where there is none.
+    @property
+    def has_filter(self) -> bool:
+        """Whether the posterior of the context is known exactly; then the two hooks below are given."""
+        return False
+
+    def init_posterior(self) -> Array:
+        """Probabilities of the n contexts before the first step, [n]."""
+        raise NotImplementedError  # given where `has_filter`
+
+    def filter_step(self, posterior: Array, physics: Physics, reward: Array) -> Array:
+        """Exact Bayes filter.
 
         Args:
             posterior: P(m_t | everything before step t), [n].
@@ -164,12 +170,10 @@ class DLCMDP(struct.PyTreeNode):
         Returns:
             P(m_{t+1} | everything up to step t), [n].
         """
-        return None
+        raise NotImplementedError  # given where `has_filter`
 
-    def decoded_posterior(
-        self, physics: Physics, decode_reward: Callable[[Array, Array, Array], Array]
-    ) -> Array | None:
-        """The posterior that a model of the reward implies, None where rewards don't determine it.
+    def decoded_posterior(self, physics: Physics, decode_reward: Callable[[Array, Array, Array], Array]) -> Array:
+        """The posterior that a model of the reward implies.
 
         Args:
             physics: physical state.
@@ -178,7 +182,7 @@ class DLCMDP(struct.PyTreeNode):
         Returns:
             Probabilities of the contexts, [n].
         """
-        return None
+        raise NotImplementedError  # given where `has_filter`
 
     # -- the contract ----------------------------------------------------------------------------------------
     def reset(self, key: Array) -> State:

@@ -17,8 +17,7 @@ from envs.dlcmdp import Array, Discrete, FiniteDLCMDP
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 
 
-@struct.dataclass
-class Cells:
+class Cells(struct.PyTreeNode):
     """Integer coordinates: `agent` [2] and the two `goals` [2, 2]."""
 
     agent: Array
@@ -53,15 +52,11 @@ class Gridworld(FiniteDLCMDP):
     def init_physics(self, key: Array) -> Cells:
         """Start cell uniform over the grid, goals uniform over distinct pairs."""
         n = self.cells**2
-        agent, first, offset = jax.random.randint(
-            key, (3,), jnp.zeros(3, jnp.int32), jnp.array([n, n, n - 1])
-        )
+        agent, first, offset = jax.random.randint(key, (3,), jnp.zeros(3, jnp.int32), jnp.array([n, n, n - 1]))
         second = (first + 1 + offset) % n
         return Cells(agent=self._xy(agent), goals=jnp.stack([self._xy(first), self._xy(second)]))
 
-    def dynamics(
-        self, physics: Cells, context: Array, action: Array, key: Array
-    ) -> tuple[Cells, Array, Array]:
+    def dynamics(self, physics: Cells, context: Array, action: Array, key: Array) -> tuple[Cells, Array, Array]:
         """Move, then pay by the cell reached."""
         agent = jnp.clip(physics.agent + jnp.array(MOVES, jnp.int32)[action], 0, self.cells - 1)
         physics = physics.replace(agent=agent)
@@ -89,6 +84,15 @@ class Gridworld(FiniteDLCMDP):
         solution = gridworld_exact.solve(self)
         return {"bayes_optimal": solution.bayes_optimal, "oracle": solution.oracle}
 
+    @property
+    def has_filter(self) -> bool:
+        """The belief is one number."""
+        return True
+
+    def init_posterior(self) -> Array:
+        """The distribution of the first context."""
+        return self.initial
+
     def filter_step(self, posterior: Array, physics: Cells, reward: Array) -> Array:
         """Exact Bayes filter: only a reward on a goal cell tells the context, and it tells it for certain."""
         on_goal = self.on_goal(physics)
@@ -98,15 +102,11 @@ class Gridworld(FiniteDLCMDP):
         posterior = jnp.where(informative, certain, posterior)
         return (1.0 - self.p) * posterior + self.p * posterior @ self.kernel
 
-    def decoded_posterior(
-        self, physics: Cells, decode_reward: Callable[[Array, Array, Array], Array]
-    ) -> Array:
+    def decoded_posterior(self, physics: Cells, decode_reward: Callable[[Array, Array, Array], Array]) -> Array:
         """The reward expected for staying on goal A or B is linear in the probability that it pays."""
         on_goals = jax.vmap(lambda goal: self.observe(physics.replace(agent=goal)))(physics.goals)
         expected = decode_reward(on_goals, jnp.zeros(2, jnp.int32), on_goals)
-        weight = jnp.clip(
-            (expected - self.inactive_reward) / (self.active_reward - self.inactive_reward), 0.0, 1.0
-        )
+        weight = jnp.clip((expected - self.inactive_reward) / (self.active_reward - self.inactive_reward), 0.0, 1.0)
         return jnp.stack([weight[0] + 1.0 - weight[1], weight[1] + 1.0 - weight[0]]) / 2.0
 
     def _xy(self, cell: Array) -> Array:

@@ -90,9 +90,7 @@ def _beliefs(env) -> tuple[Array, Array, Array, Array]:
     horizon, p = env.horizon, float(env.p)
     step = (1.0 - p) * np.eye(2) + p * np.asarray(env.kernel, float)
     starts = np.stack([np.asarray(env.initial, float), step[0], step[1]])
-    runs = np.stack(
-        [starts @ np.linalg.matrix_power(step, k) for k in range(horizon + 1)], axis=1
-    )  # [3, H + 1, 2]
+    runs = np.stack([starts @ np.linalg.matrix_power(step, k) for k in range(horizon + 1)], axis=1)  # [3, H + 1, 2]
     index = np.arange(3 * (horizon + 1)).reshape(3, horizon + 1)
     after = np.concatenate([index[:, 1:], index[:, -1:]], axis=1).reshape(-1)
     return step, runs[..., 0].reshape(-1), after, index[1:, 0]

@@ -4,7 +4,6 @@ Dynamics and reward follow the point environment of VariBAD (github.com/lmzintgr
 and their kernel are our design.
 """
 
-import jax
 import jax.numpy as jnp
 
 from envs.dlcmdp import Array, Box, FiniteDLCMDP
@@ -27,9 +26,7 @@ class PointRobot(FiniteDLCMDP):
         """Always the origin."""
         return jnp.zeros(2)
 
-    def dynamics(
-        self, physics: Array, context: Array, action: Array, key: Array
-    ) -> tuple[Array, Array, Array]:
+    def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
         """s' = s + 0.1 a; reward -||s' - goal||."""
         physics = physics + 0.1 * action
         return physics, -jnp.linalg.norm(physics - self.goal(context)), jnp.zeros((), bool)

@@ -4,6 +4,7 @@ A trainer that fails one of them has a bug, and the probe's name says where to l
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from envs.dlcmdp import Array, Discrete, FiniteDLCMDP
@@ -28,9 +29,7 @@ class ContextBandit(FiniteDLCMDP):
         """Nothing to draw."""
         return jnp.ones(1)
 
-    def dynamics(
-        self, physics: Array, context: Array, action: Array, key: Array
-    ) -> tuple[Array, Array, Array]:
+    def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
         """Pay for the right action, or for the context alone."""
         target = action if self.match else 1
         return physics, (context == target).astype(jnp.float32), jnp.zeros((), bool)
@@ -38,6 +37,15 @@ class ContextBandit(FiniteDLCMDP):
     def observe(self, physics: Array) -> Array:
         """The constant."""
         return physics
+
+    def references(self) -> dict[str, float]:
+        """Where a reward, right or wrong, leaves one context possible, as in every probe below, it is a sum of odds."""
+        step = _session_step(self)
+        if not self.match:
+            marginals = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon)]
+            return {"bayes_optimal": float(sum(m[1] for m in marginals))}
+        best = np.max(self.initial) + (self.horizon - 1) * step.max(axis=1).mean()
+        return {"bayes_optimal": float(best)}
 
 
 class Memory(FiniteDLCMDP):
@@ -57,9 +65,7 @@ class Memory(FiniteDLCMDP):
         """Steps made."""
         return jnp.zeros((), jnp.int32)
 
-    def dynamics(
-        self, physics: Array, context: Array, action: Array, key: Array
-    ) -> tuple[Array, Array, Array]:
+    def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
         """Cue first, payment last, nothing between."""
         cue = jnp.where(physics == 0, 2.0 * context - 1.0, 0.0)
         payment = jnp.where(physics == self.horizon - 1, (action == context).astype(jnp.float32), 0.0)
@@ -68,6 +74,17 @@ class Memory(FiniteDLCMDP):
     def observe(self, physics: Array) -> Array:
         """Time in [0, 1]."""
         return (physics / self.horizon).astype(jnp.float32)[None]
+
+    def references(self) -> dict[str, float]:
+        """The mean cue, and the odds of the likeliest last context given the first."""
+        initial, steps = np.asarray(self.initial, float), np.linalg.matrix_power(_session_step(self), self.horizon - 1)
+        return {"bayes_optimal": float(initial[1] - initial[0] + initial @ steps.max(axis=1))}
+
+
+def _session_step(env: FiniteDLCMDP) -> np.ndarray:
+    """Context transition of one step, switch or not, [n, n]."""
+    p, kernel = float(env.p), np.asarray(env.kernel, float)
+    return (1.0 - p) * np.eye(len(kernel)) + p * kernel
 
 
 def context_reward(**fields) -> ContextBandit:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import gridworld, point_robot, probes
-from envs.dlcmdp import DLCMDP
+from envs.dlcmdp import DLCMDP, FiniteDLCMDP
 
 MAKERS: dict[str, Callable[..., DLCMDP]] = {
     "gridworld": gridworld.make,
@@ -70,9 +70,7 @@ def make(name: str, **options: Any) -> DLCMDP:
 def _check(name: str, env: DLCMDP, default: DLCMDP) -> None:
     """Refuse values that aren't probabilities, sizes that don't fit, and anything not finite."""
     if not isinstance(env.horizon, int) or isinstance(env.horizon, bool) or env.horizon < 1:
-        raise ValueError(
-            f"env_options: horizon of {name} is {env.horizon!r}; it must be a whole number of at least 1"
-        )
+        raise ValueError(f"env_options: horizon of {name} is {env.horizon!r}; it must be a whole number of at least 1")
     for field in dataclasses.fields(env):
         value = getattr(env, field.name)
         if not field.metadata.get("pytree_node", True):
@@ -87,7 +85,7 @@ def _check(name: str, env: DLCMDP, default: DLCMDP) -> None:
     p = np.asarray(env.p)
     if p.ndim or not 0.0 <= p <= 1.0:
         raise ValueError(f"env_options: p of {name} is {p}; it must be a probability, 0 to 1")
-    if hasattr(env, "kernel"):
+    if isinstance(env, FiniteDLCMDP):
         n = len(np.asarray(env.initial))
         for key, shape in (("initial", (n,)), ("kernel", (n, n))):
             value = np.asarray(getattr(env, key))
