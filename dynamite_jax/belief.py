@@ -141,7 +141,10 @@ class LatentBelief:
             terms["consistency"] = elbo.consistency(belief, last).sum() / (horizon * session.shape[1])
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
-            label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
+            if hyper.boundaries == "labels":
+                label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
+            else:
+                label = self._boundary_posterior(params, data, belief, hyper)
             terms["boundary"] = elbo.boundary_loss(states.boundary_logit, label).mean()
             loss += hyper.boundary_weight * terms["boundary"]
         return loss, {"loss": loss, **terms}
@@ -157,6 +160,29 @@ class LatentBelief:
         if hyper.boundary_alignment == "evidence":
             found = jnp.concatenate([found[1:], jnp.zeros_like(found[:1])])
         return jnp.cumsum(found, axis=0)
+
+    def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
+        """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
+
+        Bayes' rule on each reward: was it made under the belief that stood before it, or under what the latent
+        dynamics make of that belief at a switch? A target, so no gradient flows through it.
+        """
+        inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:])
+
+        def log_likelihood(z: Array) -> Array:
+            predicted = self._apply(params, *inputs, z, method="decode_reward")
+            return -0.5 * ((predicted - data.reward) / hyper.boundary_noise) ** 2
+
+        switched = (
+            self._apply(params, belief, method="prior").mean if hyper.conditioning else jnp.zeros_like(belief.mean)
+        )
+        odds = jnp.log(hyper.boundary_rate / (1.0 - hyper.boundary_rate))
+        odds += log_likelihood(switched) - log_likelihood(belief.mean)
+        told = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
+        if hyper.boundary_alignment == "action":  # nothing seen tells of the step to come
+            return jnp.full_like(told, hyper.boundary_rate)
+        # The reward of step t - 1 is seen at t; the first one has no session before it.
+        return jnp.concatenate([jnp.zeros_like(told[:2]), told[1:-1]])
 
     def _reconstruction(
         self,

@@ -22,6 +22,8 @@ class VAEConfig(struct.PyTreeNode):
 
     lr: float = 1e-3
     """Adam's step size."""
+    anneal: float = 0.0
+    """Final fraction of training over which the learning rate falls linearly to 0."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
     reward_weight: float = 1.0
@@ -57,7 +59,11 @@ class VAEConfig(struct.PyTreeNode):
     kl_target: Literal["latent_dynamics", "previous_belief"] = _static("latent_dynamics")
     """What the belief is drawn to: the session's prior, or the belief of the step before."""
     boundaries: Literal["labels", "predicted"] = _static("labels")
-    """Sessions in the losses: the environment's labels, or the model's own boundaries."""
+    """Sessions in the losses: the environment's labels, or the model's own boundaries, learnt without labels."""
+    boundary_rate: float = 0.05
+    """Assumed switches a step, where boundaries are learnt without labels."""
+    boundary_noise: float = 0.2
+    """Assumed deviation of a reward from its prediction, where boundaries are learnt without labels."""
     boundary_alignment: Literal["evidence", "action"] = _static("evidence")
     """What the boundary head answers at t: is the newest reward from a new session, or is the step to come."""
 
@@ -123,7 +129,7 @@ class Config:
     """Environment steps of each seed."""
     seeds: int = 4
     """Independent agents, trained side by side."""
-    seed: int = 0
+    seed: int = 1
     """Root of all random streams; agent i uses the stream seed, i."""
     num_envs: int = 1024
     """Environments of each agent."""
@@ -161,7 +167,8 @@ _RULES = {
         ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
     ),
     "network.feature_clip": _POSITIVE,
-    **dict.fromkeys(("vae.lr", "vae.max_grad_norm"), _POSITIVE),
+    **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
+    "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     **dict.fromkeys(
         (
             "vae.reward_weight",
@@ -175,7 +182,7 @@ _RULES = {
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
-    **dict.fromkeys(("ppo.anneal", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
+    **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
 }

@@ -14,9 +14,20 @@ _PROBE = Config(
     ppo=PPOConfig(lr=3e-3, gamma=0.9, minibatches=4, anneal=0.5, entropy=0.01),
 )
 
+# Chosen on the root seed 1000: small batches (256 environments) take fewer frames past the local optimum of sitting on
+# one goal than large ones, and a discount of 0.95 is steadier than 0.97.
+_GRIDWORLD = Config(
+    steps=12_000_000,
+    num_envs=256,
+    chunk=20,
+    network=NetworkConfig(embedding=16, policy_hidden=(64, 64)),
+    vae=VAEConfig(trajectories=128, minibatches=2, decode_terms=4),
+    ppo=PPOConfig(lr=3e-3, anneal=0.5, gamma=0.95, epochs=2, minibatches=8),
+)
+
 _ENVIRONMENTS = {
-    "gridworld": Config(),
-    "point_robot": Config(),
+    "gridworld": _GRIDWORLD,
+    "point_robot": dataclasses.replace(_GRIDWORLD, ppo=_GRIDWORLD.ppo.replace(entropy=0.005)),
     **{name: _PROBE for name in MAKERS if name.startswith("probe_")},
 }
 

@@ -17,8 +17,11 @@ Hyper = tuple[VAEConfig, PPOConfig]
 
 
 def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
-    """Adam on gradients of bounded global norm; its state does not depend on the numbers."""
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate))
+    """Adam on gradients of bounded global norm; its state does not depend on the numbers.
+
+    All parameters are updated as one flat vector: one kernel instead of several for each small array.
+    """
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate)))
 
 
 def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainState:
@@ -82,7 +85,7 @@ def meta_update(
     )
     metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session[-1].mean() + 1.0}
     if agent.belief.learns:
-        state, losses = update_belief(agent, rollout, vae, state, belief_key)
+        state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)
         metrics |= {f"vae/{name}": value for name, value in losses.items()}
     state, losses = update_policy(config, agent, env, rollout, ppo_hyper, state, policy_key)
     metrics |= {f"ppo/{name}": value for name, value in losses.items()}
@@ -99,8 +102,14 @@ def meta_update(
     )
 
 
+def remaining(config: Config, env: DLCMDP, state: TrainState, anneal: Array | float) -> Array:
+    """Factor of an annealed number: 1, then falling linearly to 0 over the last fraction `anneal` of training."""
+    gone = state.meta_updates / config.meta_updates(env.horizon)
+    return jnp.clip((1.0 - gone) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
+
+
 def update_belief(
-    agent: Agent, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
+    config: Config, agent: Agent, env: DLCMDP, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
 ) -> tuple[TrainState, Metrics]:
     """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
     fresh = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
@@ -118,7 +127,8 @@ def update_belief(
     # The buffer fills from the front: until it is full only its first columns hold episodes.
     held = jnp.minimum(data.reward.shape[1], (state.meta_updates + 1) * batch)
     count = hyper.trajectories or batch
-    optimise = optimiser(hyper.lr, hyper.max_grad_norm)
+    lr = hyper.lr * remaining(config, env, state, hyper.anneal)
+    optimise = optimiser(lr, hyper.max_grad_norm)
     grad = jax.grad(agent.belief.loss, has_aux=True)
 
     def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
@@ -155,9 +165,8 @@ def update_policy(
     """PPO on the rollout, its beliefs as they were when acting."""
     features = agent.normalise(rollout.features[:-1], state.normaliser)
     data = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda)
-    total = config.meta_updates(env.horizon)
-    remaining = jnp.clip((1.0 - state.meta_updates / total) / jnp.maximum(hyper.anneal, 1e-8), 0.0, 1.0)
-    hyper = hyper.replace(lr=hyper.lr * remaining, entropy=hyper.entropy * remaining)
+    left = remaining(config, env, state, hyper.anneal)
+    hyper = hyper.replace(lr=hyper.lr * left, entropy=hyper.entropy * left)
     optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
     def loss(params: Any, batch: ppo.Samples) -> tuple[Array, Metrics]:

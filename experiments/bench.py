@@ -128,7 +128,7 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
     environment_s = _time(program.over_seeds(environment), repeats, states)[1]
     seconds = {"environment": environment_s, "encoder and policy": max(0.0, rollout_s - environment_s)}
     if agent.belief.learns:
-        update = lambda state, played: train_step.update_belief(agent, played, vae, state, key)  # noqa: E731
+        update = lambda state, played: train_step.update_belief(config, agent, env, played, vae, state, key)  # noqa: E731
         seconds["vae update"] = _time(program.over_seeds(update), repeats, states, played)[1]
     update = lambda state, played: train_step.update_policy(config, agent, env, played, ppo, state, key)  # noqa: E731
     seconds["ppo update"] = _time(program.over_seeds(update), repeats, states, played)[1]

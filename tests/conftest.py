@@ -1,0 +1,39 @@
+"""Settings that hold for all tests, made before JAX starts; and the small run that many of them use."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from dynamite_jax import parallel, presets
+from dynamite_jax.config import Config
+
+parallel.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
+
+
+@pytest.fixture
+def tiny() -> Config:
+    """A run of two seeds that compiles and trains in seconds: 4 meta-updates a chunk, 8 environments."""
+    return tiny_config("probe_match")
+
+
+def tiny_config(env: str, method: str = "dynamite", **changes) -> Config:
+    """The smallest sensible run of a method in an environment; `vae` and `ppo` take their own changes as dicts."""
+    config = presets.default(env, method)
+    network = dataclasses.replace(
+        config.network, hidden=8, embedding=4, latent=2, decoder_hidden=(8,), policy_hidden=(8,), value_hidden=(8,)
+    )
+    vae = config.vae.replace(minibatches=2, trajectories=0, decode_terms=2, **changes.pop("vae", {}))
+    ppo = config.ppo.replace(minibatches=2, epochs=2, anneal=0.0, **changes.pop("ppo", {}))
+    sizes = {"num_envs": 8, "chunk": 2, "seeds": 2, "steps": 960, "eval_episodes": 64, "checkpoint_every": 1}
+    return dataclasses.replace(config, network=network, vae=vae, ppo=ppo, **{**sizes, **changes})
+
+
+def assert_same(a, b) -> None:
+    """Two pytrees are equal bit for bit."""
+    import numpy as np
+
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))

@@ -1,0 +1,120 @@
+"""Checkpoints give back every bit or refuse, and the newest valid one is found."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_same
+
+from dynamite_jax.checkpoint import CheckpointError, Checkpoints
+
+
+def state(value: float = 1.0):
+    return {
+        "params": {"kernel": jnp.arange(2048.0).reshape(64, 32) * value, "bias": jnp.ones(3, jnp.bfloat16) * value},
+        "adam": (jnp.zeros((), jnp.int32), None),
+        "key": jax.random.split(jax.random.key(int(value)), 2),
+        "finite": jnp.array([True, False]),
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step))
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
+def restore(folder):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(state())
+    finally:
+        checkpoints.close()
+
+
+def array_files(folder):
+    return sorted((p for p in (folder / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_every_type_comes_back_bit_for_bit_and_two_steps_are_kept(saved):
+    step, found, damaged = restore(saved)
+    assert (step, damaged) == (3, [])
+    assert_same(found, state(3))
+    assert sorted(p.name for p in saved.iterdir() if p.name.isdigit()) == ["2", "3"]
+
+
+def test_a_saved_state_is_a_copy(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    array = np.ones(4, np.float32)
+    checkpoints.save(1, {"x": array})
+    array[:] = 7
+    checkpoints.wait()
+    _, found, _ = checkpoints.restore({"x": jnp.zeros(4)})
+    checkpoints.close()
+    np.testing.assert_array_equal(np.asarray(found["x"]), np.ones(4))
+
+
+def test_a_digest_that_does_not_match_sends_back_to_the_step_before(saved):
+    file = saved / "3" / "digests" / "metadata"
+    digests = json.loads(file.read_text())
+    digests["params.kernel"] = "0" * 64
+    file.write_text(json.dumps(digests))
+    step, found, damaged = restore(saved)
+    assert step == 2
+    assert_same(found, state(2))
+    assert len(damaged) == 1 and "params.kernel does not match its SHA-256" in damaged[0]
+
+
+def test_a_file_cut_short_sends_back_to_the_step_before(saved):
+    for file in array_files(saved / "3"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    step, found, damaged = restore(saved)
+    assert step == 2 and len(damaged) == 1
+    assert_same(found, state(2))
+
+
+def test_flipped_bytes_never_come_back_as_a_state(saved):
+    """Wherever a byte is flipped, what is restored is one of the two saved states, whole."""
+    for file in array_files(saved / "3"):
+        data = bytearray(file.read_bytes())
+        for position in range(len(data) // 2, len(data), max(1, len(data) // 3)):
+            flipped = bytearray(data)
+            flipped[position] ^= 0x10
+            file.write_bytes(flipped)
+            step, found, _ = restore(saved)
+            assert_same(found, state(step))
+        file.write_bytes(data)
+
+
+def test_an_empty_step_folder_is_passed_over(saved):
+    (saved / "9").mkdir()
+    step, _, damaged = restore(saved)
+    assert step == 3 and len(damaged) == 1
+
+
+def test_nothing_valid_is_one_line(saved):
+    for step in ("2", "3"):
+        shutil.rmtree(saved / step / "state")
+    with pytest.raises(CheckpointError, match="no older valid one is left") as error:
+        restore(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_no_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint under"):
+        restore(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"extra": jnp.zeros(1)}, {"finite": jnp.zeros(3, bool)}, {"finite": jnp.zeros(2)}])
+def test_arrays_of_another_run_are_refused(saved, change):
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(CheckpointError):
+        checkpoints.restore(state() | change)
+    checkpoints.close()

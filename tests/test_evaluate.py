@@ -1,0 +1,93 @@
+"""Evaluation on episodes whose answers can be counted by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from dynamite_jax import evaluate, parallel, train
+from envs import registry
+
+SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
+
+
+def test_session_returns_by_hand():
+    reward = np.array([1.0, 1, 1, 0, 2, 2, 0, 5])[None, :, None]
+    rows = evaluate.session_returns(reward, SESSION)
+    assert [row["return"] for row in rows] == [3.0, 4.0, 5.0]
+    assert [row["reward_per_step"] for row in rows] == pytest.approx([1.0, 4 / 3, 2.5])
+
+
+def test_sessions_that_an_episode_never_reaches_do_not_count():
+    session = np.stack([[0, 0, 0, 0], [0, 0, 1, 1]], axis=1)[None]
+    rows = evaluate.session_returns(np.ones_like(session, float), session)
+    assert [(row["return"], row["episodes"]) for row in rows] == [(3.0, 2), (2.0, 1)]
+
+
+def test_recovery_counts_steps_from_the_switch():
+    """One below, then half, then back at the level from before the switch: recovered at k = 2."""
+    reward = np.array([1.0, 1, 1, 0, 0.5, 1.0, 1.0, 1.0])
+    session = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
+    found = evaluate.recovery(many(reward), many(session))
+    assert (found["before"], found["steps"]) == (1.0, 2)
+    assert found["curve"] == [0.0, 0.5, 1.0, 1.0, 1.0]
+
+
+def test_no_switch_has_no_recovery():
+    session = np.zeros((1, 4, 100), int)
+    assert evaluate.recovery(np.ones((1, 4, 100)), session)["steps"] is None
+
+
+@pytest.mark.parametrize(
+    "steps, exact, late",
+    [
+        ([4, 7], (1.0, 1.0), (1.0, 1.0)),
+        ([5, 7], (0.5, 0.5), (1.0, 1.0)),
+        ([0, 4], (0.5, 0.5), (0.5, 0.5)),
+        ([3], (0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_detection_counts_hits(steps, exact, late):
+    """Evidence of the switches before steps 3 and 6 is seen at steps 4 and 7."""
+    found = np.zeros(SESSION.shape, bool)
+    found[0, steps, 0] = True
+    result = evaluate.detection(found, SESSION, "evidence")
+    assert (result["exact"]["precision"], result["exact"]["recall"]) == exact
+    assert (result["late"]["precision"], result["late"]["recall"]) == late
+
+
+def test_detection_of_nothing_is_no_number():
+    result = evaluate.detection(np.zeros(SESSION.shape, bool), np.zeros_like(SESSION), "evidence")
+    assert result["exact"] == {"precision": None, "recall": None}
+
+
+def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsys):
+    config = tiny_config("gridworld")
+    train.train(config, tmp_path / "run")
+    results = []
+    for _ in range(2):
+        monkeypatch.setattr("sys.argv", ["evaluate", "--run", str(tmp_path / "run"), "--episodes", "128"])
+        evaluate.main()
+        results.append(json.loads((tmp_path / "run" / "evaluation.json").read_text()))
+    assert results[0] == results[1]
+    found = results[0]
+    assert found["references"]["bayes_optimal"] == pytest.approx(46.15195, abs=1e-4)
+    assert found["fraction_of_bayes_optimal"] == pytest.approx(found["return"]["iqm"] / 46.15195, abs=1e-5)
+    assert 0.0 < found["belief"]["error"]["iqm"] < 1.0
+    assert "fraction of Bayes-optimal" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    keys = "env method eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
+    assert set(summary) == set(keys.split())
+
+
+def test_fresh_contexts_are_not_those_of_training():
+    """The evaluation's stream is no seed's stream, so an agent can't have met its episodes."""
+    import jax
+
+    config = tiny_config("gridworld")
+    program = parallel.Program(config, registry.make("gridworld"))
+    trained = np.asarray(jax.random.key_data(program.init().key)).tolist()
+    fresh = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 0x5EED))).tolist()
+    assert fresh not in trained

@@ -1,0 +1,367 @@
+"""The gridworld, its exact filter, and its exact values."""
+
+import functools
+import itertools
+from collections import defaultdict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from envs import gridworld_exact, registry
+from envs.dlcmdp import Array
+from envs.gridworld import Cells, Gridworld
+
+NOOP, UP, RIGHT, DOWN, LEFT = range(5)
+ASYMMETRIC = {"kernel": [[0.3, 0.7], [0.1, 0.9]], "initial": [0.8, 0.2]}
+SETTINGS = {
+    "default": {},
+    "often": {"p": 0.4, "swap": 0.5},
+    "never": {"p": 0.0},
+    "always": {"p": 1.0, "swap": 0.9},
+    "asymmetric": {"p": 0.3, **ASYMMETRIC},
+    "costly": {"p": 0.2, "inactive_reward": -0.1, "initial": [0.6, 0.4]},
+    "inverted": {"p": 0.2, "active_reward": -0.5, "inactive_reward": 0.5, "step_reward": 0.1},
+    "untold": {"p": 0.3, "inactive_reward": 1.0, **ASYMMETRIC},
+}
+
+
+def make(**options: Any) -> Gridworld:
+    env = registry.make("gridworld", **options)
+    assert isinstance(env, Gridworld)
+    return env
+
+
+def at(agent: Any, goals: Any = ((0, 0), (4, 4))) -> Cells:
+    return Cells(agent=jnp.array(agent, jnp.int32), goals=jnp.array(goals, jnp.int32))
+
+
+def paid(env: Gridworld, on: int | None, context: int) -> float:
+    """Reward of a step that ends on goal `on`, or on none."""
+    if on is None:
+        return float(env.step_reward)
+    return float(env.active_reward if on == context else env.inactive_reward)
+
+
+def transition(env: Gridworld) -> np.ndarray:
+    """Contexts of one step to the next, switch or not."""
+    kernel = np.asarray(env.kernel, float)
+    return np.array([[(1 - float(env.p)) * (i == j) + float(env.p) * kernel[i, j] for j in (0, 1)] for i in (0, 1)])
+
+
+# -- moves and rewards -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "change"), [(NOOP, (0, 0)), (UP, (0, 1)), (RIGHT, (1, 0)), (DOWN, (0, -1)), (LEFT, (-1, 0))]
+)
+def test_an_action_moves_the_agent_by_one_cell(action, change):
+    moved, _, terminated = make().dynamics(at((2, 3)), jnp.array(0), jnp.array(action), jax.random.key(0))
+    assert np.array_equal(moved.agent, np.add((2, 3), change))
+    assert np.array_equal(moved.goals, [[0, 0], [4, 4]])
+    assert not terminated
+
+
+@pytest.mark.parametrize(
+    ("corner", "actions"),
+    [((0, 0), (DOWN, LEFT)), ((4, 4), (UP, RIGHT)), ((0, 4), (UP, LEFT)), ((4, 0), (DOWN, RIGHT))],
+)
+def test_moves_are_clipped_at_the_edges(corner, actions):
+    for action in actions:
+        moved, _, _ = make().dynamics(at(corner), jnp.array(0), jnp.array(action), jax.random.key(0))
+        assert np.array_equal(moved.agent, corner)
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_the_default_rewards_are_one_zero_and_minus_a_tenth(context):
+    env = make()
+    for cell, expected in {(0, 0): 1.0 - context, (4, 4): float(context), (1, 2): -0.1}.items():
+        _, reward, _ = env.dynamics(at(cell), jnp.array(context), jnp.array(NOOP), jax.random.key(0))
+        assert reward == np.float32(expected)
+
+
+def test_reward_is_paid_for_the_cell_reached_not_the_cell_left():
+    _, arriving, _ = make().dynamics(at((0, 1)), jnp.array(0), jnp.array(DOWN), jax.random.key(0))
+    _, leaving, _ = make().dynamics(at((0, 0)), jnp.array(0), jnp.array(UP), jax.random.key(0))
+    assert (arriving, leaving) == (1.0, np.float32(-0.1))
+
+
+def test_rewards_are_options():
+    env = make(active_reward=3.0, inactive_reward=-2.0, step_reward=0.5)
+    for cell, expected in {(0, 0): 3.0, (4, 4): -2.0, (2, 2): 0.5}.items():
+        assert env.dynamics(at(cell), jnp.array(0), jnp.array(NOOP), jax.random.key(0))[1] == expected
+
+
+def test_observation_is_agent_and_goals_scaled_to_one():
+    expected = [0.25, 0.5, 0.75, 1.0, 0.0, 0.25]
+    np.testing.assert_allclose(make().observe(at((1, 2), ((3, 4), (0, 1)))), expected)
+    np.testing.assert_allclose(make(cells=3).observe(at((1, 2), ((2, 0), (0, 1)))), [0.5, 1, 1, 0, 0, 0.5])
+    assert make().observation_size == 6
+
+
+def test_the_defaults_are_those_of_the_spec():
+    env = make()
+    assert (env.horizon, env.cells, float(env.p)) == (60, 5, np.float32(0.07))
+    np.testing.assert_allclose(env.kernel, [[0.2, 0.8], [0.8, 0.2]], atol=1e-7)
+    np.testing.assert_allclose(env.initial, [0.5, 0.5])
+    assert env.action_space.n == 5
+    assert not env.reset_on_switch
+
+
+def test_swap_is_the_probability_that_a_switch_changes_the_goal():
+    np.testing.assert_allclose(make(swap=0.3).kernel, [[0.7, 0.3], [0.3, 0.7]], atol=1e-7)
+
+
+@pytest.mark.parametrize("cells", [3, 5])
+def test_goals_are_distinct_and_all_cells_are_drawn_uniformly(cells):
+    env, n = make(cells=cells), cells**2
+    physics = jax.jit(jax.vmap(env.init_physics))(jax.random.split(jax.random.key(0), 60_000))
+    index = lambda xy: np.asarray(xy)[..., 0] * cells + np.asarray(xy)[..., 1]  # noqa: E731
+    agent, first, second = index(physics.agent), index(physics.goals)[:, 0], index(physics.goals)[:, 1]
+    assert min(agent.min(), first.min(), second.min()) == 0 and max(agent.max(), first.max(), second.max()) == n - 1
+    assert np.all(first != second)
+    pairs = np.bincount(first * n + second, minlength=n * n).reshape(n, n)
+    assert stats.chisquare(pairs[~np.eye(n, dtype=bool)]).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(agent, minlength=n)).pvalue > 1e-3
+    for goal in (first, second):  # the start knows nothing of the goals
+        assert stats.chisquare(np.bincount(agent * n + goal, minlength=n * n)).pvalue > 1e-3
+
+
+# -- filter ------------------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def filtered(env: Gridworld, actions: Array) -> tuple[Cells, Array, Array]:
+    """Physics, rewards and posteriors after every step, [H, N]."""
+    episodes = actions.shape[1]
+
+    def step(carry, action):
+        state, posterior = carry
+        state = jax.vmap(env.step)(state, action)
+        posterior = jax.vmap(env.filter_step)(posterior, state.physics, state.reward)
+        return (state, posterior), (state.physics, state.reward, posterior)
+
+    start = jax.vmap(env.reset)(jax.random.split(jax.random.key(2), episodes))
+    return jax.lax.scan(step, (start, jnp.tile(env.init_posterior(), (episodes, 1))), actions)[1]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_filter_equals_the_sum_over_all_context_sequences(setting):
+    steps, episodes = 6, 8
+    env = make(cells=2, horizon=steps, **SETTINGS[setting])
+    physics, rewards, posteriors = filtered(env, jax.random.randint(jax.random.key(1), (steps, episodes), 0, 5))
+    chain, initial = transition(env), np.asarray(env.initial, float)
+    agents, goals, rewards = (np.asarray(x) for x in (physics.agent, physics.goals, rewards))
+    told = 0
+    for episode in range(episodes):
+        on_goal = (goals[:, episode] == agents[:, episode, None]).all(-1)
+        on = [int(row.argmax()) if row.any() else None for row in on_goal]
+        told += int(on_goal.sum())
+        weights = np.zeros((steps, 2))  # of the context after each step, given the rewards up to it
+        for contexts in itertools.product((0, 1), repeat=steps + 1):
+            weight = initial[contexts[0]]
+            for t in range(steps):
+                likely = abs(paid(env, on[t], contexts[t]) - rewards[t, episode]) < 1e-6
+                weight *= likely * chain[contexts[t], contexts[t + 1]]
+                # the contexts that follow are summed out: each tail counts once
+                weights[t, contexts[t + 1]] += weight / 2 ** (steps - 1 - t)
+        np.testing.assert_allclose(posteriors[:, episode], weights / weights.sum(1, keepdims=True), atol=2e-6)
+    assert told
+
+
+def test_the_filter_starts_with_the_first_distribution():
+    np.testing.assert_allclose(make(**ASYMMETRIC).init_posterior(), [0.8, 0.2])
+    assert make().has_filter
+
+
+def test_equal_rewards_on_the_goals_tell_nothing():
+    env = make(p=0.0, inactive_reward=1.0)
+    posterior = env.filter_step(jnp.array([0.3, 0.7]), at((0, 0)), jnp.float32(1.0))
+    np.testing.assert_allclose(posterior, [0.3, 0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize("rewards", [(1.0, 0.0), (1.0, -0.1), (2.0, 0.5), (-1.0, 1.0)])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_decoded_posterior_inverts_a_perfect_model_of_the_reward(weight, rewards):
+    active, inactive = rewards
+    env = make(active_reward=active, inactive_reward=inactive)
+    goals = np.array([[1, 0], [2, 4]])
+
+    def decode(s, a, following):
+        np.testing.assert_allclose(s, following)  # staying
+        assert np.array_equal(a, [NOOP, NOOP])
+        np.testing.assert_allclose(s, [[0.25, 0, 0.25, 0, 0.5, 1], [0.5, 1, 0.25, 0, 0.5, 1]])
+        pays = jnp.array([weight, 1 - weight])
+        return pays * active + (1 - pays) * inactive
+
+    posterior = env.decoded_posterior(at((3, 3), goals), decode)
+    np.testing.assert_allclose(posterior, [weight, 1 - weight], atol=1e-6)
+
+
+def test_the_decoded_posterior_of_an_imperfect_model_is_a_distribution():
+    env = make()
+    for said, expected in [((5.0, -5.0), 1.0), ((0.8, 0.4), 0.7), ((1.0, 1.0), 0.5), ((-1.0, 0.5), 0.25)]:
+        posterior = env.decoded_posterior(at((3, 3)), lambda *_, said=said: jnp.array(said))
+        np.testing.assert_allclose(posterior, [expected, 1 - expected], atol=1e-6)
+
+
+# -- exact values ------------------------------------------------------------------------------------------------
+
+
+def geometry(side: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
+    """Cells, and the cell that each action reaches from each."""
+    cells = [(x, y) for x in range(side) for y in range(side)]
+    moves = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+    clip = lambda v: min(max(v, 0), side - 1)  # noqa: E731
+    return cells, [[(clip(x + dx), clip(y + dy)) for dx, dy in moves] for x, y in cells]
+
+
+def expectimax(env: Gridworld) -> float:
+    """Bayes-optimal return by search over actions and rewards; knows of the reward only P(r | cell, m)."""
+    cells, reached = geometry(env.cells)
+    chain, initial = transition(env), np.asarray(env.initial, float)
+
+    def value_of(goals: tuple) -> float:
+        @functools.cache
+        def value(t: int, cell: tuple[int, int], belief: float) -> float:
+            if t == env.horizon:
+                return 0.0
+            best = -np.inf
+            for following in reached[cells.index(cell)]:
+                on = goals.index(following) if following in goals else None
+                outcomes = defaultdict(lambda: np.zeros(2))
+                for m, probability in enumerate((belief, 1 - belief)):
+                    outcomes[paid(env, on, m)][m] += probability
+                total = 0.0
+                for reward, joint in outcomes.items():
+                    if joint.sum() > 0:
+                        ahead = float((joint / joint.sum() @ chain)[0])
+                        total += joint.sum() * (reward + value(t + 1, following, round(ahead, 12)))
+                best = max(best, total)
+            return best
+
+        return float(np.mean([value(0, cell, float(initial[0])) for cell in cells]))
+
+    return float(np.mean([value_of(goals) for goals in itertools.permutations(cells, 2)]))
+
+
+def told(env: Gridworld) -> float:
+    """Return of the best policy that is told the context, by value iteration over (cell, context)."""
+    cells, reached = geometry(env.cells)
+    chain, initial = transition(env), np.asarray(env.initial, float)
+    returns = []
+    for goals in itertools.permutations(cells, 2):
+        on = {cell: goals.index(cell) if cell in goals else None for cell in cells}
+        value = {(cell, m): 0.0 for cell in cells for m in (0, 1)}
+        for _ in range(env.horizon):
+            ahead = {(c, m): chain[m, 0] * value[c, 0] + chain[m, 1] * value[c, 1] for c in cells for m in (0, 1)}
+            pays = {(c, m): paid(env, on[c], m) + ahead[c, m] for c in cells for m in (0, 1)}
+            value = {(c, m): max(pays[n, m] for n in reached[i]) for i, c in enumerate(cells) for m in (0, 1)}
+        returns.append(np.mean([initial @ [value[cell, 0], value[cell, 1]] for cell in cells]))
+    return float(np.mean(returns))
+
+
+@pytest.mark.parametrize("size", [(2, 5), (3, 4)])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_bayes_optimal_return_equals_a_search_over_the_belief_tree(setting, size):
+    cells, horizon = size
+    env = make(cells=cells, horizon=horizon, **SETTINGS[setting])
+    assert gridworld_exact.solve(env).bayes_optimal == pytest.approx(expectimax(env), abs=1e-7)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_oracle_return_equals_value_iteration_with_the_context_told(setting):
+    env = make(cells=3, horizon=7, **SETTINGS[setting])
+    assert gridworld_exact.solve(env).oracle == pytest.approx(told(env), abs=1e-7)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_nobody_beats_the_oracle(setting):
+    solution = gridworld_exact.solve(make(cells=3, horizon=12, **SETTINGS[setting]))
+    assert solution.bayes_optimal <= solution.oracle + 1e-6
+
+
+def test_without_switches_every_step_pays_once_the_search_is_over():
+    long, longer = (gridworld_exact.solve(make(cells=3, p=0.0, horizon=h)) for h in (40, 41))
+    assert longer.bayes_optimal - long.bayes_optimal == pytest.approx(1.0, abs=1e-9)
+    assert longer.oracle - long.oracle == pytest.approx(1.0, abs=1e-9)
+    assert longer.oracle - longer.bayes_optimal > 0.1
+
+
+def test_without_switches_the_oracle_goes_straight_to_its_goal():
+    ways = [max(abs(a - b) + abs(c - d) - 1, 0) for a, b, c, d in itertools.product(range(3), repeat=4)]
+    solution = gridworld_exact.solve(make(cells=3, p=0.0, horizon=20, inactive_reward=-0.1))
+    assert solution.oracle == pytest.approx(20 - 1.1 * np.mean(ways), abs=1e-6)
+
+
+def test_a_fair_redraw_at_every_step_makes_information_worthless():
+    blind = gridworld_exact.solve(make(cells=3, horizon=10, active_reward=0.5, inactive_reward=0.5))
+    redrawn = gridworld_exact.solve(make(cells=3, horizon=10, p=1.0, swap=0.5))
+    assert redrawn.bayes_optimal == pytest.approx(blind.bayes_optimal, abs=1e-6)
+    assert redrawn.oracle > redrawn.bayes_optimal + 0.1
+
+
+def test_only_the_product_of_switching_and_swapping_matters():
+    one, other = (gridworld_exact.solve(make(cells=3, horizon=10, p=p, swap=s)) for p, s in ((0.25, 0.5), (0.125, 1.0)))
+    assert one.bayes_optimal == pytest.approx(other.bayes_optimal, abs=1e-12)
+    assert one.oracle == pytest.approx(other.oracle, abs=1e-12)
+
+
+def test_rewards_scale_and_shift_the_values():
+    rewards = {"active_reward": 1.0, "inactive_reward": 0.0, "step_reward": -0.125}
+    plain = gridworld_exact.solve(make(cells=3, horizon=10, **rewards))
+    changed = gridworld_exact.solve(make(cells=3, horizon=10, **{k: 2 * v + 1 for k, v in rewards.items()}))
+    assert changed.bayes_optimal == pytest.approx(2 * plain.bayes_optimal + 10, abs=1e-6)
+    assert changed.oracle == pytest.approx(2 * plain.oracle + 10, abs=1e-6)
+
+
+def test_references_are_the_exact_values():
+    env = make(cells=3, horizon=8)
+    solution = gridworld_exact.solve(env)
+    assert env.references() == {"bayes_optimal": solution.bayes_optimal, "oracle": solution.oracle}
+    assert solution.actions is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="default"),
+        pytest.param({"horizon": 20}, id="shorter"),
+        pytest.param({"cells": 4, "horizon": 25, "p": 0.15, "inactive_reward": -0.3, **ASYMMETRIC}, id="asymmetric"),
+    ],
+)
+def test_the_bayes_optimal_policy_earns_its_value_in_the_environment(options):
+    episodes, env = 8192, make(**options)
+    solution, n = gridworld_exact.solve(env, with_actions=True), env.cells**2
+    assert solution.actions is not None
+    actions, beliefs, after, revealed = (
+        jnp.asarray(x) for x in (solution.actions, solution.beliefs, solution.after, solution.revealed)
+    )
+
+    def cell(xy):
+        return xy[..., 0] * env.cells + xy[..., 1]
+
+    def step(carry, now):
+        state, index, posterior = carry
+        first, second = cell(state.physics.goals)
+        pair = first * (n - 1) + second - (second > first)
+        state = env.step(state, now[pair, cell(state.physics.agent), index].astype(jnp.int32))
+        on_goal = jnp.all(state.physics.goals == state.physics.agent, -1)
+        is_first = on_goal[0] == (state.reward == env.active_reward)
+        index = jnp.where(jnp.any(on_goal), revealed[jnp.where(is_first, 0, 1)], after[index])
+        posterior = env.filter_step(posterior, state.physics, state.reward)
+        return (state, index, posterior), (state.reward, jnp.abs(posterior[0] - beliefs[index]))
+
+    @jax.jit
+    def play(key, actions):
+        start = (env.reset(key), jnp.int32(0), env.init_posterior())
+        rewards, errors = jax.lax.scan(step, start, actions)[1]
+        return rewards.sum(), errors.max()
+
+    keys = jax.random.split(jax.random.key(0), episodes)
+    returns, errors = (np.asarray(x, float) for x in jax.vmap(play, in_axes=(0, None))(keys, actions))
+    assert errors.max() < 1e-5  # the solver's beliefs are the filter's
+    assert abs(returns.mean() - solution.bayes_optimal) < 3 * returns.std() / np.sqrt(episodes)

@@ -1,0 +1,293 @@
+"""Advantages and the PPO loss against the formulas, written as loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynamite_jax import ppo
+from dynamite_jax.config import PPOConfig
+from dynamite_jax.types import Rollout
+from envs.dlcmdp import Box, Discrete
+
+HORIZON, BATCH = 8, 4
+N = 24
+HYPER = PPOConfig(clip=0.2, entropy=0.07, value_weight=0.6)
+
+
+def episode():
+    """Rewards, values and terminations: none, one in mid-episode, one at the end, one that stays."""
+    rng = np.random.default_rng(0)
+    terminated = np.zeros((HORIZON, BATCH), bool)
+    terminated[3, 1] = terminated[HORIZON - 1, 2] = True
+    terminated[5:, 3] = True
+    return rng.normal(size=(HORIZON, BATCH)), terminated, rng.normal(size=(HORIZON + 1, BATCH))
+
+
+def slow_advantage(reward, terminated, value, gamma, lambda_, t):
+    """Sum of (gamma lambda)^l delta_{t+l} up to the end of the episode or the first termination, of one trajectory."""
+    total = 0.0
+    for j in range(t, len(reward)):
+        following = 0.0 if terminated[j] else value[j + 1]
+        total += (gamma * lambda_) ** (j - t) * (reward[j] + gamma * following - value[j])
+        if terminated[j]:
+            break
+    return total
+
+
+def found_advantages(gamma, lambda_, reward=None):
+    drawn, terminated, value = episode()
+    reward = drawn if reward is None else reward
+    return np.asarray(
+        ppo.advantages(
+            jnp.asarray(reward, jnp.float32), jnp.asarray(terminated), jnp.asarray(value, jnp.float32), gamma, lambda_
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "gamma, lambda_", [(0.97, 0.95), (0.97, 0.0), (0.97, 1.0), (0.0, 0.95), (1.0, 1.0), (1.0, 0.5), (0.5, 0.9)]
+)
+def test_advantages_are_the_discounted_sums_of_temporal_differences(gamma, lambda_):
+    reward, terminated, value = episode()
+    expected = [
+        [slow_advantage(reward[:, e], terminated[:, e], value[:, e], gamma, lambda_, t) for e in range(BATCH)]
+        for t in range(HORIZON)
+    ]
+    np.testing.assert_allclose(found_advantages(gamma, lambda_), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_with_lambda_1_they_are_returns_with_bootstrap_at_truncation_less_the_value():
+    reward, terminated, value = episode()
+    gamma = 0.9
+    found = found_advantages(gamma, 1.0)
+    for e in range(BATCH):
+        for t in range(HORIZON):
+            end = next((j for j in range(t, HORIZON) if terminated[j, e]), None)
+            last = HORIZON - 1 if end is None else end
+            behind = value[HORIZON, e] if end is None else 0.0
+            returns = (
+                sum(gamma ** (j - t) * reward[j, e] for j in range(t, last + 1)) + gamma ** (last + 1 - t) * behind
+            )
+            np.testing.assert_allclose(found[t, e], returns - value[t, e], rtol=1e-4, atol=1e-5)
+
+
+def test_with_lambda_0_they_are_temporal_differences():
+    reward, terminated, value = episode()
+    expected = reward + 0.9 * np.where(terminated, 0.0, value[1:]) - value[:-1]
+    np.testing.assert_allclose(found_advantages(0.9, 0.0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_with_gamma_0_they_are_rewards_less_values():
+    reward, _, value = episode()
+    np.testing.assert_allclose(found_advantages(0.0, 0.95), reward - value[:-1], rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_behind_a_termination_reaches_what_came_before():
+    reward, _, _ = episode()
+    changed = reward.copy()
+    changed[4:, 1] += 10.0
+    before, after = found_advantages(0.97, 0.95), found_advantages(0.97, 0.95, changed)
+    np.testing.assert_array_equal(before[:4, 1], after[:4, 1])
+    assert np.abs(before[4:, 1] - after[4:, 1]).min() > 1.0
+
+
+def test_samples_pair_each_step_with_the_value_before_it():
+    reward, terminated, value = episode()
+    rng = np.random.default_rng(1)
+    rollout = Rollout(
+        observation=jnp.zeros((HORIZON + 1, BATCH, 1)),
+        action=jnp.asarray(rng.integers(0, 3, (HORIZON, BATCH))),
+        reward=jnp.asarray(reward),
+        terminated=jnp.asarray(terminated),
+        session=jnp.zeros((HORIZON, BATCH), jnp.int32),
+        features=jnp.zeros((HORIZON + 1, BATCH, 2)),
+        log_prob=jnp.asarray(rng.normal(size=(HORIZON, BATCH))),
+        value=jnp.asarray(value),
+        boundary=jnp.zeros((HORIZON, BATCH), bool),
+    )
+    features = jnp.asarray(rng.normal(size=(HORIZON, BATCH, 2)))
+    found = ppo.samples(rollout, features, 0.9, 0.8)
+    np.testing.assert_array_equal(found.value, rollout.value[:HORIZON])
+    np.testing.assert_array_equal(found.advantage, found_advantages(0.9, 0.8))
+    for name, given in (("features", features), ("action", rollout.action), ("log_prob", rollout.log_prob)):
+        np.testing.assert_array_equal(getattr(found, name), given)
+
+
+# -- distributions ------------------------------------------------------------------------------------------------
+
+
+def slow_policy(policy, action, space):
+    """Log-probability of an action and entropy, of one step."""
+    if isinstance(space, Discrete):
+        probability = np.exp(policy) / sum(np.exp(policy))
+        return np.log(probability[action]), -sum(p * np.log(p) for p in probability)
+    mean, deviation = policy[: space.size], np.exp(policy[space.size :])
+    log_prob = entropy = 0.0
+    for a, m, d in zip(action, mean, deviation, strict=True):
+        log_prob += -((a - m) ** 2) / (2 * d**2) - np.log(d) - np.log(2 * np.pi) / 2
+        entropy += np.log(d) + (1 + np.log(2 * np.pi)) / 2
+    return log_prob, entropy
+
+
+SPACES = [Discrete(4), Box(3)]
+
+
+def outputs(space, seed=2) -> np.ndarray:
+    size = space.n if isinstance(space, Discrete) else 2 * space.size
+    return 0.7 * np.random.default_rng(seed).normal(size=(N, size))
+
+
+def actions(space) -> np.ndarray:
+    """Discrete ones, or continuous ones of which many lie beyond what the environment executes."""
+    rng = np.random.default_rng(3)
+    return rng.integers(0, space.n, N) if isinstance(space, Discrete) else 2.0 * rng.normal(size=(N, space.size))
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "continuous"])
+def test_policy_distribution_has_the_log_probabilities_and_entropy_of_the_formula(space):
+    policy, action = outputs(space), actions(space)
+    distribution = ppo.policy_distribution(jnp.asarray(policy, jnp.float32), space)
+    slow = [slow_policy(p, a, space) for p, a in zip(policy, action, strict=True)]
+    log_prob, entropy = map(np.array, zip(*slow, strict=True))
+    np.testing.assert_allclose(distribution.log_prob(jnp.asarray(action)), log_prob, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(distribution.entropy(), entropy, rtol=2e-5)
+
+
+def test_continuous_actions_are_neither_squashed_nor_clipped():
+    policy = jnp.tile(jnp.array([3.0, -5.0, jnp.log(0.5), 0.0]), (4000, 1))
+    distribution = ppo.policy_distribution(policy, Box(2))
+    drawn = np.asarray(distribution.sample(seed=jax.random.key(0)))
+    np.testing.assert_allclose(drawn.mean(0), [3.0, -5.0], atol=0.08)
+    np.testing.assert_allclose(drawn.std(0), [0.5, 1.0], rtol=0.05)
+    np.testing.assert_array_equal(distribution.mode()[0], [3.0, -5.0])
+
+
+# -- loss ---------------------------------------------------------------------------------------------------------
+
+
+def batch_for(space, policy):
+    """Steps whose old policy differs so that ratios lie below, in and above the clip range, and values likewise."""
+    rng = np.random.default_rng(4)
+    action = actions(space)
+    log_ratio = np.resize([-0.5, -0.1, 0.0, 0.1, 0.5, 0.3], N) + 0.01 * rng.normal(size=N)
+    log_prob = np.array([slow_policy(p, a, space)[0] for p, a in zip(policy, action, strict=True)]) - log_ratio
+    batch = ppo.Samples(
+        features=jnp.zeros((N, 1)),
+        action=jnp.asarray(action, jnp.int32 if isinstance(space, Discrete) else jnp.float32),
+        log_prob=jnp.asarray(log_prob, jnp.float32),
+        value=jnp.asarray(rng.normal(size=N), jnp.float32),
+        advantage=jnp.asarray(rng.normal(size=N) + 0.4, jnp.float32),
+    )
+    value = np.asarray(batch.value) + np.resize([-0.6, -0.1, 0.1, 0.6], N)
+    return batch, jnp.asarray(value, jnp.float32)
+
+
+def slow_loss(policy, value, batch, space, hyper):
+    advantage = np.asarray(batch.advantage, float)
+    mean = sum(advantage) / N
+    deviation = (sum((a - mean) ** 2 for a in advantage) / N) ** 0.5
+    terms = dict.fromkeys(["policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"], 0.0)
+    for n in range(N):
+        log_prob, entropy = slow_policy(policy[n], np.asarray(batch.action)[n], space)
+        log_ratio = log_prob - float(batch.log_prob[n])
+        ratio = np.exp(log_ratio)
+        normalised = (advantage[n] - mean) / deviation
+        clipped = min(max(ratio, 1 - hyper.clip), 1 + hyper.clip)
+        terms["policy_loss"] -= min(ratio * normalised, clipped * normalised) / N
+        old, target = float(batch.value[n]), float(batch.value[n]) + advantage[n]
+        moved = old + min(max(float(value[n]) - old, -hyper.clip), hyper.clip)
+        terms["value_loss"] += max((float(value[n]) - target) ** 2, (moved - target) ** 2) / 2 / N
+        terms["entropy"] += entropy / N
+        terms["approx_kl"] += (ratio - 1 - log_ratio) / N
+        terms["clip_fraction"] += (ratio < 1 - hyper.clip or ratio > 1 + hyper.clip) / N
+    total = terms["policy_loss"] + hyper.value_weight * terms["value_loss"] - hyper.entropy * terms["entropy"]
+    return total, terms
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "continuous"])
+@pytest.mark.parametrize("clip", [0.2, 0.05, 10.0])
+def test_loss_is_clipped_surrogate_clipped_value_error_and_entropy(space, clip):
+    hyper, policy = HYPER.replace(clip=clip), outputs(space)
+    batch, value = batch_for(space, policy)
+    found, terms = ppo.loss(jnp.asarray(policy, jnp.float32), value, batch, space, hyper)
+    expected, slow = slow_loss(policy, value, batch, space, hyper)
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=1e-6)
+    assert terms.keys() == slow.keys()
+    for name, number in terms.items():
+        np.testing.assert_allclose(number, slow[name], rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def test_advantages_are_normalised_within_the_batch():
+    """Shift and scale of the advantages change the value target alone."""
+    space = Discrete(4)
+    policy = outputs(space)
+    batch, value = batch_for(space, policy)
+    other = batch.replace(advantage=3.0 * batch.advantage - 5.0)
+    losses = [ppo.loss(jnp.asarray(policy, jnp.float32), value, b, space, HYPER)[1] for b in (batch, other)]
+    np.testing.assert_allclose(losses[0]["policy_loss"], losses[1]["policy_loss"], rtol=1e-5)
+    assert abs(float(losses[0]["value_loss"] - losses[1]["value_loss"])) > 1.0
+
+
+def test_equal_advantages_give_no_policy_gradient_and_stay_finite():
+    space = Discrete(4)
+    policy = jnp.asarray(outputs(space), jnp.float32)
+    batch, value = batch_for(space, np.asarray(policy))
+    batch = batch.replace(advantage=jnp.full(N, 2.0))
+    gradient = jax.grad(lambda p: ppo.loss(p, value, batch, space, HYPER.replace(entropy=0.0))[0])(policy)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "continuous"])
+def test_policy_gradient_is_zero_just_where_the_advantage_pushes_on_beyond_the_clip(space):
+    policy = outputs(space)
+    batch, value = batch_for(space, policy)
+    hyper = HYPER.replace(entropy=0.0)
+    gradient = jax.grad(lambda p: ppo.loss(p, value, batch, space, hyper)[0])(jnp.asarray(policy, jnp.float32))
+    moves = np.abs(np.asarray(gradient)).max(-1) > 1e-7
+    advantage = np.asarray(batch.advantage) - np.asarray(batch.advantage).mean()
+    cases = set()
+    for n in range(N):
+        ratio = np.exp(slow_policy(policy[n], np.asarray(batch.action)[n], space)[0] - float(batch.log_prob[n]))
+        side = int(ratio > 1 + hyper.clip) - int(ratio < 1 - hyper.clip)
+        assert moves[n] == (side * advantage[n] <= 0), (n, ratio, advantage[n])
+        cases.add((side, advantage[n] > 0))
+    assert len(cases) == 6  # below, in and above the range, each with either sign
+
+
+def test_policy_gradient_raises_the_probability_of_good_actions():
+    space = Discrete(4)
+    policy = outputs(space)
+    batch, value = batch_for(space, policy)
+    batch = batch.replace(log_prob=ppo.policy_distribution(jnp.asarray(policy), space).log_prob(batch.action))
+    hyper = HYPER.replace(entropy=0.0)
+    gradient = jax.grad(lambda p: ppo.loss(p, value, batch, space, hyper)[0])(jnp.asarray(policy))
+    chosen = np.asarray(gradient)[np.arange(N), np.asarray(batch.action)]
+    np.testing.assert_array_equal(np.sign(-chosen), np.sign(np.asarray(batch.advantage) - np.mean(batch.advantage)))
+
+
+def test_value_gradient_is_zero_where_the_clipped_error_is_the_larger():
+    space = Discrete(4)
+    policy = outputs(space)
+    batch, value = batch_for(space, policy)
+    gradient = jax.grad(lambda v: ppo.loss(jnp.asarray(policy), v, batch, space, HYPER)[0])(value)
+    old, target = np.asarray(batch.value), np.asarray(batch.value) + np.asarray(batch.advantage)
+    held = 0
+    for n in range(N):
+        moved = np.clip(value[n], old[n] - HYPER.clip, old[n] + HYPER.clip)
+        beyond = abs(value[n] - old[n]) > HYPER.clip
+        expected = HYPER.value_weight * (value[n] - target[n]) / N
+        if beyond and (moved - target[n]) ** 2 > (value[n] - target[n]) ** 2:
+            expected, held = 0.0, held + 1
+        np.testing.assert_allclose(gradient[n], expected, rtol=1e-4, atol=1e-7)
+    assert 0 < held < N
+
+
+def test_entropy_bonus_pulls_towards_the_uniform_policy():
+    space = Discrete(4)
+    policy = jnp.asarray(outputs(space))
+    batch, value = batch_for(space, np.asarray(policy))
+    batch = batch.replace(advantage=jnp.zeros(N))
+    gradient = jax.grad(lambda p: ppo.loss(p, value, batch, space, HYPER)[0])(policy)
+    stepped = ppo.policy_distribution(policy - 0.1 * gradient, space).entropy()
+    assert jnp.all(stepped > ppo.policy_distribution(policy, space).entropy())

@@ -1,0 +1,144 @@
+"""A run that is killed goes on bit for bit, and refuses to go on as another run."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_same, tiny_config
+
+from dynamite_jax import config as configs
+from dynamite_jax import metrics, parallel, train
+from dynamite_jax.checkpoint import Checkpoints
+from dynamite_jax.methods import METHODS
+from envs import registry
+from envs.registry import MAKERS
+
+CASES = [(env, "dynamite") for env in MAKERS] + [("gridworld", method) for method in METHODS if method != "dynamite"]
+
+
+@pytest.mark.parametrize("env, method", CASES)
+def test_saved_and_restored_training_equals_uninterrupted_training(env, method, tmp_path):
+    changes = {"vae": {"buffer_episodes": 12}} if env == "probe_static" else {}
+    config = tiny_config(env, method, **changes)
+    program = parallel.Program(config, registry.make(env))
+    states = program.init()
+    step = program.compile(states)
+    half, _ = step(states)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, half)
+    whole, expected = step(half)
+    checkpoints.wait()
+    number, restored, damaged = checkpoints.restore(program.init())
+    checkpoints.close()
+    assert (number, damaged) == (1, [])
+    again, found = step(restored)
+    assert_same(whole, again)
+    assert_same(expected, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env, method", [(e, m) for e in MAKERS for m in METHODS if (e, m) not in CASES])
+def test_every_other_method_and_environment_resumes_too(env, method, tmp_path):
+    test_saved_and_restored_training_equals_uninterrupted_training(env, method, tmp_path)
+
+
+def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, monkeypatch):
+    config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20, checkpoint_every=2)  # 4 chunks
+    through = train.train(config, tmp_path / "through")
+
+    write = metrics.Log.write
+
+    def stop_at_three(self, record):
+        write(self, record)
+        if record["chunk"] == 3:  # a chunk past the checkpoint, already in metrics.jsonl
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(metrics.Log, "write", stop_at_three)
+        train.train(config, tmp_path / "stopped")
+    assert [r["chunk"] for r in metrics.read(tmp_path / "stopped" / "metrics.jsonl")] == [1, 2, 3]
+    resumed = train.train(config, tmp_path / "stopped", resume=True)
+
+    timing = ("wall_s", "steps_per_s")
+    records = [metrics.read(tmp_path / name / "metrics.jsonl") for name in ("through", "stopped")]
+    assert [r["chunk"] for r in records[1]] == [1, 2, 3, 4]
+    for a, b in zip(*records, strict=True):
+        assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
+    assert through["eval"] == resumed["eval"]
+    states = []
+    for name in ("through", "stopped"):
+        checkpoints = Checkpoints(tmp_path / name / "checkpoints")
+        program = parallel.Program(config, registry.make(config.env))
+        states.append(checkpoints.restore(program.init())[1])
+        checkpoints.close()
+    assert_same(*states)
+
+
+def test_a_killed_process_resumes_to_the_same_end(tmp_path):
+    """SIGKILL at an arbitrary moment of the real command; then the same command with --resume."""
+    flags = "--env probe_match --seeds 1 --num-envs 8 --chunk 5 --steps 80000 --checkpoint-every 3 --eval-episodes 64"
+    flags += " --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2 --no-tensorboard"
+
+    def command(name, *more):
+        return [sys.executable, "-m", "dynamite_jax.train", *flags.split(), "--out", str(tmp_path / name), *more]
+
+    subprocess.run(command("through"), check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "killed" / "checkpoints").glob("[0-9]*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    subprocess.run(command("killed", "--resume"), check=True, capture_output=True)
+    a, b = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("through", "killed"))
+    assert a["eval"] == b["eval"]
+    digests = [
+        sorted((tmp_path / name / "checkpoints").glob("*/digests/metadata"))[-1] for name in ("through", "killed")
+    ]
+    assert json.loads(digests[0].read_text()) == json.loads(digests[1].read_text())
+
+
+def test_another_config_is_refused_by_its_fields(tiny, tmp_path):
+    (tmp_path / "config.json").parent.mkdir(exist_ok=True)
+    configs.save(tiny, tmp_path / "config.json")
+    other = dataclasses.replace(tiny, ppo=tiny.ppo.replace(clip=0.3), num_envs=16)
+    with pytest.raises(configs.ConfigError, match=r"num_envs: 8 -> 16; ppo.clip: 0.2 -> 0.3"):
+        train.train(other, tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny, tmp_path, monkeypatch):
+    config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20)
+    compile_chunk = parallel.Program.compile
+    calls = []
+
+    def poisoned(self, states):
+        step = compile_chunk(self, states)
+
+        def run(states):
+            calls.append(1)
+            if len(calls) == 3:
+                broken = jax.tree.map(lambda x: x * np.nan, states.policy_params)
+                states = states.replace(policy_params=broken)
+            return step(states)
+
+        return run
+
+    monkeypatch.setattr(parallel.Program, "compile", poisoned)
+    with pytest.raises(train.Diverged, match="not finite in chunk 3"):
+        train.train(config, tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    program = parallel.Program(config, registry.make(config.env))
+    number, states, _ = checkpoints.restore(program.init())
+    checkpoints.close()
+    assert number == 2 and np.asarray(states.finite).all()
+    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(states.policy_params))
+    assert [r["chunk"] for r in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]

@@ -1,0 +1,164 @@
+"""The compiled chunk: one golden update, one compilation, no host, no meeting of seeds, nothing that is not finite."""
+
+import dataclasses
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_same, tiny_config
+
+from dynamite_jax import config as configs
+from dynamite_jax import parallel, train_step
+from dynamite_jax.rollout import play
+from envs import registry
+
+
+def build(config):
+    configs.check(config)
+    program = parallel.Program(config, registry.make(config.env, **configs.env_options(config)))
+    return program, program.init()
+
+
+@pytest.mark.parametrize(
+    "env, method", [("gridworld", "dynamite"), ("point_robot", "dynamite"), ("gridworld", "varibad")]
+)
+def test_one_chunk_changes_all_that_learns_and_stays_finite(env, method):
+    program, states = build(tiny_config(env, method))
+    before = jax.device_get((states.belief_params, states.policy_params))
+    states, values = program.compile(states)(states)
+    after = jax.device_get((states.belief_params, states.policy_params))
+    unchanged = [
+        jax.tree_util.keystr(path)
+        for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        if np.array_equal(x, y)
+    ]
+    assert unchanged == []
+    assert all(np.isfinite(v).all() and v.shape == (2,) for v in jax.device_get(values).values())
+    assert np.asarray(states.finite).all()
+    assert np.asarray(states.meta_updates).tolist() == [2, 2]
+
+
+def test_golden_meta_update(tiny):
+    """Numbers of one meta-update from fixed streams; they move only when the algorithm does."""
+    config = dataclasses.replace(tiny, chunk=1)
+    program, states = build(config)
+    _, values = program.compile(states)(states)
+    found = {name: float(np.asarray(value)[0]) for name, value in values.items()}
+    expected = {"return": 0.0}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
+
+
+def test_the_chunk_compiles_once_and_new_numbers_do_not_recompile(tiny):
+    program, states = build(tiny)
+    traces = []
+
+    def chunk(env, hyper, states):
+        traces.append(1)
+        return jax.vmap(partial(train_step.chunk, tiny, program.agent), in_axes=(None, None, 0))(env, hyper, states)
+
+    run = jax.jit(chunk)
+    for _ in range(2):
+        states, _ = run(program.env, program.hyper, states)
+    vae, ppo = program.hyper
+    faster = (vae.replace(kl_weight=jnp.float32(0.5)), ppo.replace(lr=jnp.float32(1e-2)))
+    rarer = program.env.replace(p=jnp.float32(0.02), kernel=jnp.full((2, 2), 0.5, jnp.float32))
+    run(rarer, faster, states)
+    assert len(traces) == 1
+
+
+def test_two_chunks_equal_one_chunk_of_twice_the_length(tiny):
+    program, states = build(tiny)
+    step = program.compile(states)
+    halves, _ = step(step(states)[0])
+    whole, again = build(dataclasses.replace(tiny, chunk=4))
+    assert_same(halves, whole.compile(again)(again)[0])
+
+
+def test_the_compiled_chunk_has_no_collective_and_no_host_callback(tiny):
+    program, states = build(tiny)
+    text = program.compile(states).func.as_text()
+    assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute|callback", text)
+
+
+def test_vmapped_seeds_agree_with_solo_runs(tiny):
+    program, states = build(tiny)
+    both, _ = program.compile(states)(states)
+    solo = parallel.Program(dataclasses.replace(tiny, seeds=1), program.env)
+    for seed in range(2):
+        one = jax.vmap(partial(train_step.init, tiny, program.env, program.agent))(jnp.array([seed]))
+        alone, _ = solo.compile(one)(one)
+        for x, y in zip(jax.tree.leaves(both.policy_params), jax.tree.leaves(alone.policy_params), strict=True):
+            np.testing.assert_allclose(np.asarray(x)[seed], np.asarray(y)[0], rtol=1e-3, atol=1e-5)
+
+
+def test_seeds_differ_and_the_root_seed_changes_all(tiny):
+    keys = [np.asarray(jax.random.key_data(build(dataclasses.replace(tiny, seed=s))[1].key)) for s in (0, 1)]
+    assert len({tuple(row) for key in keys for row in key}) == 4
+
+
+def test_a_loss_that_is_not_finite_is_remembered(tiny):
+    program, states = build(tiny)
+    vae, ppo = program.hyper
+    program.hyper = (vae.replace(lr=jnp.float32(np.inf)), ppo)
+    states, values = program.compile(states)(states)
+    assert not np.asarray(states.finite).any()
+
+
+def test_no_label_reaches_the_agent(tiny):
+    """Beliefs, actions and values are the same whatever the labels say."""
+    program, states = build(tiny)
+    env, agent = program.env, program.agent
+    state = jax.tree.map(lambda x: x[0], states)
+    lied = state.environment.replace(
+        session=state.environment.session + 7,
+        switched=~state.environment.switched,
+        context=1 - state.environment.context,
+    )
+    first = [
+        agent.belief.update(state.belief_params, state.belief, e.obs, env.action_space.zeros((8,)), e.reward)
+        for e in (state.environment, lied)
+    ]
+    assert_same(agent.features(state.environment, first[0]), agent.features(lied, first[1]))
+
+
+def test_the_buffer_keeps_the_newest_episodes_first():
+    config = tiny_config("probe_match", vae={"buffer_episodes": 12})
+    program, states = build(config)
+    state = jax.tree.map(lambda x: x[0], states)
+    rollouts = []
+    for _ in range(2):
+        rollout, _, _ = play(
+            program.agent,
+            program.env,
+            state.belief_params,
+            state.policy_params,
+            state.normaliser,
+            state.environment,
+            state.belief,
+            jax.random.key(len(rollouts)),
+        )
+        state, _ = train_step.update_belief(
+            config, program.agent, program.env, rollout, program.hyper[0], state, jax.random.key(3)
+        )
+        state = state.replace(meta_updates=state.meta_updates + 1)
+        rollouts.append(rollout)
+    expected = np.concatenate([rollouts[1].reward, rollouts[0].reward], axis=1)[:, :12]
+    assert state.buffer is not None
+    np.testing.assert_array_equal(np.asarray(state.buffer.reward), expected)
+
+
+def test_learning_rate_and_entropy_fall_to_zero_at_the_end():
+    """With `anneal=1` the last meta-update's step size is nearly nothing: parameters hardly move."""
+    config = tiny_config("probe_match", ppo={"anneal": 1.0})
+    program, states = build(config)
+    step = program.compile(states)
+    total = config.meta_updates(program.env.horizon)
+    late = states.replace(meta_updates=jnp.full_like(states.meta_updates, total))
+    before = jax.device_get(late.policy_params)
+    after, _ = step(late)
+    assert_same(before, jax.device_get(after.policy_params))
