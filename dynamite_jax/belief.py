@@ -125,20 +125,23 @@ class LatentBelief:
             Scalar loss, and the means of its terms before they are weighted.
         """
         states = self.encode(params, data)
-        belief, horizon = states.belief, data.reward.shape[0]
-        session = self._sessions(states, data.session, hyper)
-        first, last = elbo.session_bounds(session)
-        terms = self._reconstruction(params, data, belief, first, last, key, hyper)
+        belief = states.belief
+        sessions = self._sessions(states, data.session, hyper)
+        bounds = elbo.session_bounds(sessions)
+        whole = elbo.session_bounds(jnp.zeros_like(sessions))  # what knows nothing of sessions sees one an episode
+        covered = bounds if hyper.session_mask else whole
+        terms = self._reconstruction(params, data, belief, *covered, key, hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
 
+        first = (bounds if hyper.conditioning else whole)[0]
         dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
-        prior = elbo.session_prior(belief, session, first, dynamics)
+        prior = elbo.session_prior(belief, first, dynamics)
         terms["kl"] = elbo.kl_to_prior(belief, prior, first, hyper.kl_target).mean()
         loss += hyper.kl_weight * terms["kl"]
         if hyper.consistency:
-            terms["consistency"] = elbo.consistency(belief, last).sum() / (horizon * session.shape[1])
+            terms["consistency"] = elbo.consistency(belief, bounds[1]).sum() / data.reward.size
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
             if hyper.boundaries == "labels":
@@ -151,15 +154,11 @@ class LatentBelief:
 
     def _sessions(self, states: BeliefState, labels: Array, hyper: VAEConfig) -> Array:
         """Session index of each step as the losses see it, [H, B]."""
-        if not hyper.session_mask:
-            return jnp.zeros_like(labels)
         if hyper.boundaries == "labels":
             return labels
-        # A boundary seen at t lies before step t - 1 (evidence) or t (action).
+        # A boundary seen at t lies before step t - 1, whose reward is the evidence.
         found = self.boundary(states).astype(labels.dtype)
-        if hyper.boundary_alignment == "evidence":
-            found = jnp.concatenate([found[1:], jnp.zeros_like(found[:1])])
-        return jnp.cumsum(found, axis=0)
+        return jnp.cumsum(jnp.concatenate([found[1:], jnp.zeros_like(found[:1])]), axis=0)
 
     def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
         """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
@@ -179,8 +178,6 @@ class LatentBelief:
         odds = jnp.log(hyper.boundary_rate / (1.0 - hyper.boundary_rate))
         odds += log_likelihood(switched) - log_likelihood(belief.mean)
         told = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
-        if hyper.boundary_alignment == "action":  # nothing seen tells of the step to come
-            return jnp.full_like(told, hyper.boundary_rate)
         # The reward of step t - 1 is seen at t; the first one has no session before it.
         return jnp.concatenate([jnp.zeros_like(told[:2]), told[1:-1]])
 

@@ -52,6 +52,10 @@ class Checkpoints:
         """Wait and let go of the folder."""
         self._manager.close()
 
+    def any(self) -> bool:
+        """Whether a step was ever completed, valid or not."""
+        return bool(self._steps())
+
     def restore(self, like: Any) -> tuple[int, Any, list[str]]:
         """The newest valid state.
 
@@ -100,14 +104,16 @@ class Checkpoints:
 
 
 def _arrays(state: Any) -> Arrays:
-    """Leaves by their path, copied to the host; random keys as their data."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    """Leaves by their path, copied to the host; random keys as their data. Empty arrays hold nothing to keep."""
+    leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size]
     data = {jax.tree_util.keystr(path, simple=True, separator="."): _key_data(leaf) for path, leaf in leaves}
     return {name: np.array(array) for name, array in jax.device_get(data).items()}
 
 
 def _rebuild(like: Any, arrays: Arrays) -> Any:
     def leaf(path: Any, old: Any) -> Any:
+        if not old.size:
+            return old
         array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
         if _is_key(old):
             keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))

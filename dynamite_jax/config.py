@@ -49,9 +49,9 @@ class VAEConfig(struct.PyTreeNode):
     buffer_episodes: int = _static(0)
     """Past episodes kept to learn from, beside the fresh ones; 0 keeps none."""
     session_mask: bool = _static(True)
-    """Reconstruct the session of t alone; off, the whole episode counts as one session."""
+    """Reconstruct the session of t alone; off, the whole episode."""
     conditioning: bool = _static(True)
-    """Encoder and prior receive the belief that ended the previous session."""
+    """Encoder and prior receive the belief that ended the previous session; off, the KL term knows no sessions."""
     consistency: bool = _static(True)
     """Within a session the belief may only move toward its final belief."""
     boundary_head: bool = _static(True)
@@ -217,6 +217,10 @@ def check(config: Config) -> None:
         )
     if vae.boundaries == "predicted" and not vae.boundary_head:
         raise ConfigError("vae.boundaries is 'predicted'; without vae.boundary_head it must be 'labels'")
+    if vae.boundaries == "predicted" and vae.boundary_alignment == "action":
+        raise ConfigError(
+            "vae.boundary_alignment is 'action'; without labels it must be 'evidence'"
+        )
 
 
 def check_against_horizon(config: Config, horizon: int) -> None:

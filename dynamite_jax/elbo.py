@@ -11,6 +11,8 @@ Arrays are time-major, [H, B, ...]. Likelihoods are Gaussian with unit variance:
 error.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -78,12 +80,11 @@ def boundary_labels(session: Array, alignment: str) -> Array:
     return jnp.concatenate([padding, changed])[: session.shape[0]]
 
 
-def session_prior(belief: Gaussian, session: Array, first: Array, dynamics) -> Gaussian:
+def session_prior(belief: Gaussian, first: Array, dynamics: Callable[[Gaussian], Gaussian] | None) -> Gaussian:
     """Prior of each step's session: `dynamics` of the belief that ended the previous one, [H, B, L].
 
     Args:
         belief: q_t, [H, B, L].
-        session: session of each step, [H, B].
         first: first step of the session, [H, B].
         dynamics: p(z^i | z^{i-1}), Gaussian -> Gaussian, or None for a standard normal everywhere.
     """

@@ -82,7 +82,7 @@ def train(
 
     states, done, earlier_s = program.init(), 0, 0.0
     checkpoints = Checkpoints(out / "checkpoints")
-    if resume:
+    if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
         done, states, damaged = checkpoints.restore(states)
         for line in damaged:
             console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)

@@ -43,7 +43,7 @@ def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainStat
     adam = optimiser(0.0, 1.0)
     return TrainState(
         belief_params=belief_params,
-        belief_optimiser=adam.init(belief_params),
+        belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
         policy_params=policy_params,
         policy_optimiser=adam.init(policy_params),
         normaliser=normaliser.init(features.shape[-1]),

@@ -84,7 +84,7 @@ class TrainState(struct.PyTreeNode):
     """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
 
     Attributes:
-        belief_params, belief_optimiser: belief model and its Adam state.
+        belief_params, belief_optimiser: belief model and its Adam state, None where the belief does not learn.
         policy_params, policy_optimiser: actor-critic and its Adam state.
         normaliser: running statistics of the policy features.
         environment: E environments at the start of the next episode.

@@ -1,12 +1,24 @@
 """Settings that hold for all tests, made before JAX starts; and the small run that many of them use."""
 
 import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# Most tests compile far longer than they run, so the compiler is told not to try hard.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from dynamite_jax import config as configs
 from dynamite_jax import parallel, presets
 from dynamite_jax.config import Config
+from dynamite_jax.types import TrainState
+from envs import registry
 
 parallel.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 
@@ -23,16 +35,33 @@ def tiny_config(env: str, method: str = "dynamite", **changes) -> Config:
     network = dataclasses.replace(
         config.network, hidden=8, embedding=4, latent=2, decoder_hidden=(8,), policy_hidden=(8,), value_hidden=(8,)
     )
-    vae = config.vae.replace(minibatches=2, trajectories=0, decode_terms=2, **changes.pop("vae", {}))
-    ppo = config.ppo.replace(minibatches=2, epochs=2, anneal=0.0, **changes.pop("ppo", {}))
+    vae = config.vae.replace(**{"minibatches": 2, "trajectories": 0, "decode_terms": 2, **changes.pop("vae", {})})
+    ppo = config.ppo.replace(**{"minibatches": 2, "epochs": 2, "anneal": 0.0, **changes.pop("ppo", {})})
     sizes = {"num_envs": 8, "chunk": 2, "seeds": 2, "steps": 960, "eval_episodes": 64, "checkpoint_every": 1}
     return dataclasses.replace(config, network=network, vae=vae, ppo=ppo, **{**sizes, **changes})
 
 
+@functools.cache
+def _built(config: Config) -> tuple[parallel.Program, TrainState]:
+    program = parallel.Program(config, registry.make(config.env, **configs.env_options(config)))
+    return program, program.init()
+
+
+def build(config: Config) -> tuple[parallel.Program, TrainState]:
+    """A program of the config and a fresh copy of its first states; each config is initialised once."""
+    program, states = _built(config)
+    return program, jax.tree.map(jnp.copy, states)
+
+
+@functools.cache
+def compiled(config: Config) -> Callable:
+    """The executable chunk of a config, compiled once."""
+    program, states = build(config)
+    return program.compile(states)
+
+
 def assert_same(a, b) -> None:
     """Two pytrees are equal bit for bit."""
-    import numpy as np
-
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)

@@ -38,11 +38,11 @@ def boundary_label(session, t, alignment) -> float:
     return float(older >= 0 and session[newer] != session[older])
 
 
-def predicted_sessions(logits, alignment) -> list[int]:
+def predicted_sessions(logits) -> list[int]:
     """Sessions of the steps when a boundary is wherever its predicted probability exceeds one half."""
     sessions = [0]
     for step in range(1, len(logits)):
-        seen_at = {"evidence": step + 1, "action": step}[alignment]
+        seen_at = step + 1  # its reward is the evidence
         begins = seen_at < len(logits) and 1 / (1 + np.exp(-logits[seen_at])) > 0.5
         sessions.append(sessions[-1] + int(begins))
     return sessions
@@ -82,8 +82,6 @@ def boundary_posterior(params, data, b, action, beliefs, t, hyper) -> float:
     Either it was made under the belief that stood before it, or a switch came first, with probability
     `boundary_rate`, and it was made under the prior of the next session; Gaussian of deviation `boundary_noise`.
     """
-    if hyper.boundary_alignment == "action":
-        return hyper.boundary_rate
     if t < 2:
         return 0.0
     j = t - 1
@@ -165,19 +163,20 @@ def objective(params, data, noise, hyper, encode_action, decode_state, target_pa
         ends = encode(target_params or params, *history)[0]
         session = list(data.session[:, b])
         if hyper.boundaries == "predicted":
-            session = predicted_sessions(logits, hyper.boundary_alignment)
-        if not hyper.session_mask:
-            session = [0] * horizon
+            session = predicted_sessions(logits)
+        whole = [0] * horizon
+        covered = session if hyper.session_mask else whole
+        chained = session if hyper.conditioning else whole
         for t in range(horizon):
             z = beliefs[t][0] + np.exp(beliefs[t][1]) ** 0.5 * noise[t, b]
-            for j in steps_of_session(session, t):
+            for j in steps_of_session(covered, t):
                 s, a, following = observation[j], action[j], observation[j + 1]
                 predicted = mlp(params["reward_decoder"], np.concatenate([s, a, following, z]))[0]
                 terms["reward_error"] += (predicted - reward[j]) ** 2 / 2
                 if decode_state:
                     predicted = s + mlp(params["state_decoder"], np.concatenate([s, a, z]))
                     terms["state_error"] += sum((predicted - following) ** 2) / 2
-            terms["kl"] += kl_to_prior(beliefs, session, t, dynamics, hyper.kl_target)
+            terms["kl"] += kl_to_prior(beliefs, chained, t, dynamics, hyper.kl_target)
             terms["consistency"] += consistency(beliefs, session, t, ends)
             if hyper.boundary_head:
                 if hyper.boundaries == "labels":

@@ -17,6 +17,7 @@ def state(value: float = 1.0):
         "params": {"kernel": jnp.arange(2048.0).reshape(64, 32) * value, "bias": jnp.ones(3, jnp.bfloat16) * value},
         "adam": (jnp.zeros((), jnp.int32), None),
         "key": jax.random.split(jax.random.key(int(value)), 2),
+        "nothing": jnp.zeros((2, 0)),
         "finite": jnp.array([True, False]),
     }
 

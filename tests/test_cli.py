@@ -147,8 +147,9 @@ def test_a_run_below_one_meta_update_is_refused(refused):
 def test_the_preset_of_the_chosen_environment_decides_what_fits(refused):
     preset = presets.default("probe_memory", "dynamite")
     wrong, steps = preset.ppo.minibatches + 1, preset.num_envs * 10
-    line = refused(train, "--env", "probe_memory", "--num-envs", wrong)
-    assert line == f"num_envs is {wrong}; it must be a multiple of ppo.minibatches, {preset.ppo.minibatches}"
+    for env in (["--env", "probe_memory"], ["--env=probe_memory"]):
+        line = refused(train, *env, "--num-envs", wrong)
+        assert line == f"num_envs is {wrong}; it must be a multiple of ppo.minibatches, {preset.ppo.minibatches}"
     assert f"num_envs x horizon = {steps} " in refused(train, "--env", "probe_memory", "--steps", steps - 1)
 
 
@@ -323,6 +324,14 @@ def test_a_message_of_several_lines_becomes_one(capsys):
     with pytest.raises(SystemExit) as stop:
         main()
     assert (stop.value.code, capsys.readouterr().err) == (2, "error: first second third\n")
+
+
+def test_what_the_parser_frames_in_a_box_becomes_one_line():
+    for words in (["--colour"], ["--episodes", "some"], ["--run"], []):
+        with pytest.raises(ValueError) as caught:
+            errors.parse(evaluate.Arguments, words)
+        text = str(caught.value)
+        assert text == " ".join(text.split()) and text.isascii() and "[0m" not in text
 
 
 def test_an_error_that_is_no_bad_input_keeps_its_traceback():

@@ -177,8 +177,8 @@ def test_boundary_labels_of_the_shortest_episodes(alignment, horizon):
 
 @pytest.mark.parametrize("with_dynamics", [True, False])
 def test_the_prior_of_a_session_comes_from_the_last_belief_of_the_one_before(with_dynamics):
-    q, session = beliefs(5), jnp.asarray(SESSION)
-    prior = elbo.session_prior(q, session, bounds()[0], dynamics if with_dynamics else None)
+    q = beliefs(5)
+    prior = elbo.session_prior(q, bounds()[0], dynamics if with_dynamics else None)
     slow = slow_dynamics if with_dynamics else None
     for b in range(BATCH):
         for t in range(HORIZON):
@@ -191,7 +191,7 @@ def test_the_prior_of_a_session_comes_from_the_last_belief_of_the_one_before(wit
 @pytest.mark.parametrize("with_dynamics", [True, False])
 def test_kl_term_is_to_the_prior_or_along_the_chain(target, with_dynamics):
     q, first = beliefs(6), bounds()[0]
-    prior = elbo.session_prior(q, jnp.asarray(SESSION), first, dynamics if with_dynamics else None)
+    prior = elbo.session_prior(q, first, dynamics if with_dynamics else None)
     slow = slow_dynamics if with_dynamics else None
     expected = every_step(lambda b, t: reference.kl_to_prior(column(q, b), SESSION[:, b], t, slow, target))
     np.testing.assert_allclose(elbo.kl_to_prior(q, prior, first, target), expected, rtol=2e-5, atol=1e-5)

@@ -167,10 +167,13 @@ def test_continuous_actions_are_neither_squashed_nor_clipped():
 
 
 def batch_for(space, policy):
-    """Steps whose old policy differs so that ratios lie below, in and above the clip range, and values likewise."""
+    """Steps whose old policy differs so that ratios lie below, in and above the clip range, and values likewise.
+
+    exp(-0.21) is in the range of 0.8 to 1.2, though the logarithm is further from 0 than 0.2.
+    """
     rng = np.random.default_rng(4)
     action = actions(space)
-    log_ratio = np.resize([-0.5, -0.1, 0.0, 0.1, 0.5, 0.3], N) + 0.01 * rng.normal(size=N)
+    log_ratio = np.resize([-0.5, -0.21, 0.0, 0.1, 0.5, 0.3], N) + 0.002 * rng.normal(size=N)
     log_prob = np.array([slow_policy(p, a, space)[0] for p, a in zip(policy, action, strict=True)]) - log_ratio
     batch = ppo.Samples(
         features=jnp.zeros((N, 1)),

@@ -87,7 +87,9 @@ def test_matching_the_likeliest_context_earns_the_reference(name, options):
     assert_earns(make(name, **options), match_by_elimination)
 
 
-@pytest.mark.parametrize("options", [{}, {"initial": [0.7, 0.3]}, {"p": 0.2, "kernel": [[0.9, 0.1], [0.4, 0.6]]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"initial": [0.7, 0.3]}, {"p": 0.5, "horizon": 3, "kernel": [[0.9, 0.1], [0.4, 0.6]]}]
+)
 def test_remembering_the_cue_earns_the_reference(options):
     assert_earns(make("probe_memory", **options), remember)
 
@@ -130,6 +132,12 @@ def test_the_bandit_pays_one_for_the_context_and_nothing_else():
             assert float(reward) == (context == action)
             assert not over
     assert env.action_space.size == 3
+
+
+def test_the_contexts_of_the_next_context_probe_follow_each_other():
+    env = make("probe_next_context")
+    assert np.array_equal(env.kernel, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    assert np.array_equal(env.initial, [1, 0, 0])
 
 
 def test_the_context_reward_probe_pays_for_context_one_whatever_is_done():

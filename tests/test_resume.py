@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import assert_same, tiny_config
+from conftest import assert_same, build, compiled, tiny_config
 
 from dynamite_jax import config as configs
 from dynamite_jax import metrics, parallel, train
@@ -27,15 +27,13 @@ CASES = [(env, "dynamite") for env in MAKERS] + [("gridworld", method) for metho
 def test_saved_and_restored_training_equals_uninterrupted_training(env, method, tmp_path):
     changes = {"vae": {"buffer_episodes": 12}} if env == "probe_static" else {}
     config = tiny_config(env, method, **changes)
-    program = parallel.Program(config, registry.make(env))
-    states = program.init()
-    step = program.compile(states)
-    half, _ = step(states)
+    step = compiled(config)
+    half, _ = step(build(config)[1])
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, half)
+    checkpoints.save(1, half)  # a copy: the next chunk uses up its arrays
     whole, expected = step(half)
     checkpoints.wait()
-    number, restored, damaged = checkpoints.restore(program.init())
+    number, restored, damaged = checkpoints.restore(build(config)[1])
     checkpoints.close()
     assert (number, damaged) == (1, [])
     again, found = step(restored)
@@ -92,7 +90,7 @@ def test_a_killed_process_resumes_to_the_same_end(tmp_path):
     subprocess.run(command("through"), check=True, capture_output=True)
     process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not list((tmp_path / "killed" / "checkpoints").glob("[0-9]*")):
+    while not [p for p in (tmp_path / "killed").glob("checkpoints/*") if p.name.isdigit()]:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -105,6 +103,18 @@ def test_a_killed_process_resumes_to_the_same_end(tmp_path):
         sorted((tmp_path / name / "checkpoints").glob("*/digests/metadata"))[-1] for name in ("through", "killed")
     ]
     assert json.loads(digests[0].read_text()) == json.loads(digests[1].read_text())
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path, monkeypatch):
+    through = train.train(tiny, tmp_path / "through")
+
+    def stop(self, record):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(metrics.Log, "write", stop)
+        train.train(tiny, tmp_path / "killed")
+    assert train.train(tiny, tmp_path / "killed", resume=True)["eval"] == through["eval"]
 
 
 def test_another_config_is_refused_by_its_fields(tiny, tmp_path):

@@ -8,27 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same, tiny_config
+from conftest import assert_same, build, compiled, tiny_config
 
-from dynamite_jax import config as configs
-from dynamite_jax import parallel, train_step
+from dynamite_jax import train_step
 from dynamite_jax.rollout import play
-from envs import registry
-
-
-def build(config):
-    configs.check(config)
-    program = parallel.Program(config, registry.make(config.env, **configs.env_options(config)))
-    return program, program.init()
 
 
 @pytest.mark.parametrize(
     "env, method", [("gridworld", "dynamite"), ("point_robot", "dynamite"), ("gridworld", "varibad")]
 )
 def test_one_chunk_changes_all_that_learns_and_stays_finite(env, method):
-    program, states = build(tiny_config(env, method))
+    config = tiny_config(env, method)
+    _, states = build(config)
     before = jax.device_get((states.belief_params, states.policy_params))
-    states, values = program.compile(states)(states)
+    states, values = compiled(config)(states)
     after = jax.device_get((states.belief_params, states.policy_params))
     unchanged = [
         jax.tree_util.keystr(path)
@@ -44,10 +37,22 @@ def test_one_chunk_changes_all_that_learns_and_stays_finite(env, method):
 def test_golden_meta_update(tiny):
     """Numbers of one meta-update from fixed streams; they move only when the algorithm does."""
     config = dataclasses.replace(tiny, chunk=1)
-    program, states = build(config)
-    _, values = program.compile(states)(states)
+    _, values = compiled(config)(build(config)[1])
     found = {name: float(np.asarray(value)[0]) for name, value in values.items()}
-    expected = {"return": 0.0}
+    expected = {
+        "return": 9.75,
+        "sessions": 2.75,
+        "vae/loss": 9.4231262,
+        "vae/reward_error": 8.7609148,
+        "vae/kl": 0.1871929,
+        "vae/consistency": 0.002696,
+        "vae/boundary": 0.6603373,
+        "ppo/policy_loss": -0.0032381,
+        "ppo/value_loss": 3.3122628,
+        "ppo/entropy": 0.6926103,
+        "ppo/approx_kl": 0.0004598,
+        "ppo/clip_fraction": 0.0,
+    }
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
@@ -72,26 +77,26 @@ def test_the_chunk_compiles_once_and_new_numbers_do_not_recompile(tiny):
 
 
 def test_two_chunks_equal_one_chunk_of_twice_the_length(tiny):
-    program, states = build(tiny)
-    step = program.compile(states)
-    halves, _ = step(step(states)[0])
-    whole, again = build(dataclasses.replace(tiny, chunk=4))
-    assert_same(halves, whole.compile(again)(again)[0])
+    step = compiled(tiny)
+    halves, _ = step(step(build(tiny)[1])[0])
+    double = dataclasses.replace(tiny, chunk=4)
+    assert_same(halves, compiled(double)(build(double)[1])[0])
 
 
 def test_the_compiled_chunk_has_no_collective_and_no_host_callback(tiny):
-    program, states = build(tiny)
-    text = program.compile(states).func.as_text()
+    text = compiled(tiny).func.as_text()
     assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute|callback", text)
 
 
 def test_vmapped_seeds_agree_with_solo_runs(tiny):
     program, states = build(tiny)
-    both, _ = program.compile(states)(states)
-    solo = parallel.Program(dataclasses.replace(tiny, seeds=1), program.env)
+    first = [jax.device_get(jax.tree.map(lambda x, i=i: x[i : i + 1], states)) for i in range(2)]
+    both, _ = compiled(tiny)(states)
+    alone_config = dataclasses.replace(tiny, seeds=1)
     for seed in range(2):
-        one = jax.vmap(partial(train_step.init, tiny, program.env, program.agent))(jnp.array([seed]))
-        alone, _ = solo.compile(one)(one)
+        like = build(alone_config)[1]
+        one = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), first[seed], like)
+        alone, _ = compiled(alone_config)(one)
         for x, y in zip(jax.tree.leaves(both.policy_params), jax.tree.leaves(alone.policy_params), strict=True):
             np.testing.assert_allclose(np.asarray(x)[seed], np.asarray(y)[0], rtol=1e-3, atol=1e-5)
 
@@ -126,6 +131,19 @@ def test_no_label_reaches_the_agent(tiny):
     assert_same(agent.features(state.environment, first[0]), agent.features(lied, first[1]))
 
 
+def test_a_step_is_recorded_with_the_session_it_was_made_in():
+    """At p = 1 every step has a session of its own, and the first step the first one."""
+    program, states = build(tiny_config("probe_pomdp"))
+    s = jax.tree.map(lambda x: x[0], states)
+    rollout, environments, _ = play(
+        program.agent, program.env, s.belief_params, s.policy_params, s.normaliser, s.environment, s.belief, s.key
+    )
+    steps = np.arange(program.env.horizon)[:, None]
+    np.testing.assert_array_equal(np.asarray(rollout.session), np.broadcast_to(steps, rollout.session.shape))
+    paid = np.asarray(rollout.action) == np.asarray(environments.context[:-1])
+    np.testing.assert_array_equal(np.asarray(rollout.reward), paid)
+
+
 def test_the_buffer_keeps_the_newest_episodes_first():
     config = tiny_config("probe_match", vae={"buffer_episodes": 12})
     program, states = build(config)
@@ -156,7 +174,7 @@ def test_learning_rate_and_entropy_fall_to_zero_at_the_end():
     """With `anneal=1` the last meta-update's step size is nearly nothing: parameters hardly move."""
     config = tiny_config("probe_match", ppo={"anneal": 1.0})
     program, states = build(config)
-    step = program.compile(states)
+    step = compiled(config)
     total = config.meta_updates(program.env.horizon)
     late = states.replace(meta_updates=jnp.full_like(states.meta_updates, total))
     before = jax.device_get(late.policy_params)
