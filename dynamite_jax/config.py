@@ -218,9 +218,7 @@ def check(config: Config) -> None:
     if vae.boundaries == "predicted" and not vae.boundary_head:
         raise ConfigError("vae.boundaries is 'predicted'; without vae.boundary_head it must be 'labels'")
     if vae.boundaries == "predicted" and vae.boundary_alignment == "action":
-        raise ConfigError(
-            "vae.boundary_alignment is 'action'; without labels it must be 'evidence'"
-        )
+        raise ConfigError("vae.boundary_alignment is 'action'; without labels it must be 'evidence'")
 
 
 def check_against_horizon(config: Config, horizon: int) -> None:

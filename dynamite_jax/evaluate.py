@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamite_jax import config as configs
-from dynamite_jax import elbo, metrics, parallel
+from dynamite_jax import elbo, metrics, parallel, presets
 from dynamite_jax.checkpoint import Checkpoints
 from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
@@ -194,6 +194,9 @@ def load_run(run: Path) -> tuple[parallel.Program, TrainState, int]:
     if not (run / "config.json").is_file():
         raise ValueError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     config = configs.load(run / "config.json")
+    presets.check_names(config.env, config.method)
+    if not (run / "checkpoints").is_dir():
+        raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     parallel.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
     program = parallel.Program(config, env)

@@ -32,15 +32,24 @@ _ENVIRONMENTS = {
 }
 
 
+def check_names(env: str, method: str) -> None:
+    """Refuse an unknown environment or method.
+
+    Raises:
+        ConfigError: names the nearest one.
+    """
+    if env not in MAKERS:
+        raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
+
+
 def default(env: str, method: str) -> Config:
     """The preset of a method in an environment.
 
     Raises:
         ConfigError: an unknown name, with the nearest one.
     """
-    if env not in MAKERS:
-        raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
+    check_names(env, method)
     preset = _ENVIRONMENTS.get(env, Config())
     return METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))

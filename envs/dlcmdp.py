@@ -8,7 +8,7 @@ traced leaves, so changing them never recompiles, and its sizes (horizon, number
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -246,10 +246,12 @@ class FiniteDLCMDP(DLCMDP):
     """A DLCMDP whose context is an index 0 .. n - 1.
 
     Attributes:
+        contexts: n, where the environment fixes it; None where `initial` may have any length.
         initial: distribution of the first context, [n].
         kernel: row m is the distribution T(. | m), [n, n].
     """
 
+    contexts: ClassVar[int | None] = None
     initial: Array = struct.field(kw_only=True)
     kernel: Array = struct.field(kw_only=True)
 
@@ -264,6 +266,26 @@ class FiniteDLCMDP(DLCMDP):
     def context_features(self, context: Array) -> Array:
         """One-hot context, [n]."""
         return jax.nn.one_hot(context, self.initial.shape[-1])
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse an argument of a maker that is no probability.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value!r}; it must be a probability, 0 to 1")
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse an argument of a maker that is no whole number of at least `least`.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def _draw(key: Array, probabilities: Array) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs import gridworld_exact
-from envs.dlcmdp import Array, Discrete, FiniteDLCMDP
+from envs.dlcmdp import Array, Discrete, FiniteDLCMDP, check_count, check_probability
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 
@@ -34,6 +34,7 @@ class Gridworld(FiniteDLCMDP):
         cells: side length of the grid.
     """
 
+    contexts = 2
     active_reward: Array | float = 1.0
     inactive_reward: Array | float = 0.0
     step_reward: Array | float = -0.1
@@ -115,5 +116,7 @@ class Gridworld(FiniteDLCMDP):
 
 def make(swap: float = 0.8, **fields) -> Gridworld:
     """The alternating-goals gridworld: `swap` is the probability that a switch changes the goal."""
+    check_probability("swap", swap)
+    check_count("cells", fields.get("cells", 2), least=2)
     fields = {"p": 0.07, "horizon": 60, "initial": [0.5, 0.5], **fields}
     return Gridworld(**{"kernel": [[1 - swap, swap], [swap, 1 - swap]], **fields})

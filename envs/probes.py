@@ -44,12 +44,14 @@ class ContextBandit(FiniteDLCMDP):
         if not self.match:
             marginals = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon)]
             return {"bayes_optimal": float(sum(m[1] for m in marginals))}
-        best = np.max(self.initial) + (self.horizon - 1) * step.max(axis=1).mean()
-        return {"bayes_optimal": float(best)}
+        before = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon - 1)]
+        return {"bayes_optimal": float(np.max(self.initial) + sum(m @ step.max(axis=1) for m in before))}
 
 
 class Memory(FiniteDLCMDP):
     """The first reward tells the context, -1 or +1; only the last action can earn: 1 if it equals the context."""
+
+    contexts = 2
 
     @property
     def observation_size(self) -> int:
@@ -78,7 +80,10 @@ class Memory(FiniteDLCMDP):
     def references(self) -> dict[str, float]:
         """The mean cue, and the odds of the likeliest last context given the first."""
         initial, steps = np.asarray(self.initial, float), np.linalg.matrix_power(_session_step(self), self.horizon - 1)
-        return {"bayes_optimal": float(initial[1] - initial[0] + initial @ steps.max(axis=1))}
+        paid = (
+            initial @ steps.max(axis=1) if self.horizon > 1 else initial.max()
+        )  # the only action comes before the cue
+        return {"bayes_optimal": float(initial[1] - initial[0] + paid)}
 
 
 def _session_step(env: FiniteDLCMDP) -> np.ndarray:

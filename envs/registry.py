@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,43 +53,55 @@ def make(name: str, **options: Any) -> DLCMDP:
             raise ValueError(f"env_options: {name} has no option {key!r}; {nearest(key, [*own, *fields])}")
     try:
         env = maker(**options)
-        env = env.replace(
-            **{
-                key: jnp.asarray(getattr(env, key), jnp.float32)
-                for key, field in fields.items()
-                if field.metadata.get("pytree_node", True)
-            }
-        )
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         raise ValueError(f"env_options: {name} can't be made from {options}: {error}") from None
-    _check(name, env, maker())
-    return env
-
-
-def _check(name: str, env: DLCMDP, default: DLCMDP) -> None:
-    """Refuse values that aren't probabilities, sizes that don't fit, and anything not finite."""
-    if not isinstance(env.horizon, int) or isinstance(env.horizon, bool) or env.horizon < 1:
-        raise ValueError(f"env_options: horizon of {name} is {env.horizon!r}; it must be a whole number of at least 1")
-    for field in dataclasses.fields(env):
-        value = getattr(env, field.name)
-        if not field.metadata.get("pytree_node", True):
-            expected = type(getattr(default, field.name))
-            if type(value) is not expected:
-                raise ValueError(
-                    f"env_options: {field.name} of {name} is {value!r}; it must be of type {expected.__name__}"
-                )
-            continue
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"env_options: {field.name} of {name} is {value}; it must be finite")
-    p = np.asarray(env.p)
-    if p.ndim or not 0.0 <= p <= 1.0:
-        raise ValueError(f"env_options: p of {name} is {p}; it must be a probability, 0 to 1")
+    except ValueError as error:
+        raise ValueError(f"env_options: {error}") from None
+    numbers = {
+        key: _number(name, key, getattr(env, key), np.ndim(getattr(maker(), key)))
+        for key, field in fields.items()
+        if field.metadata.get("pytree_node", True)
+    }
+    _check_sizes(name, env, maker())
     if isinstance(env, FiniteDLCMDP):
-        n = len(np.asarray(env.initial))
-        for key, shape in (("initial", (n,)), ("kernel", (n, n))):
-            value = np.asarray(getattr(env, key))
-            if value.shape != shape or np.any(value < 0) or not np.allclose(value.sum(-1), 1.0, atol=1e-5):
-                said = f"{key} of {name} is {value.tolist()}"
-                raise ValueError(
-                    f"env_options: {said}; each row must hold {math.prod(shape[-1:])} probabilities that sum to 1"
-                )
+        _check_contexts(name, env.contexts, numbers["initial"], numbers["kernel"])
+    return env.replace(**{key: jnp.asarray(value, jnp.float32) for key, value in numbers.items()})
+
+
+def _refuse(name: str, key: str, value: Any, allowed: str) -> None:
+    raise ValueError(f"env_options: {key} of {name} is {value!r}; it must be {allowed}")
+
+
+def _number(name: str, key: str, value: Any, dimensions: int) -> np.ndarray:
+    """A number or array of the dimensions of its default, refused unless float32 can hold it."""
+    allowed = ("a number", "a list of numbers", "a list of rows of numbers")[dimensions]
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unlike length
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf" or array.ndim != dimensions:
+        _refuse(name, key, value, allowed)
+    if not np.all(np.abs(array.astype(float)) <= np.finfo(np.float32).max):
+        _refuse(name, key, array.tolist(), "finite")
+    if key == "p" and not 0.0 <= array <= 1.0:
+        _refuse(name, key, value, "a probability, 0 to 1")
+    return array
+
+
+def _check_sizes(name: str, env: DLCMDP, default: DLCMDP) -> None:
+    """Refuse static fields of another type than the default, and a horizon below one step."""
+    if type(env.horizon) is not int or env.horizon < 1:
+        _refuse(name, "horizon", env.horizon, "a whole number of at least 1")
+    for field in dataclasses.fields(env):
+        if not field.metadata.get("pytree_node", True):
+            value, expected = getattr(env, field.name), type(getattr(default, field.name))
+            if type(value) is not expected:
+                _refuse(name, field.name, value, f"of type {expected.__name__}")
+
+
+def _check_contexts(name: str, contexts: int | None, initial: np.ndarray, kernel: np.ndarray) -> None:
+    """Refuse distributions that don't sum to 1 or have another number of contexts than the environment."""
+    n = contexts or len(initial)
+    for key, value, shape in (("initial", initial, (n,)), ("kernel", kernel, (n, n))):
+        if value.shape != shape or np.any(value < 0) or not np.allclose(value.sum(-1), 1.0, atol=1e-5):
+            _refuse(name, key, value.tolist(), f"{n} probabilities that sum to 1, in each row of it")

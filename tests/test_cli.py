@@ -158,14 +158,14 @@ def test_the_preset_of_the_chosen_environment_decides_what_fits(refused):
     [
         ("gridworld", "p", "'p'"),
         ("gridworld", "p=often", "'p=often'"),
-        ("gridworld", "p=2", "p of gridworld is 2.0"),
+        ("gridworld", "p=2", "p of gridworld is 2"),
         ("gridworld", "p=NaN", "p of gridworld is nan"),
         ("gridworld", "swp=0.5", "did you mean 'swap'?"),
         ("gridworld", "horizon=0", "horizon of gridworld is 0"),
         ("gridworld", "kernel=[[0.5,0.6],[0.5,0.5]]", "kernel of gridworld is"),
         ("gridworld", "kernel=[[NaN,0.6],[0.5,0.5]]", "kernel of gridworld is"),
         ("gridworld", "initial=0.5", "initial"),
-        ("gridworld", "active_reward=1e39", "active_reward of gridworld is inf"),
+        ("gridworld", "active_reward=1e39", "active_reward of gridworld is 1e+39"),
         ("point_robot", "goals=0", "goals"),
     ],
 )
@@ -273,7 +273,7 @@ def test_evaluation_needs_episodes(refused, tmp_path, value):
 @pytest.mark.parametrize(
     ("flag", "value", "named"),
     [
-        ("--p", "2", "p of gridworld is 2.0"),
+        ("--p", "2", "p of gridworld is 2"),
         ("--p", "-0.1", "p of gridworld is -0.1"),
         ("--p", "nan", "p of gridworld is nan"),
         ("--p", "often", "often"),
@@ -303,7 +303,7 @@ def test_the_exact_values_are_printed_as_one_json_line(monkeypatch, capfd):
     ("module", "flags", "named"),
     [
         ("dynamite_jax.train", ["--env", "gridwrold"], "did you mean 'gridworld'?"),
-        ("experiments.bayes_optimal", ["--p", "2"], "p of gridworld is 2.0"),
+        ("experiments.bayes_optimal", ["--p", "2"], "p of gridworld is 2"),
     ],
 )
 def test_a_refused_command_says_one_line_and_leaves_nothing(tmp_path, module, flags, named):

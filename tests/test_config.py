@@ -105,6 +105,12 @@ def test_every_field_survives_json(tmp_path):
     assert configs.load(tmp_path / "config.json") == config
 
 
+def test_a_probe_takes_fewer_steps_and_environments_than_the_gridworld():
+    probe, gridworld = presets.default("probe_match", "dynamite"), presets.default("gridworld", "dynamite")
+    assert probe.steps < gridworld.steps / 10
+    assert probe.num_envs < gridworld.num_envs
+
+
 def test_varibad_switches_the_session_aware_parts_off():
     vae = presets.default("gridworld", "varibad").vae
     assert (vae.session_mask, vae.conditioning, vae.consistency, vae.boundary_head) == (False,) * 4

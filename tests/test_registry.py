@@ -1,6 +1,7 @@
 """Environments by name; what can't be an environment is refused in one line."""
 
 import dataclasses
+import re
 import warnings
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_an_option_of_another_environment_is_unknown():
 def test_p_must_be_a_probability(name, value):
     message = refusal(name, p=value)
     assert name in message and "p" in message
-    said = "0.1 0.2" if isinstance(value, list) else f"{value:.4}" if isinstance(value, float) else str(value)
+    said = "0.1, 0.2" if isinstance(value, list) else f"{value:.4}" if isinstance(value, float) else str(value)
     assert said in message
 
 
@@ -173,7 +174,7 @@ def test_a_number_too_large_for_float32_is_refused_without_a_warning():
     ],
 )
 def test_a_value_of_another_type_is_refused(name, field, value):
-    assert f"{field} of {name} is {value!r}; it must be of type" in refusal(name, **{field: value})
+    assert re.search(rf"{field}( of {name})? is {re.escape(repr(value))}; it must be", refusal(name, **{field: value}))
 
 
 @pytest.mark.parametrize(("field", "value"), [("active_reward", "high"), ("step_reward", None), ("swap", "often")])
