@@ -14,8 +14,8 @@ _PROBE = Config(
     ppo=PPOConfig(lr=3e-3, gamma=0.9, minibatches=4, anneal=0.5),
 )
 
-# Chosen on the root seeds 0 and 1000: small batches (256 environments) take fewer frames past the local optimum of sitting on
-# one goal than large ones, and a discount of 0.95 is steadier than 0.97.
+# Chosen on the root seeds 0 and 1000: small batches (256 environments) take fewer frames past the local optimum of
+# sitting on one goal than large ones, and a discount of 0.95 is steadier than 0.97.
 _GRIDWORLD = Config(
     steps=16_000_000,
     num_envs=256,
