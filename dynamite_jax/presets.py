@@ -10,7 +10,7 @@ _PROBE = Config(
     steps=500_000,
     num_envs=64,
     network=NetworkConfig(policy_hidden=(32, 32), value_hidden=(32, 32), hidden=32, embedding=16),
-    vae=VAEConfig(epochs=4, minibatches=2, lr=3e-3, kl_weight=0.001),
+    vae=VAEConfig(epochs=4, minibatches=2, lr=3e-3, anneal=0.5, kl_weight=0.001),
     ppo=PPOConfig(lr=3e-3, gamma=0.9, minibatches=4, anneal=0.5),
 )
 
