@@ -7,7 +7,7 @@ import pytest
 from dynamite_jax import presets, train
 from envs.registry import MAKERS
 
-# Each trains for about a minute: the quick run takes one without and one with a choice to learn, the slow run all others.
+# Each trains for about a minute: the quick run takes one without and one with a choice to learn.
 QUICK = ("probe_context_reward", "probe_match")
 PROBES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
