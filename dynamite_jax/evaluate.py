@@ -20,7 +20,7 @@ from dynamite_jax.checkpoint import Checkpoints
 from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.rollout import Agent, play
-from dynamite_jax.types import TrainState
+from dynamite_jax.types import Acting, TrainState
 from envs import registry
 from envs.dlcmdp import DLCMDP
 
@@ -43,11 +43,10 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` where that value is known,
         `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below.
     """
-    needed = (states.belief_params, states.policy_params, states.normaliser)
-    needed = jax.device_put(jax.device_get(needed), jax.devices()[0])
+    acting = jax.device_put(jax.device_get(states.acting), jax.devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
     one = partial(_play_and_filter, env, agent, episodes)
-    recorded = jax.device_get(jax.jit(lambda needed, key: jax.lax.map(lambda n: one(n, key), needed))(needed, root))
+    recorded = jax.device_get(jax.jit(lambda acting, key: jax.lax.map(lambda a: one(a, key), acting))(acting, root))
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
     result: metrics.Record = {"return": metrics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
@@ -66,15 +65,12 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     return result
 
 
-def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, needed: Any, key: jax.Array) -> dict[str, jax.Array]:
+def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, key: jax.Array) -> dict[str, jax.Array]:
     """Records of one seed, [H, N, ...]: reward, session, boundary; exact and decoded posterior where they exist."""
-    belief_params, policy_params, normaliser = needed
     reset_key, key, sample_key = jax.random.split(key, 3)
     environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
     belief = agent.belief.initial((episodes,))
-    rollout, environments, beliefs = play(
-        agent, env, belief_params, policy_params, normaliser, environment, belief, key, deterministic=True
-    )
+    rollout, environments, beliefs = play(agent, env, acting, environment, belief, key, deterministic=True)
     recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
     if not (env.has_filter and agent.belief.learns):
         return recorded
@@ -89,7 +85,7 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, needed: Any, key:
     exact = jax.lax.scan(step, start, (after, rollout.reward))[1]
 
     def decoded(physics: Any, belief: Any) -> jax.Array:
-        decode = partial(agent.belief.decode_reward, belief_params, belief, sample_key)
+        decode = partial(agent.belief.decode_reward, acting.belief_params, belief, sample_key)
         return env.decoded_posterior(physics, decode)
 
     now = jax.tree.map(lambda x: x[:-1], (physics, beliefs.belief))

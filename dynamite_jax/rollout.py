@@ -11,7 +11,7 @@ from dynamite_jax import ppo
 from dynamite_jax.config import Config
 from dynamite_jax.methods import METHODS
 from dynamite_jax.networks import ActorCritic
-from dynamite_jax.types import Array, Params, Rollout
+from dynamite_jax.types import Acting, Array, Params, Rollout
 from envs.dlcmdp import DLCMDP, Discrete, State
 
 
@@ -59,9 +59,7 @@ class Agent:
 def play(
     agent: Agent,
     env: DLCMDP,
-    belief_params: Params,
-    policy_params: Params,
-    normaliser: Any,
+    acting: Acting,
     environment: State,
     belief: Any,
     key: Array,
@@ -72,9 +70,7 @@ def play(
     Args:
         agent: who acts.
         env: the environment, one of E alike.
-        belief_params: parameters of the belief.
-        policy_params: parameters of the actor-critic.
-        normaliser: statistics of the features.
+        acting: parameters and feature statistics of the agent.
         environment: E environments just reset.
         belief: E beliefs before the first observation.
         key: stream of the actions.
@@ -89,9 +85,9 @@ def play(
 
     def look(environment: State, belief: Any, action: Array) -> tuple[Any, Array, Array, Array]:
         """Take in the observation; policy and value at it."""
-        belief = agent.belief.update(belief_params, belief, environment.obs, action, environment.reward)
+        belief = agent.belief.update(acting.belief_params, belief, environment.obs, action, environment.reward)
         features = agent.features(environment, belief)
-        policy, value = agent.policy(policy_params, agent.normalise(features, normaliser))
+        policy, value = agent.policy(acting.policy_params, agent.normalise(features, acting.normaliser))
         return belief, features, policy, value
 
     def step(carry: tuple[State, Any, Array], key: Array) -> tuple[tuple[State, Any, Array], Any]:

@@ -80,6 +80,14 @@ class Trajectories(struct.PyTreeNode):
     session: Array
 
 
+class Acting(struct.PyTreeNode):
+    """What an agent needs to act: `belief_params`, `policy_params` and the feature statistics of `normaliser`."""
+
+    belief_params: Params
+    policy_params: Params
+    normaliser: Any
+
+
 class TrainState(struct.PyTreeNode):
     """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
 
@@ -106,3 +114,8 @@ class TrainState(struct.PyTreeNode):
     key: Array
     meta_updates: Array
     finite: Array
+
+    @property
+    def acting(self) -> Acting:
+        """The part that acts."""
+        return Acting(self.belief_params, self.policy_params, self.normaliser)

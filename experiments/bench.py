@@ -113,16 +113,7 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
         return jax.lax.scan(step, state.environment, length=env.horizon)[0]
 
     def rollout(state: TrainState) -> Any:
-        return play(
-            agent,
-            env,
-            state.belief_params,
-            state.policy_params,
-            state.normaliser,
-            state.environment,
-            state.belief,
-            key,
-        )[0]
+        return play(agent, env, state.acting, state.environment, state.belief, key)[0]
 
     played, rollout_s = _time(program.over_seeds(rollout), repeats, states)
     environment_s = _time(program.over_seeds(environment), repeats, states)[1]

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from dynamite_jax import config as configs
-from dynamite_jax import parallel, presets
-from dynamite_jax.config import Config
+from dynamite_jax import parallel
+from dynamite_jax.config import Config, NetworkConfig
+from dynamite_jax.methods import METHODS
 from dynamite_jax.types import TrainState
 from envs import registry
 
@@ -30,15 +31,13 @@ def tiny() -> Config:
 
 
 def tiny_config(env: str, method: str = "dynamite", **changes) -> Config:
-    """The smallest sensible run of a method in an environment; `vae` and `ppo` take their own changes as dicts."""
-    config = presets.default(env, method)
-    network = dataclasses.replace(
-        config.network, hidden=8, embedding=4, latent=2, decoder_hidden=(8,), policy_hidden=(8,), value_hidden=(8,)
-    )
-    vae = config.vae.replace(**{"minibatches": 2, "trajectories": 0, "decode_terms": 2, **changes.pop("vae", {})})
-    ppo = config.ppo.replace(**{"minibatches": 2, "epochs": 2, "anneal": 0.0, **changes.pop("ppo", {})})
+    """The smallest sensible run, with no number of a preset in it; `vae` and `ppo` take their own changes as dicts."""
+    network = NetworkConfig(hidden=8, embedding=4, latent=2, decoder_hidden=(8,), policy_hidden=(8,), value_hidden=(8,))
+    config = METHODS[method].configure(Config(env=env, method=method, network=network))
+    vae = config.vae.replace(**{"minibatches": 2, "decode_terms": 2, **changes.pop("vae", {})})
+    ppo = config.ppo.replace(**{"minibatches": 2, "epochs": 2, **changes.pop("ppo", {})})
     sizes = {"num_envs": 8, "chunk": 2, "seeds": 2, "steps": 960, "eval_episodes": 64, "checkpoint_every": 1}
-    return dataclasses.replace(config, network=network, vae=vae, ppo=ppo, **{**sizes, **changes})
+    return dataclasses.replace(config, vae=vae, ppo=ppo, **{**sizes, **changes})
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from dynamite_jax.belief import LatentBelief
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig
 from dynamite_jax.methods import varibad
 from dynamite_jax.rollout import Agent, play
-from dynamite_jax.types import BeliefState, Gaussian, Rollout, Trajectories
+from dynamite_jax.types import Acting, BeliefState, Gaussian, Rollout, Trajectories
 from envs import registry
 from envs.dlcmdp import Box, Discrete, FiniteDLCMDP
 
@@ -383,7 +383,8 @@ def test_beliefs_of_whole_episodes_are_those_of_acting(discrete):
     policy = scattered(jax.eval_shape(agent.network.init, jax.random.key(2), features))
     statistics = normaliser.init(features.shape[-1])
     episode = jax.jit(partial(play, agent, env))
-    rollout, environments, acted = episode(params, policy, statistics, environment, belief, jax.random.key(3))
+    acting = Acting(params, policy, statistics)
+    rollout, environments, acted = episode(acting, environment, belief, jax.random.key(3))
     data = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
     encoded = agent.belief.encode(params, data)
     for there, here in zip(jax.tree.leaves(acted), jax.tree.leaves(encoded), strict=True):
