@@ -1,6 +1,7 @@
 """Where metrics go, and the statistics over seeds that reports are made of."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, chunks_done: int, tensorboard: bool, wandb: bool, config: Record):
-        """Open the logs of a run that has done `chunks_done` chunks.
-
-        Raises:
-            ValueError: W&B is wanted and isn't installed.
-        """
+        """Open the logs of a run that has done `chunks_done` chunks."""
         self._path = folder / "metrics.jsonl"
         kept = [record for record in read(self._path) if record["chunk"] <= chunks_done] if chunks_done else []
         self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
@@ -59,12 +56,8 @@ class Log:
                 str(folder / "tensorboard"), purge_step=kept[-1]["env_steps"] + 1 if kept else 0
             )
         if wandb:
-            try:
-                import wandb as client  # pyright: ignore[reportMissingImports]
-            except ImportError:
-                raise ValueError(
-                    "wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`"
-                ) from None
+            import wandb as client  # pyright: ignore[reportMissingImports]
+
             self._wandb = client.init(project="dynamite_jax", dir=str(folder), name=folder.name, config=config)
 
     def write(self, record: Record) -> None:
@@ -85,6 +78,16 @@ class Log:
             self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def check_wandb() -> None:
+    """Refuse W&B where it isn't installed.
+
+    Raises:
+        ValueError: says how to install it.
+    """
+    if find_spec("wandb") is None:
+        raise ValueError("wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`")
 
 
 def read(path: Path) -> list[Record]:

@@ -77,6 +77,8 @@ def train(
     parallel.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
     configs.check_against_horizon(config, env.horizon)
+    if wandb:
+        metrics.check_wandb()
     _claim(out, config, resume)
     program = parallel.Program(config, env)
     chunks = program.chunks

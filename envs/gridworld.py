@@ -107,7 +107,9 @@ class Gridworld(FiniteDLCMDP):
         """The reward expected for staying on goal A or B is linear in the probability that it pays."""
         on_goals = jax.vmap(lambda goal: self.observe(physics.replace(agent=goal)))(physics.goals)
         expected = decode_reward(on_goals, jnp.zeros(2, jnp.int32), on_goals)
-        weight = jnp.clip((expected - self.inactive_reward) / (self.active_reward - self.inactive_reward), 0.0, 1.0)
+        spread = self.active_reward - self.inactive_reward
+        # Where both goals pay the same nothing can be told: an infinite spread leaves even odds.
+        weight = jnp.clip((expected - self.inactive_reward) / jnp.where(spread == 0.0, jnp.inf, spread), 0.0, 1.0)
         return jnp.stack([weight[0] + 1.0 - weight[1], weight[1] + 1.0 - weight[0]]) / 2.0
 
     def _xy(self, cell: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamite_jax import config as configs
-from dynamite_jax import errors, evaluate, parallel, presets, train
+from dynamite_jax import errors, evaluate, metrics, parallel, presets, train
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.methods import METHODS
 from envs import registry
@@ -205,6 +205,13 @@ def test_bad_arguments_leave_no_folder_behind(refused, tmp_path):
 
 
 # -- train: resume -----------------------------------------------------------------------------------------------
+
+
+def test_a_logger_that_is_not_installed_leaves_no_folder_behind(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    line = refused(train, "--out", tmp_path / "new", "--wandb")
+    assert line == "wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`"
+    assert not (tmp_path / "new").exists()
 
 
 def test_to_resume_needs_a_folder(refused):

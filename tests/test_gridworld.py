@@ -208,6 +208,11 @@ def test_the_decoded_posterior_of_an_imperfect_model_is_a_distribution():
         np.testing.assert_allclose(posterior, [expected, 1 - expected], atol=1e-6)
 
 
+def test_the_decoded_posterior_is_even_where_both_goals_pay_the_same():
+    env = make(active_reward=0.5, inactive_reward=0.5)
+    np.testing.assert_array_equal(env.decoded_posterior(at((3, 3)), lambda *_: jnp.array([0.5, 0.7])), [0.5, 0.5])
+
+
 # -- exact values ------------------------------------------------------------------------------------------------
 
 
