@@ -1,218 +1,133 @@
-"""The latent-variable belief, trained by the session-aware ELBO. DynaMITE and VariBAD are settings of it."""
+"""What a belief is to the agent, and the simplest one that remembers: the state of a recurrent network."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynamite_jax import elbo
-from dynamite_jax.config import Config, VAEConfig
-from dynamite_jax.networks import BeliefModel, Encoder
-from dynamite_jax.types import Array, BeliefState, Gaussian, Params, Trajectories
-from envs.dlcmdp import DLCMDP, Box, Discrete, State
+from dynamite_jax.config import VAEConfig
+from dynamite_jax.types import Array, Params, Trajectories
+from envs.dlcmdp import Box, Discrete, State
+
+
+class Belief:
+    """How an agent starts without knowledge, takes in evidence, shows what it knows to the policy, and learns.
+
+    A method builds one. The belief itself is immutable; its parameters and its state are pytrees given to it. As it
+    stands here it has no parameters, remembers nothing and shows nothing.
+
+    Attributes:
+        learns: whether it has a `loss` of its own; then it is updated before the policy, by `VAEConfig`.
+        end_to_end: whether the loss of the policy trains it; then `encode` is called inside that loss.
+        detects: whether `boundary` says anything.
+        decodes: whether it has `decode_reward`, so that evaluation can compare it with an exact posterior.
+    """
+
+    learns: ClassVar[bool] = False
+    end_to_end: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
+
+    @property
+    def detects(self) -> bool:
+        """Not here."""
+        return False
+
+    def init(self, key: Array) -> Params:
+        """Parameters."""
+        return {}
+
+    def initial(self, batch: tuple[int, ...]) -> Any:
+        """State before the first observation, [*batch, ...]."""
+        return jnp.zeros(batch, bool)  # not of size 0: such arrays lose their place among devices
+
+    def update(self, params: Params, state: Any, observation: Array, action: Array, reward: Array) -> Any:
+        """Take in (s_t, a_{t-1}, r_{t-1}), [E, O], [E, ...], [E]; zero action and reward at t = 0."""
+        return state
+
+    def features(self, state: Any, environment: State) -> Array:
+        """What policy and critic see, [E, F]. `environment` holds labels: only the oracle may look at it."""
+        return jnp.zeros((*environment.obs.shape[:-1], 0))
+
+    def boundary(self, state: Any) -> Array:
+        """Whether the newest evidence is taken to come from a new session, [E]. Never, unless told otherwise."""
+        return jnp.zeros(jax.tree.leaves(state)[0].shape[:1], bool)
+
+    def shown(self, state: Any) -> Any:
+        """What evaluation keeps of the state at every step, for `decode_reward`."""
+        return ()
+
+    def encode(self, params: Params, data: Trajectories) -> Any:
+        """States at the steps of whole episodes, [H, B, ...], exactly as when acting; where something learns."""
+        raise NotImplementedError  # of a belief that neither learns nor is trained end to end
+
+    def decode_reward(
+        self, params: Params, shown: Any, key: Array, observation: Array, action: Array, following: Array
+    ) -> Array:
+        """Expected reward of k steps under one belief, [k, O], [k, ...], [k, O] -> [k]; where it `decodes`."""
+        raise NotImplementedError  # of a belief that says nothing of rewards
+
+    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
+        """Scalar loss on whole episodes and its named terms; where `learns`."""
+        raise NotImplementedError  # of a belief that does not learn by itself
+
+
+def evidence(space: Discrete | Box, data: Trajectories) -> tuple[Array, Array, Array]:
+    """What the belief takes in at each step: s_t, a_{t-1} encoded, r_{t-1}, [H, B, ...].
+
+    Before the first step stand an encoded zero action and no reward, the same that the rollout feeds.
+    """
+    batch = data.reward.shape[1]
+    action = jnp.concatenate([space.encode(space.zeros((1, batch))), space.encode(data.action)[:-1]])
+    reward = jnp.concatenate([jnp.zeros((1, batch)), data.reward[:-1]])
+    return data.observation[:-1], action, reward
 
 
 @dataclass(frozen=True)
-class LatentBelief:
-    """How an agent with a learnt latent belief starts, updates its belief, shows it to the policy, and learns.
+class HistoryBelief(Belief):
+    """Shows the policy the state of a recurrent network over the history; nothing says what its numbers mean.
 
     Attributes:
-        model: the networks.
+        network: a `networks.GRU`, or a network with its `embed` and `recur`.
+        units: G, numbers of the recurrent state.
         space: action space.
         observation_size: O.
     """
 
-    model: BeliefModel
+    network: nn.Module
+    units: int
     space: Discrete | Box
     observation_size: int
 
-    learns = True
-
-    @classmethod
-    def build(cls, config: Config, env: DLCMDP) -> "LatentBelief":
-        """Networks of the sizes that the config and the environment ask for."""
-        vae, network = config.vae, config.network
-        encoder = Encoder(network.hidden, network.latent, network.embedding, vae.conditioning, vae.boundary_head)
-        model = BeliefModel(
-            encoder,
-            network.decoder_hidden,
-            env.observation_size,
-            env.decode_state,
-            dynamics_prior=vae.conditioning,
-        )
-        return cls(model, env.action_space, env.observation_size)
-
     def init(self, key: Array) -> Params:
-        """Parameters of all networks."""
+        """Parameters of the network."""
         observation, action = jnp.zeros((1, self.observation_size)), self.space.encode(self.space.zeros((1,)))
-        return self.model.init(key, self.initial((1,)), observation, action, jnp.zeros(1))
+        return self.network.init(key, self.initial((1,)), observation, action, jnp.zeros(1))
 
     def _apply(self, params: Params, *inputs: Any, method: str) -> Any:
-        """One of the model's functions."""
-        return self.model.apply(params, *inputs, method=method)
+        """One of the network's functions."""
+        return self.network.apply(params, *inputs, method=method)
 
-    def initial(self, batch: tuple[int, ...]) -> BeliefState:
-        """Belief before the first observation."""
-        return self.model.encoder.initial(batch)
+    def initial(self, batch: tuple[int, ...]) -> Array:
+        """No history, [*batch, G]."""
+        return jnp.zeros((*batch, self.units))
 
-    def update(
-        self, params: Params, state: BeliefState, observation: Array, action: Array, reward: Array
-    ) -> BeliefState:
-        """Take in (s_t, a_{t-1}, r_{t-1}): [E, O], [E, ...], [E]."""
-        encoded = self.space.encode(action)
-        return self._apply(params, state, observation, encoded, reward, method="act")
+    def update(self, params: Params, state: Array, observation: Array, action: Array, reward: Array) -> Array:
+        """One step of the network, [E, G]."""
+        gates = self._apply(params, observation, self.space.encode(action), reward, method="embed")
+        return self._apply(params, state, gates, method="recur")
 
-    def features(self, state: BeliefState, environment: State) -> Array:
-        """What the policy sees of the belief: mean and log-variance, [E, 2 L]."""
-        return jnp.concatenate([state.belief.mean, state.belief.log_variance], axis=-1)
+    def features(self, state: Array, environment: State) -> Array:
+        """The recurrent state itself, [E, G]."""
+        return state
 
-    def boundary(self, state: BeliefState) -> Array:
-        """Whether the newest evidence is taken to come from a new session, [E]."""
-        return state.boundary_logit > 0.0
+    def encode(self, params: Params, data: Trajectories) -> Array:
+        """Recurrent states at the steps of whole episodes, [H, B, G]."""
+        inputs = self._apply(params, *evidence(self.space, data), method="embed")
 
-    def encode(self, params: Params, data: Trajectories) -> BeliefState:
-        """Beliefs at the steps of whole episodes, [H, B, ...], exactly as when acting.
-
-        The predicted boundaries decide which belief conditions the encoder, in training too: a labelled one
-        would tell the encoder of the switch before any evidence does.
-        """
-        action = self.space.encode(data.action)
-        shift = lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])  # noqa: E731
-        # The placeholder before the first step is an encoded zero action, the same that the rollout feeds.
-        start = self.space.encode(self.space.zeros((1, data.reward.shape[1])))
-        action = jnp.concatenate([start, action[:-1]])
-        inputs = self._apply(params, data.observation[:-1], action, shift(data.reward), method="embed")
-
-        def step(state: BeliefState, x: Array) -> tuple[BeliefState, BeliefState]:
-            state = self._apply(params, state, x, method="step")
+        def step(state: Array, gates: Array) -> tuple[Array, Array]:
+            state = self._apply(params, state, gates, method="recur")
             return state, state
 
         return jax.lax.scan(step, self.initial((data.reward.shape[1],)), inputs)[1]
-
-    def decode_reward(
-        self,
-        params: Params,
-        belief: Gaussian,
-        key: Array,
-        observation: Array,
-        action: Array,
-        following: Array,
-    ) -> Array:
-        """Expected reward of steps under one belief, [k, O], [k, ...], [k, O] -> [k]; the mean over 32 samples."""
-        action = self.space.encode(action)
-        expected = lambda key: self._apply(  # noqa: E731
-            params,
-            observation,
-            action,
-            following,
-            jnp.broadcast_to(belief.sample(key), (len(observation), belief.mean.shape[-1])),
-            method="decode_reward",
-        )
-        return jax.vmap(expected)(jax.random.split(key, 32)).mean(0)
-
-    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
-        """Negative ELBO of a batch of trajectories, averaged over steps t and trajectories.
-
-        Args:
-            params: of the belief model.
-            data: episodes, [H(+1), B, ...].
-            key: samples of z, and the subsamples of t and j.
-            hyper: weights and switches.
-
-        Returns:
-            Scalar loss, and the means of its terms before they are weighted.
-        """
-        states = self.encode(params, data)
-        belief = states.belief
-        sessions = self._sessions(states, data.session, hyper)
-        bounds = elbo.session_bounds(sessions)
-        whole = elbo.session_bounds(jnp.zeros_like(sessions))  # what knows nothing of sessions sees one an episode
-        covered = bounds if hyper.session_mask else whole
-        terms = self._reconstruction(params, data, belief, *covered, key, hyper)
-        loss = hyper.reward_weight * terms["reward_error"]
-        if self.model.decode_state:
-            loss += hyper.state_weight * terms["state_error"]
-
-        first = (bounds if hyper.conditioning else whole)[0]
-        dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
-        prior = elbo.session_prior(belief, first, dynamics)
-        terms["kl"] = elbo.kl_to_prior(belief, prior, first, hyper.kl_target).mean()
-        loss += hyper.kl_weight * terms["kl"]
-        if hyper.consistency:
-            terms["consistency"] = elbo.consistency(belief, bounds[1]).sum() / data.reward.size
-            loss += hyper.consistency_weight * terms["consistency"]
-        if hyper.boundary_head:
-            if hyper.boundaries == "labels":
-                label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
-            else:
-                label = self._boundary_posterior(params, data, belief, hyper)
-            terms["boundary"] = elbo.boundary_loss(states.boundary_logit, label).mean()
-            loss += hyper.boundary_weight * terms["boundary"]
-        return loss, {"loss": loss, **terms}
-
-    def _sessions(self, states: BeliefState, labels: Array, hyper: VAEConfig) -> Array:
-        """Session index of each step as the losses see it, [H, B]."""
-        if hyper.boundaries == "labels":
-            return labels
-        # A boundary seen at t lies before step t - 1, whose reward is the evidence.
-        found = self.boundary(states).astype(labels.dtype)
-        return jnp.cumsum(jnp.concatenate([found[1:], jnp.zeros_like(found[:1])]), axis=0)
-
-    def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
-        """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
-
-        Bayes' rule on each reward: was it made under the belief that stood before it, or under what the latent
-        dynamics make of that belief at a switch? A target, so no gradient flows through it.
-        """
-        inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:])
-
-        def log_likelihood(z: Array) -> Array:
-            predicted = self._apply(params, *inputs, z, method="decode_reward")
-            return -0.5 * ((predicted - data.reward) / hyper.boundary_noise) ** 2
-
-        switched = (
-            self._apply(params, belief, method="prior").mean if hyper.conditioning else jnp.zeros_like(belief.mean)
-        )
-        odds = jnp.log(hyper.boundary_rate / (1.0 - hyper.boundary_rate))
-        odds += log_likelihood(switched) - log_likelihood(belief.mean)
-        told = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
-        # The reward of step t - 1 is seen at t; the first one has no session before it.
-        return jnp.concatenate([jnp.zeros_like(told[:2]), told[1:-1]])
-
-    def _reconstruction(
-        self,
-        params: Params,
-        data: Trajectories,
-        belief: Gaussian,
-        first: Array,
-        last: Array,
-        key: Array,
-        hyper: VAEConfig,
-    ) -> dict[str, Array]:
-        """Half the squared errors, summed over the session of t and averaged over t and trajectories."""
-        step_key, z_key, decode_key = jax.random.split(key, 3)
-        horizon, batch = data.reward.shape
-        if hyper.elbo_terms:
-            steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
-            belief, first, last = jax.tree.map(lambda x: x[steps], (belief, first, last))
-        z = belief.sample(z_key)  # [T, B, L]
-        if hyper.decode_terms:
-            chosen = elbo.decode_steps(decode_key, first, last, hyper.decode_terms)  # [T, B, K]
-            weight = ((last - first + 1) / hyper.decode_terms)[..., None]
-        else:
-            every = jnp.arange(horizon)
-            chosen = jnp.broadcast_to(every, (*first.shape, horizon))
-            weight = (every >= first[..., None]) & (every <= last[..., None])
-        # Gathered are inputs, never activations: no gradient has to be scattered back.
-        inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:], data.reward)
-        observation, action, following, reward = jax.tree.map(lambda x: x[chosen, jnp.arange(batch)[:, None]], inputs)
-        z = jnp.broadcast_to(z[:, :, None], (*chosen.shape, z.shape[-1]))
-        mean = lambda error: 0.5 * (weight * error).sum(-1).mean()  # noqa: E731
-        predicted = self._apply(params, observation, action, following, z, method="decode_reward")
-        terms = {"reward_error": mean((predicted - reward) ** 2)}
-        if self.model.decode_state:
-            predicted = self._apply(params, observation, action, z, method="decode_next")
-            terms["state_error"] = mean(((predicted - following) ** 2).sum(-1))
-        return terms

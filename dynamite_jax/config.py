@@ -97,12 +97,18 @@ class PPOConfig(struct.PyTreeNode):
 class NetworkConfig:
     """Sizes of the networks."""
 
+    encoder: Literal["gru", "transformer"] = "gru"
+    """What makes a belief of the history; the transformer is for methods whose belief is a latent of the episode."""
     latent: int = 5
     """Numbers in the latent z."""
     hidden: int = 64
-    """Units of the encoder's recurrent state."""
+    """Units of the encoder's recurrent state, or of a token of the transformer."""
     embedding: int = 32
-    """Units of the encoder's input layer."""
+    """Units of the recurrent encoder's input layer."""
+    layers: int = 2
+    """Layers of the transformer."""
+    heads: int = 4
+    """Attention heads of the transformer; they divide `hidden`."""
     decoder_hidden: tuple[int, ...] = (32, 32)
     """Hidden layers of the decoders."""
     policy_hidden: tuple[int, ...] = (128, 128)
@@ -161,7 +167,9 @@ _FRACTION = ("between 0 and 1", lambda x: 0 <= x <= 1)
 _RULES = {
     **dict.fromkeys(("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE),
     "seed": ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
-    **dict.fromkeys(("network.latent", "network.hidden", "network.embedding"), _AT_LEAST_ONE),
+    **dict.fromkeys(
+        ("network.latent", "network.hidden", "network.embedding", "network.layers", "network.heads"), _AT_LEAST_ONE
+    ),
     **dict.fromkeys(
         ("network.decoder_hidden", "network.policy_hidden", "network.value_hidden"),
         ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
@@ -200,7 +208,11 @@ def check(config: Config) -> None:
             allowed, holds = _RULES[name]
             if not holds(value):
                 raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
-    vae, ppo = config.vae, config.ppo
+    vae, ppo, network = config.vae, config.ppo, config.network
+    if network.encoder == "transformer" and network.hidden % network.heads:
+        raise ConfigError(
+            f"network.hidden is {network.hidden}; it must be a multiple of network.heads, {network.heads}"
+        )
     if config.num_envs % ppo.minibatches:
         raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
     trajectories = vae.trajectories or config.num_envs

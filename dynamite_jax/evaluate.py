@@ -56,7 +56,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
     result["sessions"] = session_returns(reward, session)
     result["recovery"] = recovery(reward, session)
-    if config.vae.boundary_head and agent.belief.learns:
+    if agent.belief.detects:
         result["boundary"] = detection(recorded["boundary"], session, config.vae.boundary_alignment)
     if "decoded" in recorded:
         error = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
@@ -72,7 +72,7 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, k
     belief = agent.belief.initial((episodes,))
     rollout, environments, beliefs = play(agent, env, acting, environment, belief, key, deterministic=True)
     recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
-    if not (env.has_filter and agent.belief.learns):
+    if not (env.has_filter and agent.belief.decodes):
         return recorded
     physics = environments.physics
     start = jnp.tile(env.init_posterior(), (episodes, 1))
@@ -88,7 +88,7 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, k
         decode = partial(agent.belief.decode_reward, acting.belief_params, belief, sample_key)
         return env.decoded_posterior(physics, decode)
 
-    now = jax.tree.map(lambda x: x[:-1], (physics, beliefs.belief))
+    now = jax.tree.map(lambda x: x[:-1], (physics, beliefs))
     return recorded | {"exact": exact, "decoded": jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)}
 
 
@@ -190,7 +190,7 @@ def load_run(run: Path) -> tuple[parallel.Program, TrainState, int]:
     if not (run / "config.json").is_file():
         raise ValueError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     config = configs.load(run / "config.json")
-    presets.check_names(config.env, config.method)
+    presets.check(config)
     if not (run / "checkpoints").is_dir():
         raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     parallel.prepare(config.seeds)

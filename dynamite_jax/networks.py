@@ -1,4 +1,4 @@
-"""Networks: recurrent encoder, decoders, latent dynamics prior, actor-critic.
+"""Networks: recurrent and attending encoders, decoders, latent dynamics prior, actor-critic.
 
 Sizes follow public VariBAD code for small tasks unless a preset says otherwise.
 """
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from dynamite_jax.types import Array, BeliefState, Gaussian
 
@@ -45,30 +46,66 @@ class GaussianHead(nn.Module):
         return Gaussian(mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE))
 
 
-class Encoder(nn.Module):
-    """Recurrent inference network q(z_t, d_t | s_{..t}, a_{..t-1}, r_{..t-1}).
+def gated(hidden: Array, from_input: Array, from_hidden: Array) -> Array:
+    """Next state of a GRU from its two halves of gates, each [..., 3 G] for reset, update, new: [..., G] -> [..., G].
 
-    The gates are those of a GRU (Cho et al., 2014, in the form of cuDNN). The part of them that depends on the
-    inputs alone is `embed`, one matrix product for a whole episode; `step` does what must be done in turn.
+    The form is that of cuDNN: the reset gate acts behind the recurrent product.
+    """
+    reset_in, update_in, new_in = jnp.split(from_input, 3, axis=-1)
+    reset_h, update_h, new_h = jnp.split(from_hidden, 3, axis=-1)
+    update = nn.sigmoid(update_in + update_h)
+    new = jnp.tanh(new_in + nn.sigmoid(reset_in + reset_h) * new_h)
+    return new + update * (hidden - new)
+
+
+class GRU(nn.Module):
+    """Recurrent network over a history (s_t, a_{t-1}, r_{t-1}).
+
+    The gates are those of a GRU (Cho et al., 2014). The part of them that depends on the inputs alone is `embed`, one
+    matrix product for a whole episode; `recur` does what must be done in turn.
 
     Attributes:
         hidden: units G of the recurrent state.
-        latent: numbers L of the latent.
         embedding: units of the input layer.
-        conditioning: whether the step also receives the belief at the end of the previous session.
-        boundary_head: whether boundaries are predicted; without it none ever is.
     """
 
     hidden: int
-    latent: int
     embedding: int
-    conditioning: bool
-    boundary_head: bool
 
     def setup(self):
         self.input = nn.Dense(self.embedding)
         self.input_gates = nn.Dense(3 * self.hidden)
         self.recurrent_gates = nn.Dense(3 * self.hidden)
+
+    def embed(self, observation: Array, action: Array, reward: Array) -> Array:
+        """Gate inputs of (s_t, a_{t-1}, r_{t-1}): [..., O], [..., A] (encoded), [...] -> [..., 3 G]."""
+        x = jnp.concatenate([observation, action, reward[..., None]], axis=-1)
+        return self.input_gates(nn.relu(self.input(x)))
+
+    def recur(self, hidden: Array, gates: Array) -> Array:
+        """Next recurrent state: [..., G], gate inputs [..., 3 G] -> [..., G]."""
+        return gated(hidden, gates, self.recurrent_gates(hidden))
+
+    def __call__(self, hidden: Array, observation: Array, action: Array, reward: Array) -> Array:
+        """Embed and recur at once, as when acting."""
+        return self.recur(hidden, self.embed(observation, action, reward))
+
+
+class Encoder(GRU):
+    """Recurrent inference network q(z_t, d_t | s_{..t}, a_{..t-1}, r_{..t-1}).
+
+    Attributes:
+        latent: numbers L of the latent.
+        conditioning: whether the step also receives the belief at the end of the previous session.
+        boundary_head: whether boundaries are predicted; without it none ever is.
+    """
+
+    latent: int
+    conditioning: bool
+    boundary_head: bool
+
+    def setup(self):
+        super().setup()
         if self.conditioning:
             self.previous_gates = nn.Dense(3 * self.hidden, use_bias=False)
         self.head = GaussianHead(self.latent)
@@ -80,34 +117,143 @@ class Encoder(nn.Module):
         standard = Gaussian.standard((*batch, self.latent))
         return BeliefState(jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf))
 
-    def embed(self, observation: Array, action: Array, reward: Array) -> Array:
-        """Gate inputs of (s_t, a_{t-1}, r_{t-1}): [..., O], [..., A] (encoded), [...] -> [..., 3 G]."""
-        x = jnp.concatenate([observation, action, reward[..., None]], axis=-1)
-        return self.input_gates(nn.relu(self.input(x)))
-
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
         """One step: `inputs` from `embed`, [..., 3 G]."""
         if self.conditioning:
-            previous = jnp.concatenate([state.previous.mean, state.previous.log_variance], axis=-1)
-            inputs = inputs + self.previous_gates(previous)
-        reset_in, update_in, new_in = jnp.split(inputs, 3, axis=-1)
-        reset_h, update_h, new_h = jnp.split(self.recurrent_gates(state.hidden), 3, axis=-1)
-        update = nn.sigmoid(update_in + update_h)
-        new = jnp.tanh(new_in + nn.sigmoid(reset_in + reset_h) * new_h)
-        hidden = new + update * (state.hidden - new)
-        logit = state.boundary_logit
-        previous_belief = state.previous
-        if self.boundary_head:
-            logit = self.boundary(hidden)[..., 0]
-            at_boundary = (logit > 0.0)[..., None]  # P(d) > 1/2
-            previous_belief = jax.tree.map(
-                lambda ended, kept: jnp.where(at_boundary, ended, kept), state.belief, state.previous
-            )
-        return BeliefState(hidden, self.head(hidden), previous_belief, logit)
+            inputs = inputs + self.previous_gates(state.previous.features)
+        hidden = self.recur(state.hidden, inputs)
+        logit = self.boundary(hidden)[..., 0] if self.boundary_head else state.boundary_logit
+        return BeliefState(hidden, self.head(hidden), ended(state, logit), logit)
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """Embed and step at once, as when acting."""
         return self.step(state, self.embed(observation, action, reward))
+
+
+def ended(state: BeliefState, boundary_logit: Array) -> Gaussian:
+    """Belief that stood at the end of the previous session, now that a boundary is predicted or not."""
+    at_boundary = (boundary_logit > 0.0)[..., None]  # P(d) > 1/2
+    return jax.tree.map(lambda end, kept: jnp.where(at_boundary, end, kept), state.belief, state.previous)
+
+
+class Cache(struct.PyTreeNode):
+    """Keys and values of the steps so far: [..., M, T, N, D / N] twice for M layers and N heads, and their number."""
+
+    key: Array
+    value: Array
+    count: Array
+
+
+class Block(nn.Module):
+    """A layer of a transformer, normalised before attention and before the MLP (Xiong et al., 2020).
+
+    Attributes:
+        width: D, units of a token.
+        heads: N, which divide the width.
+    """
+
+    width: int
+    heads: int
+
+    def setup(self):
+        self.before_attention, self.before_mlp = nn.LayerNorm(), nn.LayerNorm()
+        self.query_key_value = nn.Dense(3 * self.width)
+        self.attended = nn.Dense(self.width)
+        self.mlp = MLP((2 * self.width,), self.width)
+
+    def project(self, x: Array) -> list[Array]:
+        """Queries, keys and values, [..., D] -> three of [..., N, D / N]."""
+        three = jnp.split(self.query_key_value(self.before_attention(x)), 3, axis=-1)
+        return [y.reshape(*y.shape[:-1], self.heads, -1) for y in three]
+
+    def finish(self, x: Array, query: Array, key: Array, value: Array, mask: Array) -> Array:
+        """Attention, then the MLP: x [B, S, D], queries [B, S, N, D / N], keys [B, T, ...], mask [B or 1, 1, S, T]."""
+        seen = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        x = x + self.attended(seen.reshape(x.shape))
+        return x + self.mlp(self.before_mlp(x))
+
+
+class TransformerEncoder(nn.Module):
+    """Causal transformer in place of the recurrent network.
+
+    Attention sees the history alone and makes the boundary logit, for a whole episode in one pass (`embed`) or step by
+    step from a cache of keys and values. The previous session's belief enters behind it, in the head of the
+    belief (`step`): what depends on predicted boundaries must be done in turn.
+
+    Attributes:
+        horizon: steps of an episode.
+        hidden: D, units of a token.
+        heads: of attention; they divide `hidden`.
+        layers: M.
+        latent: numbers L of the latent.
+        conditioning: whether the belief also depends on the belief at the end of the previous session.
+        boundary_head: whether boundaries are predicted; without it none ever is.
+    """
+
+    horizon: int
+    hidden: int
+    heads: int
+    layers: int
+    latent: int
+    conditioning: bool
+    boundary_head: bool
+
+    def setup(self):
+        self.token = nn.Dense(self.hidden)
+        self.position = self.param("position", nn.initializers.normal(0.02), (self.horizon + 1, self.hidden))
+        self.blocks = [Block(self.hidden, self.heads) for _ in range(self.layers)]
+        self.end = nn.LayerNorm()
+        self.body = nn.Dense(self.hidden)
+        if self.conditioning:
+            self.previous_body = nn.Dense(self.hidden, use_bias=False)
+        self.head = GaussianHead(self.latent)
+        if self.boundary_head:
+            self.boundary = nn.Dense(1)
+
+    def initial(self, batch: tuple[int, ...]) -> BeliefState:
+        """State before the first observation: an empty cache, standard normal beliefs."""
+        standard = Gaussian.standard((*batch, self.latent))
+        empty = jnp.zeros((*batch, self.layers, self.horizon + 1, self.heads, self.hidden // self.heads))
+        cache = Cache(empty, empty, jnp.zeros(batch, jnp.int32))
+        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf))
+
+    def _token(self, observation: Array, action: Array, reward: Array) -> Array:
+        return self.token(jnp.concatenate([observation, action, reward[..., None]], axis=-1))
+
+    def embed(self, observation: Array, action: Array, reward: Array) -> Array:
+        """The history up to each step of whole episodes: [H, B, O], [H, B, A] (encoded), [H, B] -> [H, B, D]."""
+        tokens = self._token(observation, action, reward)
+        steps = len(tokens)
+        x = jnp.swapaxes(tokens, 0, 1) + self.position[:steps]
+        mask = jnp.tril(jnp.ones((steps, steps), bool))[None, None]
+        for block in self.blocks:
+            query, key, value = block.project(x)
+            x = block.finish(x, query, key, value, mask)
+        return jnp.swapaxes(self.end(x), 0, 1)
+
+    def step(self, state: BeliefState, inputs: Array) -> BeliefState:
+        """Boundary and belief of one step: `inputs` from `embed`, [..., D]. The cache stays as it is."""
+        logit = self.boundary(inputs)[..., 0] if self.boundary_head else state.boundary_logit
+        body = self.body(inputs)
+        if self.conditioning:
+            body = body + self.previous_body(state.previous.features)
+        belief = self.head(nn.relu(body))
+        return BeliefState(state.hidden, belief, ended(state, logit), logit)
+
+    def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
+        """One step from the cache, as when acting: [E, O], [E, A] (encoded), [E]."""
+        cache = state.hidden
+        here = jnp.arange(self.horizon + 1) == cache.count[:, None]  # [E, T]
+        mask = (jnp.arange(self.horizon + 1) <= cache.count[:, None])[:, None, None]
+        x = (self._token(observation, action, reward) + self.position[cache.count])[:, None]
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            query, key, value = block.project(x)
+            keys.append(jnp.where(here[..., None, None], key, cache.key[:, layer]))
+            values.append(jnp.where(here[..., None, None], value, cache.value[:, layer]))
+            x = block.finish(x, query, keys[-1], values[-1], mask)
+        cache = Cache(jnp.stack(keys, axis=1), jnp.stack(values, axis=1), cache.count + 1)
+        return self.step(state.replace(hidden=cache), self.end(x)[:, 0])
 
 
 class BeliefModel(nn.Module):
@@ -121,7 +267,7 @@ class BeliefModel(nn.Module):
         dynamics_prior: whether the prior of a session depends on the previous session.
     """
 
-    encoder: Encoder
+    encoder: Encoder | TransformerEncoder
     decoder_hidden: Sequence[int]
     observation_size: int
     decode_state: bool
@@ -146,8 +292,7 @@ class BeliefModel(nn.Module):
 
     def prior(self, previous: Gaussian) -> Gaussian:
         """p(z^i | z^{i-1}) from the final belief of the previous session."""
-        x = jnp.concatenate([previous.mean, previous.log_variance], axis=-1)
-        return self.prior_head(nn.tanh(self.prior_body(x)))
+        return self.prior_head(nn.tanh(self.prior_body(previous.features)))
 
     def act(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """One step of the encoder."""

@@ -6,6 +6,8 @@ from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, V
 from dynamite_jax.methods import METHODS
 from envs.registry import MAKERS, nearest
 
+LATENT = ("dynamite", "varibad")  # methods that read the history through `network.encoder`
+
 _PROBE = Config(
     steps=500_000,
     num_envs=64,
@@ -42,6 +44,19 @@ def check_names(env: str, method: str) -> None:
         raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
+
+
+def check(config: Config) -> None:
+    """Refuse an unknown environment or method, and an encoder that the method can't use.
+
+    Raises:
+        ConfigError: names the nearest one, or what is allowed.
+    """
+    check_names(config.env, config.method)
+    if config.network.encoder != "gru" and config.method not in LATENT:
+        raise ConfigError(
+            f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
+        )
 
 
 def default(env: str, method: str) -> Config:

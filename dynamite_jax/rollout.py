@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dynamite_jax import normaliser as statistics
 from dynamite_jax import ppo
+from dynamite_jax.belief import Belief
 from dynamite_jax.config import Config
 from dynamite_jax.methods import METHODS
 from dynamite_jax.networks import ActorCritic
@@ -25,7 +26,7 @@ class Agent:
         feature_clip: bound of a normalised feature.
     """
 
-    belief: Any
+    belief: Belief
     network: ActorCritic
     feature_clip: float
 
@@ -77,7 +78,7 @@ def play(
         deterministic: take the mode of the policy instead of a sample.
 
     Returns:
-        The rollout, and what is recorded of environment and belief at s_0 .. s_H, time-major.
+        The rollout, the environments at s_0 .. s_H, and what beliefs show there, time-major.
     """
     space = env.action_space
     batch = environment.obs.shape[:1]
@@ -96,16 +97,16 @@ def play(
         distribution = ppo.policy_distribution(policy, space)
         action = distribution.mode() if deterministic else distribution.sample(seed=key)
         after = step_env(environment, action)
-        seen = (environment, features, value, belief)
+        seen = (environment, features, value, agent.belief.boundary(belief), agent.belief.shown(belief))
         done = (action, distribution.log_prob(action), after.reward, after.terminated)
         return (after, belief, action), (seen, done)
 
     keys = jax.random.split(key, env.horizon)
     (environment, belief, action), (seen, done) = jax.lax.scan(step, (environment, belief, space.zeros(batch)), keys)
     belief, features, _, value = look(environment, belief, action)
-    last = (environment, features, value, belief)
+    last = (environment, features, value, agent.belief.boundary(belief), agent.belief.shown(belief))
     seen = jax.tree.map(lambda body, end: jnp.concatenate([body, end[None]]), seen, last)
-    environments, features, value, beliefs = seen
+    environments, features, value, boundary, beliefs = seen
     action, log_prob, reward, terminated = done
     rollout = Rollout(
         observation=environments.obs,
@@ -116,6 +117,6 @@ def play(
         features=features,
         log_prob=log_prob,
         value=value,
-        boundary=agent.belief.boundary(beliefs)[:-1],
+        boundary=boundary[:-1],
     )
     return rollout, environments, beliefs

@@ -73,7 +73,7 @@ def train(
     start = time.perf_counter()
     console = Console(stderr=True)
     configs.check(config)
-    presets.check_names(config.env, config.method)
+    presets.check(config)
     parallel.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
     configs.check_against_horizon(config, env.horizon)

@@ -1,7 +1,5 @@
 """The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,7 +7,7 @@ import optax
 from dynamite_jax import normaliser, ppo
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.rollout import Agent, play
-from dynamite_jax.types import Array, Rollout, TrainState, Trajectories
+from dynamite_jax.types import Array, Params, Rollout, TrainState, Trajectories
 from envs.dlcmdp import DLCMDP
 
 Metrics = dict[str, Array]
@@ -45,7 +43,7 @@ def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainStat
         belief_params=belief_params,
         belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
         policy_params=policy_params,
-        policy_optimiser=adam.init(policy_params),
+        policy_optimiser=adam.init(_trained_by_policy(agent, policy_params, belief_params)),
         normaliser=normaliser.init(features.shape[-1]),
         environment=environment,
         belief=belief,
@@ -153,21 +151,29 @@ def update_policy(
     state: TrainState,
     key: Array,
 ) -> tuple[TrainState, Metrics]:
-    """PPO on the rollout, its beliefs as they were when acting."""
+    """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
     features = agent.normalise(rollout.features[:-1], state.normaliser)
     data = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda)
+    episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
     left = remaining(config, env, state, hyper.anneal)
     hyper = hyper.replace(lr=hyper.lr * left, entropy=hyper.entropy * left)
     optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
-    def loss(params: Any, batch: ppo.Samples) -> tuple[Array, Metrics]:
-        policy, value = agent.policy(params, batch.features)
-        return ppo.loss(policy, value, batch, env.action_space, hyper)
+    def loss(params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories) -> tuple[Array, Metrics]:
+        policy_params, belief_params = params
+        features = batch.features
+        if agent.belief.end_to_end:
+            states = agent.belief.encode(belief_params, episodes)
+            seen = jnp.concatenate([episodes.observation[:-1], states], axis=-1)
+            features = agent.normalise(seen, state.normaliser)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
+        policy, value = agent.policy(policy_params, flat.features)
+        return ppo.loss(policy, value, flat, env.action_space, hyper)
 
     def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
         params, adam = carry
-        batch = jax.tree.map(lambda x: x[:, chosen].reshape(-1, *x.shape[2:]), data)
-        gradient, terms = jax.grad(loss, has_aux=True)(params, batch)
+        batch = jax.tree.map(lambda x: x[:, chosen], (data, episodes))
+        gradient, terms = jax.grad(loss, has_aux=True)(params, *batch)
         change, adam = optimise.update(gradient, adam)
         return (optax.apply_updates(params, change), adam), terms
 
@@ -175,9 +181,12 @@ def update_policy(
         order = jax.random.permutation(key, config.num_envs)
         return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
 
-    carry = (state.policy_params, state.policy_optimiser)
+    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser)
     (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
-    return state.replace(policy_params=params, policy_optimiser=adam), jax.tree.map(jnp.mean, terms)
+    state = state.replace(policy_params=params[0], policy_optimiser=adam)
+    if agent.belief.end_to_end:
+        state = state.replace(belief_params=params[1])
+    return state, jax.tree.map(jnp.mean, terms)
 
 
 def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -185,6 +194,11 @@ def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainS
     body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
     state, metrics = jax.lax.scan(body, state, length=config.chunk)
     return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _trained_by_policy(agent: Agent, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
+    """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
+    return policy_params, belief_params if agent.belief.end_to_end else {}
 
 
 def _empty_buffer(config: Config, env: DLCMDP) -> Trajectories | None:

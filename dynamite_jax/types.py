@@ -24,6 +24,11 @@ class Gaussian(struct.PyTreeNode):
         """Standard normal of the given shape."""
         return cls(jnp.zeros(shape), jnp.zeros(shape))
 
+    @property
+    def features(self) -> Array:
+        """Mean and log-variance side by side, [..., 2 L]: the belief as a network sees it."""
+        return jnp.concatenate([self.mean, self.log_variance], axis=-1)
+
     def sample(self, key: Array) -> Array:
         """Reparameterised sample, [..., L]."""
         return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape)
@@ -33,13 +38,13 @@ class BeliefState(struct.PyTreeNode):
     """What the encoder carries from step to step.
 
     Attributes:
-        hidden: recurrent state, [..., G].
+        hidden: recurrent state, [..., G], or a transformer's cache of keys and values.
         belief: q(z_t | history up to t).
         previous: belief that stood at the end of the previous session, by the *predicted* boundaries.
         boundary_logit: logit of the predicted boundary, [...].
     """
 
-    hidden: Array
+    hidden: Any
     belief: Gaussian
     previous: Gaussian
     boundary_logit: Array

@@ -42,7 +42,7 @@ def inputs(seed=1, batch=(BATCH,)):
 
 
 def encoder(conditioning, boundary_head):
-    module = Encoder(HIDDEN, LATENT, EMBEDDING, conditioning, boundary_head)
+    module = Encoder(HIDDEN, EMBEDDING, LATENT, conditioning, boundary_head)
     return module, parameters(module, module.initial((BATCH,)), *inputs())
 
 
@@ -86,7 +86,7 @@ def test_encoder_without_conditioning_is_the_gru_of_flax():
 def test_conditioning_by_a_standard_normal_belief_changes_nothing(boundary_head):
     """So the first session, up to the first boundary predicted, is encoded as without conditioning."""
     module, params = encoder(True, boundary_head)
-    plain = Encoder(HIDDEN, LATENT, EMBEDDING, False, boundary_head)
+    plain = Encoder(HIDDEN, EMBEDDING, LATENT, False, boundary_head)
     weights = {"params": {name: w for name, w in params["params"].items() if name != "previous_gates"}}
     state = some_state().replace(previous=Gaussian.standard((BATCH, LATENT)))
     found, expected = apply(module, params, state, *inputs()), apply(plain, weights, state, *inputs())
@@ -100,7 +100,7 @@ def test_conditioning_adds_mean_and_log_variance_of_the_previous_belief_to_all_g
     kernel = params["params"]["previous_gates"]["kernel"]
     embedded = apply(module, params, *given, method="embed")
     shift = jnp.concatenate([state.previous.mean, state.previous.log_variance], -1) @ kernel
-    plain = Encoder(HIDDEN, LATENT, EMBEDDING, False, False)
+    plain = Encoder(HIDDEN, EMBEDDING, LATENT, False, False)
     expected = apply(plain, params, state, embedded + shift, method="step")
     np.testing.assert_allclose(apply(module, params, state, *given).hidden, expected.hidden, atol=1e-6)
 
@@ -130,7 +130,7 @@ def test_without_a_boundary_head_no_boundary_is_ever_predicted():
 
 
 def test_an_encoder_starts_without_history_and_with_standard_normal_beliefs():
-    state = Encoder(HIDDEN, LATENT, EMBEDDING, True, True).initial((2, 3))
+    state = Encoder(HIDDEN, EMBEDDING, LATENT, True, True).initial((2, 3))
     assert state.hidden.shape == (2, 3, HIDDEN) and state.boundary_logit.shape == (2, 3)
     for belief in (state.belief, state.previous):
         assert belief.mean.shape == (2, 3, LATENT)
@@ -167,7 +167,7 @@ def test_mlp_has_the_activation_between_its_layers_and_a_linear_end(activation):
 
 def model(decode_state=True, dynamics_prior=True, conditioning=True, boundary_head=True):
     module = BeliefModel(
-        Encoder(HIDDEN, LATENT, EMBEDDING, conditioning, boundary_head), (8,), OBSERVATION, decode_state, dynamics_prior
+        Encoder(HIDDEN, EMBEDDING, LATENT, conditioning, boundary_head), (8,), OBSERVATION, decode_state, dynamics_prior
     )
     return module, parameters(module, module.encoder.initial((BATCH,)), *inputs())
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import assert_same, build, compiled, tiny_config
 
 from dynamite_jax import train_step
+from dynamite_jax.methods import METHODS
 from dynamite_jax.rollout import play
 
 
@@ -99,6 +100,13 @@ def test_vmapped_seeds_agree_with_solo_runs(tiny):
         alone, _ = compiled(alone_config)(one)
         for x, y in zip(jax.tree.leaves(both.policy_params), jax.tree.leaves(alone.policy_params), strict=True):
             np.testing.assert_allclose(np.asarray(x)[seed], np.asarray(y)[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_array_of_the_state_is_empty(method):
+    """An array of size 0 comes back with another sharding, which the compiled chunk then refuses."""
+    _, states = build(tiny_config("gridworld", method))
+    assert all(leaf.size for leaf in jax.tree.leaves(states))
 
 
 def test_seeds_differ_and_the_root_seed_changes_all(tiny):

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import jax
 
+from dynamite_jax.belief import Belief
 from dynamite_jax.config import Config
-from dynamite_jax.methods.markov import NoBelief
 from dynamite_jax.types import Array
 from envs.dlcmdp import DLCMDP, State
 
 
 @dataclass(frozen=True)
-class TrueContext(NoBelief):
+class TrueContext(Belief):
     """Shows the policy the context itself."""
 
     env: DLCMDP

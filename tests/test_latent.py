@@ -14,8 +14,8 @@ from flax import struct
 
 from dynamite_jax import config as configs
 from dynamite_jax import normaliser, train_step
-from dynamite_jax.belief import LatentBelief
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig
+from dynamite_jax.latent import LatentBelief
 from dynamite_jax.methods import varibad
 from dynamite_jax.rollout import Agent, play
 from dynamite_jax.types import Acting, BeliefState, Gaussian, Rollout, Trajectories
@@ -387,7 +387,7 @@ def test_beliefs_of_whole_episodes_are_those_of_acting(discrete):
     rollout, environments, acted = episode(acting, environment, belief, jax.random.key(3))
     data = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
     encoded = agent.belief.encode(params, data)
-    for there, here in zip(jax.tree.leaves(acted), jax.tree.leaves(encoded), strict=True):
+    for there, here in zip(jax.tree.leaves(acted), jax.tree.leaves(encoded.belief), strict=True):
         np.testing.assert_allclose(there[:HORIZON], here, atol=1e-6)
     np.testing.assert_array_equal(rollout.boundary, encoded.boundary_logit > 0)
     assert 0 < np.mean(rollout.boundary) < 1

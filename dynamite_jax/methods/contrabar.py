@@ -1,0 +1,125 @@
+"""ContraBAR (Choshen and Tamar, 2023): a belief by contrastive predictive coding.
+
+A recurrent state is a sufficient belief if, with the actions to come, it tells the true future from others. For each
+of the next steps a classifier sees a prediction from the state and either what followed or what was seen elsewhere.
+Look-ahead and number of negatives are those of the publication's code; negatives are taken from the same minibatch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dynamite_jax.belief import HistoryBelief
+from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.networks import GRU, gated
+from dynamite_jax.types import Array, Params, Trajectories
+from envs.dlcmdp import DLCMDP
+
+LOOK_AHEAD = 10
+NEGATIVES = 15
+ANCHORS = 8  # steps of an episode whose future is predicted in one pass
+CLASSIFIER = 32  # units of the classifier and of what it sees of an observation
+
+
+class ContrastiveGRU(GRU):
+    """A recurrent network over the history, one over the actions to come, and the classifier."""
+
+    def setup(self):
+        super().setup()
+        self.action_gates = nn.Dense(3 * self.hidden)
+        self.future_gates = nn.Dense(3 * self.hidden)
+        self.observed = nn.Dense(CLASSIFIER)
+        self.seen = nn.Dense(CLASSIFIER)
+        self.predicted = nn.Dense(CLASSIFIER)
+        self.score = nn.Dense(1)
+
+    def look_ahead(self, hidden: Array, action: Array) -> Array:
+        """The state after one more action and nothing seen: [..., G], [..., A] -> [..., G]."""
+        return gated(hidden, self.action_gates(action), self.future_gates(hidden))
+
+    def see(self, observation: Array, reward: Array) -> Array:
+        """The classifier's view of s and the reward that came with it: [..., O], [...] -> [..., C]."""
+        x = jnp.concatenate([observation, reward[..., None]], axis=-1)
+        return self.seen(nn.relu(self.observed(x)))
+
+    def predict(self, hidden: Array) -> Array:
+        """The classifier's view of a prediction, [..., G] -> [..., C]."""
+        return self.predicted(hidden)
+
+    def classify(self, predicted: Array, seen: Array) -> Array:
+        """Logit that `seen` is what followed, [..., C] twice -> [...]."""
+        return self.score(nn.relu(predicted + seen))[..., 0]
+
+    def __call__(self, hidden: Array, observation: Array, action: Array, reward: Array) -> Array:
+        """Touch every layer once; only `init` calls this."""
+        hidden = super().__call__(hidden, observation, action, reward)
+        self.classify(self.predict(self.look_ahead(hidden, action)), self.see(observation, reward))
+        return hidden
+
+
+@dataclass(frozen=True)
+class ContrastiveBelief(HistoryBelief):
+    """Trained to tell the future that followed from others."""
+
+    learns = True
+
+    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
+        """Binary cross-entropy of the classifier, positives and negatives weighing the same.
+
+        Args:
+            params: of the network.
+            data: episodes, [H(+1), B, ...].
+            key: anchors and negatives.
+            hyper: `elbo_terms` is the number of anchors of an episode, 0 takes every step.
+        """
+        step_key, key = jax.random.split(key)
+        horizon, batch = data.reward.shape
+        steps = jnp.arange(horizon)
+        if hyper.elbo_terms:
+            steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
+        ahead = steps[:, None] + jnp.arange(LOOK_AHEAD)  # [T, K], the steps whose actions and rewards are ahead
+        exists = (ahead < horizon)[..., None]
+        ahead = jnp.minimum(ahead, horizon - 1)
+
+        action = self.space.encode(data.action)[ahead]  # [T, K, B, A]
+
+        def unroll(hidden: Array, action: Array) -> tuple[Array, Array]:
+            hidden = self._apply(params, hidden, action, method="look_ahead")
+            return hidden, hidden
+
+        future = jax.lax.scan(unroll, self.encode(params, data)[steps], jnp.moveaxis(action, 1, 0))[1]  # [K, T, B, G]
+        predicted = jnp.moveaxis(self._apply(params, future, method="predict"), 0, 1)  # [T, K, B, C]
+        seen = self._apply(params, data.observation[1:], data.reward, method="see")  # [H, B, C]
+
+        def logits(seen: Array) -> Array:
+            return self._apply(params, predicted, seen[ahead], method="classify")
+
+        def elsewhere(key: Array) -> Array:
+            """The same minibatch, moved on by a random number of trajectories and of steps."""
+            time_key, batch_key = jax.random.split(key)
+            time = jax.random.randint(time_key, (), 0, horizon)
+            trajectory = jax.random.randint(batch_key, (), 1, max(batch, 2))
+            return logits(jnp.roll(seen, jnp.stack([time, trajectory]), axis=(0, 1)))
+
+        true = logits(seen)
+        false = jax.lax.map(elsewhere, jax.random.split(key, NEGATIVES))  # [N, T, K, B]
+        mean = lambda x: (x * exists).sum() / (exists.sum() * batch)  # noqa: E731
+        positive = mean(optax.sigmoid_binary_cross_entropy(true, jnp.ones_like(true)))
+        negative = mean(optax.sigmoid_binary_cross_entropy(false, jnp.zeros_like(false)).mean(0))
+        loss = (positive + negative) / 2.0
+        return loss, {"loss": loss, "positive": positive, "negative": negative}
+
+
+def build(config: Config, env: DLCMDP) -> ContrastiveBelief:
+    """Networks of the same size as the encoder of the other methods."""
+    network = ContrastiveGRU(config.network.hidden, config.network.embedding)
+    return ContrastiveBelief(network, config.network.hidden, env.action_space, env.observation_size)
+
+
+def configure(config: Config) -> Config:
+    """A few anchors of each episode instead of all steps."""
+    return dataclasses.replace(config, vae=config.vae.replace(elbo_terms=ANCHORS))
