@@ -17,13 +17,14 @@ _PROBE = Config(
 )
 
 # Chosen on the root seeds 0 and 1000: small batches (256 environments) take fewer frames past the local optimum of
-# sitting on one goal than large ones, and a discount of 0.95 is steadier than 0.97.
+# sitting on one goal than large ones, a discount of 0.95 is steadier than 0.97, and a light KL term with wide decoders
+# leaves a sharper belief.
 _GRIDWORLD = Config(
     steps=16_000_000,
     num_envs=256,
     chunk=20,
-    network=NetworkConfig(embedding=16, policy_hidden=(64, 64)),
-    vae=VAEConfig(trajectories=128, minibatches=2, decode_terms=4),
+    network=NetworkConfig(embedding=16, policy_hidden=(64, 64), decoder_hidden=(64, 64)),
+    vae=VAEConfig(trajectories=128, minibatches=2, decode_terms=4, lr=2e-3, anneal=0.5, kl_weight=0.001),
     ppo=PPOConfig(lr=3e-3, anneal=0.5, gamma=0.95, epochs=2, minibatches=8),
 )
 

@@ -5,12 +5,12 @@ python -m experiments.bench --env gridworld
 
 import dataclasses
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -55,7 +55,7 @@ def measure(config: Config, repeats: int) -> metrics.Record:
 
     Returns:
         `steps_per_s` and its quartiles, `compile_s` with an empty cache and `warm_compile_s` with a full one,
-        `peak_mb`, `phases` in microseconds a step, and `floor`.
+        `peak_mb`, `phases` with the microseconds and the matrix products of a step, and `floor`.
     """
     configs.check(config)
     env = registry.make(config.env, **configs.env_options(config))
@@ -91,15 +91,15 @@ def measure(config: Config, repeats: int) -> metrics.Record:
         "warm_compile_s": warm_compile_s,
         "peak_mb": peak_mb,
         "phases": phases,
-        "floor": _floor(program, states, float(np.median(rates))),
+        "floor": _floor(phases, float(np.median(rates))),
         "machine": parallel.machine(),
     }
 
 
-def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict[str, float]:
-    """Microseconds per environment step (of all seeds together) of each phase compiled alone.
+def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict[str, dict[str, float]]:
+    """Each phase compiled alone: `us`, microseconds, and `flops`, matrix products, of one environment step.
 
-    `encoder` is the difference between acting with the belief and acting at random, so it holds the policy too.
+    Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments.
     """
     config, env, agent = program.config, program.env, program.agent
     vae, ppo = program.hyper
@@ -115,16 +115,28 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
     def rollout(state: TrainState) -> Any:
         return play(agent, env, state.acting, state.environment, state.belief, key)[0]
 
-    played, rollout_s = _time(program.over_seeds(rollout), repeats, states)
-    environment_s = _time(program.over_seeds(environment), repeats, states)[1]
-    seconds = {"environment": environment_s, "encoder and policy": max(0.0, rollout_s - environment_s)}
-    if agent.belief.learns:
-        update = lambda state, played: train_step.update_belief(config, agent, env, played, vae, state, key)  # noqa: E731
-        seconds["vae update"] = _time(program.over_seeds(update), repeats, states, played)[1]
-    update = lambda state, played: train_step.update_policy(config, agent, env, played, ppo, state, key)  # noqa: E731
-    seconds["ppo update"] = _time(program.over_seeds(update), repeats, states, played)[1]
+    def belief(state: TrainState, played: Any) -> Any:
+        return train_step.update_belief(config, agent, env, played, vae, state, key)
+
+    def policy(state: TrainState, played: Any) -> Any:
+        return train_step.update_policy(config, agent, env, played, ppo, state, key)
+
     steps = config.num_envs * env.horizon * config.seeds
-    return {name: value / steps * 1e6 for name, value in seconds.items()}
+
+    def measured(function: Callable, *arguments: Any) -> tuple[Any, dict[str, float]]:
+        result, seconds = _time(program.over_seeds(function), repeats, *arguments)
+        flops = _products(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
+        return result, {"us": seconds / steps * 1e6, "flops": flops / steps}
+
+    phases = {"environment": measured(environment, states)[1]}
+    played, acting = measured(rollout, states)
+    phases["encoder and policy"] = {
+        name: max(0.0, value - phases["environment"][name]) for name, value in acting.items()
+    }
+    if agent.belief.learns:
+        phases["vae update"] = measured(belief, states, played)[1]
+    phases["ppo update"] = measured(policy, states, played)[1]
+    return phases
 
 
 def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float]:
@@ -139,28 +151,14 @@ def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float
     return result, float(np.median(seconds))
 
 
-def _floor(program: parallel.Program, states: TrainState, rate: float) -> metrics.Record:
-    """Matrix products that a step of training needs, over the rate at which this machine does them.
+def _floor(phases: dict[str, dict[str, float]], rate: float) -> metrics.Record:
+    """The rate at which this machine does matrix products, over the products that a step of training needs.
 
-    A dense layer of n weights takes 2 n operations forward and 4 n more backward. Counted are the dense layers
-    alone, so no program of this method can be faster than the floor on this machine.
+    Counted are the products alone, so no program of this method can be faster than the floor on this machine.
     """
-    config, env = program.config, program.env
-    count = partial(_weights, seeds=config.seeds)
-    flops: dict[str, float] = {}
-    actor_critic = count(states.policy_params)
-    flops["acting"] = 2.0 * actor_critic
-    if program.agent.belief.learns:
-        vae, networks = config.vae, states.belief_params["params"]
-        encoder = count(networks["encoder"])
-        decoders = sum(count(networks[name]) for name in networks if name.endswith("_decoder"))
-        share = vae.epochs * (vae.trajectories or config.num_envs) / config.num_envs
-        decodes = (vae.elbo_terms or env.horizon) / env.horizon * (vae.decode_terms or env.horizon)
-        flops["acting"] += 2.0 * encoder
-        flops["vae update"] = 6.0 * share * (encoder + decodes * decoders)
-    flops["ppo update"] = 6.0 * config.ppo.epochs * actor_critic
     products = _matrix_rate()
-    floor = products / sum(flops.values())
+    flops = sum(phase["flops"] for phase in phases.values())
+    floor = products / flops
     return {
         "flops_per_step": flops,
         "matrix_gflops": products / 1e9,
@@ -169,10 +167,18 @@ def _floor(program: parallel.Program, states: TrainState, rate: float) -> metric
     }
 
 
-def _weights(params: Any, seeds: int) -> int:
-    """Weights of the dense layers of one seed."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return sum(leaf.size for path, leaf in leaves if jax.tree_util.keystr(path).endswith("['kernel']")) // seeds
+def _products(jaxpr: Any) -> float:
+    """Floating-point operations of all matrix products of a program, those of a loop as often as it runs."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
+        total += times * sum(_products(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns"))
+    return total
 
 
 def _matrix_rate(size: int = 2048) -> float:
@@ -195,12 +201,13 @@ def _report(result: metrics.Record) -> None:
     table.add_row("training, environment steps/s", f"{result['steps_per_s']:,.0f} (quartiles {low:,.0f} - {high:,.0f})")
     table.add_row("compile, cold / warm", f"{result['compile_s']:.1f} s / {result['warm_compile_s']:.1f} s")
     table.add_row("peak memory", f"{result['peak_mb']:,.0f} MB")
-    for name, value in result["phases"].items():
-        share = value / sum(result["phases"].values())
-        table.add_row(f"{name}, us a step", f"{value:.2f} ({share:.0%})")
+    whole = sum(phase["us"] for phase in result["phases"].values())
+    for name, phase in result["phases"].items():
+        said = f"{phase['us']:.2f} ({phase['us'] / whole:.0%}), {phase['flops'] / 1e3:.0f} kFLOP"
+        table.add_row(f"{name}, us a step", said)
     floor = result["floor"]
-    needed = sum(floor["flops_per_step"].values())
-    table.add_row("arithmetic", f"{needed / 1e3:.0f} kFLOP a step; {floor['matrix_gflops']:.0f} GFLOP/s measured")
+    needed, rate = floor["flops_per_step"] / 1e3, floor["matrix_gflops"]
+    table.add_row("arithmetic", f"{needed:.0f} kFLOP a step; {rate:.0f} GFLOP/s measured")
     table.add_row("floor", f"{floor['floor_steps_per_s']:,.0f} steps/s; reached {floor['fraction_of_floor']:.0%}")
     console.print(table)
 

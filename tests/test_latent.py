@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,18 @@ import numpy as np
 import numpy_elbo as reference
 import pytest
 from conftest import assert_same, tiny_config
-from flax import struct
+from episodes import BATCH, HORIZON, SESSION, Drift, drift, scattered, to_numpy, trajectories
 
 from dynamite_jax import config as configs
 from dynamite_jax import normaliser, train_step
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig
 from dynamite_jax.latent import LatentBelief
 from dynamite_jax.methods import varibad
+from dynamite_jax.networks import Block
 from dynamite_jax.rollout import Agent, play
 from dynamite_jax.types import Acting, BeliefState, Gaussian, Rollout, Trajectories
 from envs import registry
-from envs.dlcmdp import Box, Discrete, FiniteDLCMDP
 
-# One trajectory of 7 steps a row: ragged, ones inside, one session, every step its own, first and last of one step.
-SESSION = np.array(
-    [[0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 2, 2, 2, 3], [0] * 7, list(range(7)), [0, 1, 1, 1, 1, 1, 2]], np.int32
-).T
-HORIZON, BATCH = SESSION.shape
 LATENT = 2
 NETWORK = NetworkConfig(latent=LATENT, hidden=6, embedding=5, decoder_hidden=(7, 4), policy_hidden=(4,))
 # Weights that are all different, so that no term can stand in for another.
@@ -42,67 +37,13 @@ WEIGHTS = VAEConfig(
 )
 
 
-class Drift(FiniteDLCMDP):
-    """A point pushed by the action and by a context that also changes the sign of the reward."""
-
-    discrete: bool = struct.field(pytree_node=False, default=False)
-    decodes: bool = struct.field(pytree_node=False, default=True)
-
-    @property
-    def observation_size(self):
-        return 2
-
-    @property
-    def action_space(self):
-        return Discrete(3) if self.discrete else Box(2)
-
-    @property
-    def decode_state(self):
-        return self.decodes
-
-    def init_physics(self, key):
-        return jax.random.normal(key, (2,))
-
-    def dynamics(self, physics, context, action, key):
-        sign = 2.0 * context - 1.0
-        physics = 0.9 * physics + 0.3 * sign + 0.1 * jnp.sum(action)
-        return physics, sign * physics[0], jnp.zeros((), bool)
-
-    def observe(self, physics):
-        return physics
-
-
-def drift(discrete=False, decodes=True) -> Drift:
-    uniform = jnp.full((2, 2), 0.5)
-    return Drift(p=0.4, horizon=HORIZON, initial=uniform[0], kernel=uniform, discrete=discrete, decodes=decodes)
-
-
-def build(hyper: VAEConfig = WEIGHTS, env: Drift | None = None) -> tuple[LatentBelief, dict]:
+def build(
+    hyper: VAEConfig = WEIGHTS, env: Drift | None = None, encoder: Literal["gru", "transformer"] = "gru"
+) -> tuple[LatentBelief, dict]:
     """A belief and parameters with no zero in them, biases included."""
-    belief = LatentBelief.build(Config(network=NETWORK, vae=hyper), env or drift())
+    network = dataclasses.replace(NETWORK, encoder=encoder, heads=2)
+    belief = LatentBelief.build(Config(network=network, vae=hyper), env or drift())
     return belief, scattered(jax.eval_shape(belief.init, jax.random.key(0)))
-
-
-def scattered(shapes, scale=0.5, seed=0):
-    """Normal numbers in the shapes of a pytree; the clip of log-variances stays out of reach."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes)
-
-
-def trajectories(discrete=False, session=SESSION) -> Trajectories:
-    """Random episodes; continuous actions go beyond what the environment executes."""
-    rng = np.random.default_rng(1)
-    action = rng.integers(0, 3, (HORIZON, BATCH)) if discrete else 1.5 * rng.normal(size=(HORIZON, BATCH, 2))
-    return Trajectories(
-        observation=jnp.asarray(rng.normal(size=(HORIZON + 1, BATCH, 2)), jnp.float32),
-        action=jnp.asarray(action, jnp.int32 if discrete else jnp.float32),
-        reward=jnp.asarray(rng.normal(size=(HORIZON, BATCH)), jnp.float32),
-        session=jnp.asarray(session),
-    )
-
-
-def to_numpy(tree):
-    return jax.tree.map(lambda x: np.asarray(x, float), tree)
 
 
 def slow_encode_action(discrete):
@@ -371,12 +312,13 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
 # -- acting -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("encoder", ["gru", "transformer"])
 @pytest.mark.parametrize("discrete", [True, False])
-def test_beliefs_of_whole_episodes_are_those_of_acting(discrete):
+def test_beliefs_of_whole_episodes_are_those_of_acting(discrete, encoder):
     env = drift(discrete)
-    config = Config(network=NETWORK)
+    config = Config(network=dataclasses.replace(NETWORK, encoder=encoder, heads=2))
     agent = Agent.build(config, env)
-    params = scattered(jax.eval_shape(agent.belief.init, jax.random.key(0)))
+    params = scattered(jax.eval_shape(agent.belief.init, jax.random.key(0)), seed=2)
     environment = jax.vmap(env.reset)(jax.random.split(jax.random.key(1), BATCH))
     belief = agent.belief.initial((BATCH,))
     features = agent.features(environment, belief)
@@ -424,8 +366,9 @@ def test_encoded_beliefs_are_those_of_the_slow_encoder():
         np.testing.assert_allclose(states.boundary_logit[:, b], logits, rtol=1e-4, atol=1e-5)
 
 
-def test_the_belief_at_a_step_knows_nothing_of_what_comes_after():
-    belief, params = build()
+@pytest.mark.parametrize("encoder", ["gru", "transformer"])
+def test_the_belief_at_a_step_knows_nothing_of_what_comes_after(encoder):
+    belief, params = build(encoder=encoder)
     data = trajectories()
     changed = data.replace(
         observation=data.observation.at[4:].add(1.0),
@@ -435,6 +378,38 @@ def test_the_belief_at_a_step_knows_nothing_of_what_comes_after():
     before, after = belief.encode(params, data), belief.encode(params, changed)
     assert_same(*(jax.tree.map(lambda x: x[:4], states) for states in (before, after)))
     assert jnp.all(jnp.abs(before.belief.mean[4] - after.belief.mean[4]).max(-1) > 1e-4)
+
+
+def test_the_transformer_sees_the_whole_history_and_the_order_of_it():
+    belief, params = build(encoder="transformer")
+    data = trajectories()
+    before = belief.encode(params, data).belief.mean
+    early = data.replace(reward=data.reward.at[0].add(1.0))
+    swapped = data.replace(reward=data.reward.at[jnp.array([0, 1])].set(data.reward[jnp.array([1, 0])]))
+    for other in (early, swapped):
+        assert jnp.all(jnp.abs(before[-1] - belief.encode(params, other).belief.mean[-1]).max(-1) > 1e-5)
+
+
+def test_the_transformer_attends_as_the_formula_says():
+    """One head of one layer against NumPy: normalise, attend to what came before, add, MLP, add."""
+    block = Block(width=4, heads=1)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 4)), jnp.float32)
+    mask = jnp.tril(jnp.ones((5, 5), bool))[None, None]
+    run = lambda module, x: module.finish(x, *module.project(x), mask)  # noqa: E731
+    params = scattered(jax.eval_shape(partial(block.init, method=run), jax.random.key(0), x))
+    weights, x64 = to_numpy(params)["params"], np.asarray(x[0], float)
+
+    def normal(x, w):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * w["scale"] + w["bias"]
+
+    query, key, value = np.split(
+        reference.dense(weights["query_key_value"], normal(x64, weights["before_attention"])), 3, -1
+    )
+    score = np.exp(query @ key.T / 2.0) * np.tril(np.ones((5, 5)))  # 2 is the root of 4 units a head
+    attended = x64 + reference.dense(weights["attended"], score / score.sum(-1, keepdims=True) @ value)
+    expected = attended + reference.mlp(weights["mlp"], normal(attended, weights["before_mlp"]))
+    np.testing.assert_allclose(block.apply(params, x, method=run)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 # -- VariBAD ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""A small environment and random episodes of it, in which sessions come in every shape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from dynamite_jax.types import Trajectories
+from envs.dlcmdp import Box, Discrete, FiniteDLCMDP
+
+# One trajectory of 7 steps a row: ragged, ones inside, one session, every step its own, first and last of one step.
+SESSION = np.array(
+    [[0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 2, 2, 2, 3], [0] * 7, list(range(7)), [0, 1, 1, 1, 1, 1, 2]], np.int32
+).T
+HORIZON, BATCH = SESSION.shape
+
+
+class Drift(FiniteDLCMDP):
+    """A point pushed by the action and by a context that also changes the sign of the reward."""
+
+    discrete: bool = struct.field(pytree_node=False, default=False)
+    decodes: bool = struct.field(pytree_node=False, default=True)
+
+    @property
+    def observation_size(self):
+        return 2
+
+    @property
+    def action_space(self):
+        return Discrete(3) if self.discrete else Box(2)
+
+    @property
+    def decode_state(self):
+        return self.decodes
+
+    def init_physics(self, key):
+        return jax.random.normal(key, (2,))
+
+    def dynamics(self, physics, context, action, key):
+        sign = 2.0 * context - 1.0
+        physics = 0.9 * physics + 0.3 * sign + 0.1 * jnp.sum(action)
+        return physics, sign * physics[0], jnp.zeros((), bool)
+
+    def observe(self, physics):
+        return physics
+
+
+def drift(discrete=False, decodes=True) -> Drift:
+    uniform = jnp.full((2, 2), 0.5)
+    return Drift(p=0.4, horizon=HORIZON, initial=uniform[0], kernel=uniform, discrete=discrete, decodes=decodes)
+
+
+def scattered(shapes, scale=0.5, seed=0):
+    """Normal numbers in the shapes of a pytree; the clip of log-variances stays out of reach."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes)
+
+
+def trajectories(discrete=False, session=SESSION) -> Trajectories:
+    """Random episodes; continuous actions go beyond what the environment executes."""
+    rng = np.random.default_rng(1)
+    action = rng.integers(0, 3, (HORIZON, BATCH)) if discrete else 1.5 * rng.normal(size=(HORIZON, BATCH, 2))
+    return Trajectories(
+        observation=jnp.asarray(rng.normal(size=(HORIZON + 1, BATCH, 2)), jnp.float32),
+        action=jnp.asarray(action, jnp.int32 if discrete else jnp.float32),
+        reward=jnp.asarray(rng.normal(size=(HORIZON, BATCH)), jnp.float32),
+        session=jnp.asarray(session),
+    )
+
+
+def to_numpy(tree):
+    return jax.tree.map(lambda x: np.asarray(x, float), tree)

@@ -1,0 +1,31 @@
+"""The benchmark: what it counts, and that it measures a real run of every method."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import tiny_config
+
+from dynamite_jax.methods import METHODS
+from experiments import bench
+
+
+def test_matrix_products_are_counted_as_often_as_they_run():
+    weights, x = jnp.ones((5, 7)), jnp.ones((3, 5))
+
+    def program(x):
+        step = lambda carry, _: (jax.jit(jnp.tanh)(carry @ weights) @ weights.T, None)  # noqa: E731
+        return jax.lax.scan(step, x, length=11)[0] @ weights
+
+    assert bench._products(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
+    # A batched product does one for each of the batch.
+    assert bench._products(jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr) == 4 * 2 * 3 * 35
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_measured(method):
+    result = bench.measure(tiny_config("probe_match", method), repeats=1)
+    assert result["steps_per_s"] > 0 and result["compile_s"] > 0 and result["peak_mb"] > 0
+    assert {"environment", "encoder and policy", "ppo update"} <= result["phases"].keys()
+    assert sum(phase["flops"] for phase in result["phases"].values()) == result["floor"]["flops_per_step"]
+    assert result["floor"]["floor_steps_per_s"] > result["steps_per_s"]

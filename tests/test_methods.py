@@ -1,0 +1,298 @@
+"""What the methods beside DynaMITE and VariBAD do differently, against slow NumPy and exact filters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_elbo as reference
+import pytest
+from conftest import build, tiny_config
+from episodes import BATCH, HORIZON, SESSION, drift, scattered, to_numpy, trajectories
+
+from dynamite_jax import train_step
+from dynamite_jax.config import Config, NetworkConfig, VAEConfig
+from dynamite_jax.methods import METHODS, contrabar
+from dynamite_jax.methods.secbad import SegmentBelief
+from dynamite_jax.rollout import play
+
+NETWORK = NetworkConfig(latent=2, hidden=6, embedding=5, decoder_hidden=(7, 4), policy_hidden=(4,))
+
+
+def belief_of(method, env=None, **network):
+    """A method's belief and parameters with no zero in them."""
+    config = Config(method=method, network=dataclasses.replace(NETWORK, **network))
+    belief = METHODS[method].build(METHODS[method].configure(config), env or drift())
+    return belief, scattered(jax.eval_shape(belief.init, jax.random.key(0)))
+
+
+def acted(belief, params, data):
+    """States of the belief at every step when it takes in one transition after the other, time-major."""
+    batch = data.reward.shape[1]
+    state, states = belief.initial((batch,)), []
+    action, reward = belief.space.zeros((batch,)), jnp.zeros(batch)
+    update = jax.jit(belief.update)
+    for t in range(len(data.reward)):
+        state = update(params, state, data.observation[t], action, reward)
+        states.append(state)
+        action, reward = data.action[t], data.reward[t]
+    return jax.tree.map(lambda *x: jnp.stack(x), *states)
+
+
+@pytest.mark.parametrize("method", ["rl2", "contrabar"])
+@pytest.mark.parametrize("discrete", [True, False])
+def test_recurrent_states_of_whole_episodes_are_those_of_acting(method, discrete):
+    belief, params = belief_of(method, drift(discrete))
+    data = trajectories(discrete)
+    np.testing.assert_allclose(acted(belief, params, data), belief.encode(params, data), atol=1e-6)
+
+
+# -- RL^2 ---------------------------------------------------------------------------------------------------------
+
+
+def updated_policy(method, **ppo):
+    """State before and after the policy update on one rollout, and the mean losses."""
+    config = tiny_config("probe_memory", method, ppo={"minibatches": 1, "epochs": 1, **ppo})
+    program, states = build(config)
+    s = jax.tree.map(lambda x: x[0], states)
+    rollout, _, _ = play(program.agent, program.env, s.acting, s.environment, s.belief, s.key)
+    after, losses = train_step.update_policy(
+        config, program.agent, program.env, rollout, program.hyper[1], s, jax.random.key(0)
+    )
+    return s, after, losses
+
+
+def test_the_loss_of_the_policy_sees_the_memory_as_it_was_when_acting():
+    _, _, losses = updated_policy("rl2")
+    assert abs(float(losses["approx_kl"])) < 1e-6
+    assert float(losses["clip_fraction"]) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_of_the_policy_trains_the_memory_of_rl2_alone(method):
+    before, after, _ = updated_policy(method, lr=1e-2)
+    pairs = zip(jax.tree.leaves(before.belief_params), jax.tree.leaves(after.belief_params), strict=True)
+    moved = [not np.array_equal(x, y) for x, y in pairs]
+    assert all(moved) if method == "rl2" else not any(moved)
+
+
+# -- ContraBAR ----------------------------------------------------------------------------------------------------
+
+
+def gru(params, hidden, from_input, names):
+    """One step of a GRU from its input gates, in NumPy."""
+    sigmoid = lambda x: 1.0 / (1.0 + np.exp(-x))  # noqa: E731
+    reset_in, update_in, new_in = np.split(from_input, 3)
+    reset_h, update_h, new_h = np.split(reference.dense(params[names], hidden), 3)
+    update = sigmoid(update_in + update_h)
+    return (1 - update) * np.tanh(new_in + sigmoid(reset_in + reset_h) * new_h) + update * hidden
+
+
+def test_contrastive_loss_equals_the_slow_one():
+    """Every step an anchor; negatives are the same minibatch, moved on in time and among trajectories."""
+    belief, params = belief_of("contrabar")
+    data, key = trajectories(), jax.random.key(5)
+    loss, terms = belief.loss(params, data, key, VAEConfig(elbo_terms=0))
+
+    weights = to_numpy(params)["params"]
+    states = np.asarray(belief.encode(params, data), float)
+    observation, reward = np.asarray(data.observation, float), np.asarray(data.reward, float)
+    action = np.clip(np.asarray(data.action, float), -1, 1)
+    shifts = []
+    for k in jax.random.split(jax.random.split(key)[1], contrabar.NEGATIVES):
+        time_key, batch_key = jax.random.split(k)
+        shifts.append(
+            (int(jax.random.randint(time_key, (), 0, HORIZON)), int(jax.random.randint(batch_key, (), 1, BATCH)))
+        )
+    assert len(set(shifts)) > 5
+
+    def logit(hidden, t, b):
+        """Whether (s_{t+1}, r_t) of trajectory b followed."""
+        x = np.maximum(reference.dense(weights["observed"], np.append(observation[t + 1, b], reward[t, b])), 0)
+        both = reference.dense(weights["predicted"], hidden) + reference.dense(weights["seen"], x)
+        return reference.dense(weights["score"], np.maximum(both, 0))[0]
+
+    positive, negative = [], []
+    for t in range(HORIZON):
+        for b in range(BATCH):
+            hidden = states[t, b]
+            for k in range(min(contrabar.LOOK_AHEAD, HORIZON - t)):
+                gates = reference.dense(weights["action_gates"], action[t + k, b])
+                hidden = gru(weights, hidden, gates, "future_gates")
+                positive.append(reference.cross_entropy(logit(hidden, t + k, b), 1.0))
+                others = [((t + k - time) % HORIZON, (b - move) % BATCH) for time, move in shifts]
+                negative.append(np.mean([reference.cross_entropy(logit(hidden, *other), 0.0) for other in others]))
+    np.testing.assert_allclose(terms["positive"], np.mean(positive), rtol=1e-4)
+    np.testing.assert_allclose(terms["negative"], np.mean(negative), rtol=1e-4)
+    np.testing.assert_allclose(loss, (np.mean(positive) + np.mean(negative)) / 2, rtol=1e-4)
+
+
+def test_anchors_are_a_sample_of_the_steps():
+    """Over many draws the mean loss with few anchors is that with all of them."""
+    belief, params = belief_of("contrabar")
+    data = trajectories()
+
+    keys = jax.random.split(jax.random.key(0), 400)
+    mean = lambda terms: jax.jit(  # noqa: E731
+        lambda: jax.lax.map(lambda k: belief.loss(params, data, k, VAEConfig(elbo_terms=terms))[1]["positive"], keys)
+    )()
+    few, every = mean(HORIZON - 1), mean(0)
+    assert np.ptp(every) < 1e-6
+    assert np.std(few) > 1e-4
+
+
+# -- SeCBAD -------------------------------------------------------------------------------------------------------
+
+
+def slow_hidden(weights, data, b, rows):
+    """Recurrent state that has seen the evidence of these steps of a trajectory and nothing else."""
+    hidden = np.zeros(6)
+    for t in rows:
+        action, reward = (np.clip(data.action[t - 1, b], -1, 1), data.reward[t - 1, b]) if t else (np.zeros(2), 0.0)
+        hidden = taken_in(weights, hidden, data.observation[t, b], action, reward)
+    return hidden
+
+
+def taken_in(weights, hidden, observation, action, reward):
+    """Recurrent state after one more step."""
+    x = np.concatenate([observation, action, [reward]])
+    gates = reference.dense(weights["input_gates"], np.maximum(reference.dense(weights["input"], x), 0))
+    return gru(weights, hidden, gates, "recurrent_gates")
+
+
+def slow_filter(belief, params, data, b, rate):
+    """Odds of each length of the segment and the belief that goes with it, by running the encoder on each segment.
+
+    Returns for every step t a dict: transitions of the segment -> (probability, mean of the belief).
+    """
+    weights = to_numpy(params)["params"]
+    observation, reward = (np.asarray(x[:, b], float) for x in (data.observation, data.reward))
+    action = np.clip(np.asarray(data.action[:, b], float), -1, 1)
+
+    def encoded(start, t):
+        """Mean after the transitions start .. t - 1; the first segment has also seen s_0."""
+        rows = range(start + 1 if start else 0, t + 1)
+        return reference.gaussian(weights["encoder"]["head"], slow_hidden(weights["encoder"], data, b, rows))[0]
+
+    def likelihood(t, z):
+        """Of the transition t."""
+        both = np.concatenate([observation[t], action[t], observation[t + 1], z])
+        error = (reference.mlp(weights["reward_decoder"], both)[0] - reward[t]) ** 2
+        both = np.concatenate([observation[t], action[t], z])
+        error += np.sum((observation[t] + reference.mlp(weights["state_decoder"], both) - observation[t + 1]) ** 2)
+        return np.exp(-0.5 * error)
+
+    odds, steps = {0: 1.0}, []
+    for t in range(HORIZON):
+        if t:
+            new = {}
+            for length, weight in odds.items():
+                grown = likelihood(t - 1, encoded(t - 1 - length, t - 1))
+                new[length + 1] = weight * grown * ((1 - rate) if length else 1.0)
+            # A new segment knows nothing but the state in which it begins.
+            nothing = taken_in(weights["encoder"], np.zeros(6), observation[t - 1], np.zeros(2), 0.0)
+            nothing = likelihood(t - 1, reference.gaussian(weights["encoder"]["head"], nothing)[0])
+            begun = rate * nothing * sum(weight for length, weight in odds.items() if length)
+            new[1] = new.get(1, 0.0) + begun
+            total = sum(new.values())
+            odds = {length: weight / total for length, weight in new.items()}
+        steps.append({length: (weight, encoded(t - length, t)) for length, weight in odds.items()})
+    return steps
+
+
+def segment_belief(rate, hypotheses=HORIZON + 1) -> tuple[SegmentBelief, dict]:
+    belief, params = belief_of("secbad")
+    assert isinstance(belief, SegmentBelief)
+    return dataclasses.replace(belief, rate=rate, hypotheses=hypotheses), params
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_the_filter_over_segments_is_the_one_that_counts_every_start(rate):
+    belief, params = segment_belief(rate)
+    data = trajectories()
+    states = acted(belief, params, data)
+    shown = jax.vmap(belief.shown)(states).mean
+    for b in range(BATCH):
+        for t, expected in enumerate(slow_filter(belief, params, data, b, rate)):
+            weight, length = np.exp(states.log_weight[t, b]), np.asarray(states.length[t, b])
+            found = {n: float(weight[length == n].sum()) for n in set(length[weight > 1e-9].tolist())}
+            expected = {n: x for n, x in expected.items() if x[0] > 1e-9}
+            assert found.keys() == expected.keys()
+            for n, (odds, _) in expected.items():
+                assert found[n] == pytest.approx(odds, rel=2e-3, abs=1e-6)
+            best = max(expected, key=lambda n: expected[n][0])
+            np.testing.assert_allclose(shown[t, b], expected[best][1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_boundary_is_where_the_likeliest_segment_has_one_transition():
+    data = trajectories()
+    for rate, expected in ((0.0, False), (1.0, True)):
+        belief, params = segment_belief(rate)
+        found = np.asarray(jax.vmap(belief.boundary)(acted(belief, params, data)))
+        assert not found[:2].any()  # the first transition begins no new segment
+        assert np.all(found[2:] == expected)
+
+
+def test_few_hypotheses_keep_the_newest_and_the_likeliest():
+    belief, params = segment_belief(0.1, hypotheses=3)
+    states = acted(belief, params, trajectories())
+    used = np.isfinite(states.log_weight)
+    assert np.all((np.asarray(states.length)[2:] == 1).any(-1))
+    assert np.all(used[3:])
+    np.testing.assert_allclose(np.exp(states.log_weight).sum(-1), 1.0, rtol=1e-5)
+
+
+def test_the_encoder_starts_anew_at_labelled_segments():
+    """Training is as if each segment were an episode, but for the first state, which no transition led to."""
+    belief, params = segment_belief(0.3)
+    data = trajectories()
+    states = belief.encode(params, data)
+    weights = to_numpy(params)["params"]
+    for b in range(BATCH):
+        start = 0
+        for t in range(HORIZON):
+            if t >= 2 and SESSION[t - 1, b] != SESSION[t - 2, b]:
+                start = t
+            hidden = slow_hidden(weights["encoder"], data, b, range(start, t + 1))
+            np.testing.assert_allclose(states.hidden[t, b], hidden, rtol=1e-3, atol=1e-5)
+
+
+def test_the_objective_of_segments_is_that_of_varibad_in_each(monkeypatch):
+    noise = np.random.default_rng(2).normal(size=(HORIZON, BATCH, 2))
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(noise, jnp.float32).reshape(shape))
+    belief, params = segment_belief(0.3)
+    hyper = VAEConfig(reward_weight=0.7, state_weight=0.3, kl_weight=0.11, decode_terms=0)
+    data = trajectories()
+    loss, terms = belief.loss(params, data, jax.random.key(0), hyper)
+    weights, beliefs = to_numpy((params["params"], belief.encode(params, data).belief))
+    reward_error, state_error, kl = [], [], []
+    for b in range(BATCH):
+        q = [(beliefs.mean[t, b], beliefs.log_variance[t, b]) for t in range(HORIZON)]
+        for t in range(HORIZON):
+            newest = max(t - 1, 0)
+            z = q[t][0] + np.exp(0.5 * q[t][1]) * noise[t, b]
+            errors = [0.0, 0.0]
+            for j in reference.steps_of_session(SESSION[:, b], newest):
+                s, a, following = data.observation[j, b], np.clip(data.action[j, b], -1, 1), data.observation[j + 1, b]
+                predicted = reference.mlp(weights["reward_decoder"], np.concatenate([s, a, following, z]))[0]
+                errors[0] += 0.5 * float(predicted - data.reward[j, b]) ** 2
+                predicted = s + reference.mlp(weights["state_decoder"], np.concatenate([s, a, z]))
+                errors[1] += 0.5 * float(np.sum((predicted - following) ** 2))
+            reward_error.append(errors[0])
+            state_error.append(errors[1])
+            begins = t == 0 or (t >= 2 and SESSION[t - 1, b] != SESSION[t - 2, b])
+            kl.append(reference.kl(q[t], reference.standard_normal(2) if begins else q[t - 1]))
+    np.testing.assert_allclose(terms["reward_error"], np.mean(reward_error), rtol=1e-3)
+    np.testing.assert_allclose(terms["state_error"], np.mean(state_error), rtol=1e-3)
+    np.testing.assert_allclose(terms["kl"], np.mean(kl), rtol=1e-3)
+    total = 0.7 * np.mean(reward_error) + 0.3 * np.mean(state_error) + 0.11 * np.mean(kl)
+    np.testing.assert_allclose(loss, total, rtol=1e-3)
+
+
+def test_the_policy_sees_the_latent_of_the_likeliest_segment():
+    belief, params = segment_belief(0.3)
+    states = jax.tree.map(lambda x: x[-1], acted(belief, params, trajectories()))
+    best = np.argmax(states.log_weight, axis=1)
+    expected = jax.tree.map(lambda x: x[np.arange(BATCH), best], states.encoded.belief)
+    seen = belief.features(states, jax.vmap(drift().reset)(jax.random.split(jax.random.key(0), BATCH)))
+    np.testing.assert_array_equal(seen, np.concatenate([expected.mean, expected.log_variance], -1))
