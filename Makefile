@@ -1,14 +1,17 @@
 # `make help` lists the targets. Everything runs from .venv, which the first target that needs it makes.
 
 # Set on the command line, as in `make train ENV=reacher`; a variable of the shell (ENV is one) is not taken.
-ENV    = gridworld
-METHOD = dynamite
-SEEDS  = 4
-STEPS  =
-OUT    =
-RUN    =
-RUNS   =
-ARGS   =
+ENV     = gridworld
+METHOD  = dynamite
+METHODS =
+SEEDS   =
+STEPS   =
+OUT     =
+RUN     =
+RUNS    =
+ARGS    =
+
+SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -28,7 +31,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot bench test test-slow lint format lock clean
+.PHONY: help setup train eval plot table ablations sweep-p tune bench test test-slow lint format lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +39,7 @@ help:  ## List the targets
 setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= OUT= ARGS=
-	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) --seeds $(SEEDS) \
-	$(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) $(ARGS)
+	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 eval: $(if $(RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))
@@ -47,8 +49,20 @@ plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a b" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
 	$(BIN)/python -m experiments.plot --runs $(RUNS) $(ARGS)
 
+table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= ARGS=; goes on where it was cut off
+	$(BIN)/python -m experiments.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+
+ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= ARGS=
+	$(BIN)/python -m experiments.ablations --env $(ENV) $(SIZES) $(ARGS)
+
+sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= STEPS= ARGS=
+	$(BIN)/python -m experiments.sweep_p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+
+tune: $(STAMP)  ## Search presets at random, the same budget for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
+	$(BIN)/python -m experiments.tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= ARGS=
-	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) --seeds $(SEEDS) $(ARGS)
+	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)

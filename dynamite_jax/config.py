@@ -248,6 +248,16 @@ def check_against_horizon(config: Config, horizon: int) -> None:
         raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
 
 
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The config with some fields changed, each named as in `--help`: `steps`, `ppo.lr`."""
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        if section:
+            field, value = section, dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{field: value})
+    return config
+
+
 def env_options(config: Config) -> dict[str, Any]:
     """Options of the environment: each `name=value` with its value read as JSON.
 

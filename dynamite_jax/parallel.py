@@ -5,7 +5,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,15 @@ class Program:
         self._mesh = Mesh(devices, ("seed",), axis_types=(AxisType.Auto,))
         self.compile_s = 0.0
 
-    def init(self) -> TrainState:
-        """State of all seeds, [seeds, ...], before the first meta-update."""
+    def init(self, ids: Sequence[int] | None = None) -> TrainState:
+        """State of all seeds, [seeds, ...], before the first meta-update.
+
+        Args:
+            ids: number of each seed, which fixes its random streams; by default 0 .. seeds - 1.
+        """
         one = partial(train_step.init, self.config, self.env, self.agent)
-        states = jax.jit(lambda ids: jax.lax.map(one, ids))(jnp.arange(self.config.seeds))
+        numbers = jnp.arange(self.config.seeds) if ids is None else jnp.asarray(ids)
+        states = jax.jit(lambda ids: jax.lax.map(one, ids))(numbers)
         return jax.device_put(states, NamedSharding(self._mesh, SEEDS))
 
     def over_seeds(self, function: Callable) -> Callable:
@@ -70,18 +75,27 @@ class Program:
         """
         return jax.shard_map(jax.vmap(function), mesh=self._mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
 
-    def compile(self, states: TrainState) -> Callable[[TrainState], tuple[TrainState, train_step.Metrics]]:
-        """The chunk as an executable: states -> (states, metrics); the states given to it are used up."""
+    def compile(
+        self, states: TrainState, hyper: train_step.Hyper | None = None
+    ) -> Callable[[TrainState], tuple[TrainState, train_step.Metrics]]:
+        """The chunk as an executable: states -> (states, metrics); the states given to it are used up.
+
+        Args:
+            states: of all seeds.
+            hyper: hyperparameters of each seed, leaves [seeds]; by default those of the config for all.
+        """
+        axis, where = (None, SAME) if hyper is None else (0, SEEDS)
+        hyper = self.hyper if hyper is None else hyper
 
         def chunk(env: DLCMDP, hyper: train_step.Hyper, states: TrainState):
             run = partial(train_step.chunk, self.config, self.agent)
-            return jax.vmap(run, in_axes=(None, None, 0))(env, hyper, states)
+            return jax.vmap(run, in_axes=(None, axis, 0))(env, hyper, states)
 
-        sharded = jax.shard_map(chunk, mesh=self._mesh, in_specs=(SAME, SAME, SEEDS), out_specs=SEEDS, check_vma=False)
+        sharded = jax.shard_map(chunk, mesh=self._mesh, in_specs=(SAME, where, SEEDS), out_specs=SEEDS, check_vma=False)
         start = time.perf_counter()
-        executable = jax.jit(sharded, donate_argnums=2).lower(self.env, self.hyper, states).compile()
+        executable = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states).compile()
         self.compile_s = time.perf_counter() - start
-        return partial(executable, self.env, self.hyper)
+        return partial(executable, self.env, hyper)
 
     @property
     def chunks(self) -> int:

@@ -1,11 +1,15 @@
 """Defaults of each environment and method; what is not named here stands in `config`."""
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
-from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig
+from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
 from dynamite_jax.methods import METHODS
 from envs.registry import MAKERS, nearest
 
+TUNED = Path(__file__).parent / "tuned"
 LATENT = ("dynamite", "varibad")  # methods that read the history through `network.encoder`
 
 _PROBE = Config(
@@ -61,11 +65,23 @@ def check(config: Config) -> None:
 
 
 def default(env: str, method: str) -> Config:
-    """The preset of a method in an environment.
+    """The preset of a method in an environment, with what `make tune` has chosen for the two.
 
     Raises:
         ConfigError: an unknown name, with the nearest one.
     """
     check_names(env, method)
     preset = _ENVIRONMENTS.get(env, Config())
-    return METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))
+    preset = METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))
+    return changed(preset, _tuned(env, method).get("changes", {}))
+
+
+def tuning_trials(env: str, method: str) -> int:
+    """Trials of the random search behind a preset; 0 where none was made."""
+    return _tuned(env, method).get("trials", 0)
+
+
+def _tuned(env: str, method: str) -> dict[str, Any]:
+    """What `make tune` wrote for a method in an environment."""
+    path = TUNED / f"{env}_{method}.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

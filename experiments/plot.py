@@ -31,14 +31,18 @@ class Arguments:
     """Picture to write; it is replaced if it is there."""
     title: str = ""
     """Title; by default the environment."""
+    labels: tuple[str, ...] = ()
+    """A name for each run; by default its method."""
 
 
-def plot(runs: tuple[Path, ...], out: Path, title: str = "") -> None:
+def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, ...] = ()) -> None:
     """Write one picture of one or more runs.
 
     Raises:
-        ValueError: a folder is no run, holds no metrics, or the environments differ.
+        ValueError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
     """
+    if labels and len(labels) != len(runs):
+        raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
     loaded = [_load(run) for run in runs]
     first = loaded[0][0]
     for run, (config, _) in zip(runs, loaded, strict=True):
@@ -47,11 +51,13 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "") -> None:
                 f"runs: {run} is of {config.env}, {runs[0]} of {first.env}; they must be of one environment"
             )
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for color, (config, records) in zip(plt.rcParams["axes.prop_cycle"].by_key()["color"] * 9, loaded, strict=False):
+    names = labels or [config.method for config, _ in loaded]
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"] * 9
+    for color, name, (config, records) in zip(colors, names, loaded, strict=False):
         steps = np.array([record["env_steps"] for record in records]) / 1e6
         returns = np.array([record["return"] for record in records])  # [chunks, seeds]
         low, high = np.array([metrics.bootstrap_interval(row, resamples=2000) for row in returns]).T
-        label = f"{config.method} ({config.seeds} seed{'s' * (config.seeds > 1)})"
+        label = f"{name} ({config.seeds} seed{'s' * (config.seeds > 1)})"
         axes.plot(steps, [metrics.interquartile_mean(row) for row in returns], color=color, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
@@ -83,7 +89,7 @@ def _load(run: Path) -> tuple[configs.Config, list[metrics.Record]]:
 def main() -> None:
     """Draw and say where."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.plot")
-    plot(arguments.runs, arguments.out, arguments.title)
+    plot(arguments.runs, arguments.out, arguments.title, arguments.labels)
     print(arguments.out)
 
 

@@ -1,0 +1,125 @@
+"""Random search over the numbers of a preset: all trials train side by side in one compiled program.
+
+python -m experiments.tune --env gridworld --method dynamite
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import track
+
+from dynamite_jax import config as configs
+from dynamite_jax import parallel, presets, train_step
+from dynamite_jax.config import Config
+from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.evaluate import evaluate
+from dynamite_jax.methods import METHODS
+from envs import registry
+
+ROOT = 1000  # tuning seeds; results are reported from root seed 1
+FACTOR = 4.0  # a trial multiplies each number by something between 1 / FACTOR and FACTOR
+SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "vae.consistency_weight")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Search around the preset as it stands; the best trial becomes the preset, with the budget written beside it."""
+
+    env: str = "gridworld"
+    """Environment."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Methods; every one gets the same budget."""
+    trials: int = 8
+    """Settings tried, the preset itself among them."""
+    seeds: int = 2
+    """Agents of each trial."""
+    steps: int | None = None
+    """Environment steps of each agent; by default the preset's."""
+    out: Path = presets.TUNED
+    """Where ENV_METHOD.json goes; the default is where presets are read from."""
+
+
+def candidates(config: Config, trials: int, seed: int = ROOT) -> list[dict[str, float]]:
+    """Settings to try, by field: the config's own first, then each number times a log-uniform factor.
+
+    Of the discount it is the distance from 1 that is multiplied. All methods meet the same factors.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for trial in range(trials):
+        setting = {}
+        for name in SEARCHED:
+            section, _, field = name.rpartition(".")
+            value = getattr(getattr(config, section), field)
+            factor = float(np.exp(rng.uniform(-1.0, 1.0) * np.log(FACTOR))) if trial else 1.0
+            setting[name] = 1.0 - min(1.0, (1.0 - value) * factor) if name == "ppo.gamma" else value * factor
+        found.append(setting)
+    return found
+
+
+def search(config: Config, trials: int) -> list[float]:
+    """Mean return of the deterministic policy of each trial, nan where a loss was not finite.
+
+    Args:
+        config: `seeds` is the number of agents of each trial, `seed` their root.
+        trials: number of `candidates`.
+    """
+    configs.check(config)
+    settings = candidates(config, trials)
+    wide = dataclasses.replace(config, seeds=config.seeds * trials)
+    env = registry.make(config.env, **configs.env_options(config))
+    configs.check_against_horizon(config, env.horizon)
+    program = parallel.Program(wide, env)
+    states = program.init(ids=[*range(config.seeds)] * trials)
+    each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
+    hyper: train_step.Hyper = jax.tree.map(
+        lambda *values: jnp.asarray(values, jnp.float32), *[(one.vae, one.ppo) for one in each]
+    )
+    step = program.compile(states, hyper)
+    for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
+        states, _ = step(states)
+        jax.block_until_ready(states.finite)
+    result = evaluate(wide, env, program.agent, states, config.eval_episodes, config.seed)
+    returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
+    return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
+
+
+@one_line_errors
+def main() -> None:
+    """Search, write, say what was chosen."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.tune")
+    for name in ("trials", "seeds"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
+    parallel.prepare(arguments.trials * arguments.seeds)
+    for method in arguments.methods:
+        preset = presets.default(arguments.env, method)
+        steps = arguments.steps or preset.steps
+        config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=steps)
+        scores = search(config, arguments.trials)
+        settings = candidates(config, arguments.trials)
+        best = int(np.nanargmax(scores))
+        record = {
+            "env": arguments.env,
+            "method": method,
+            "changes": settings[best],
+            "trials": presets.tuning_trials(arguments.env, method) + arguments.trials,
+            "agents_a_trial": arguments.seeds,
+            "steps": steps,
+            "root_seed": ROOT,
+            "searched": [{"return": score, **setting} for score, setting in zip(scores, settings, strict=True)],
+        }
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / f"{arguments.env}_{method}.json"
+        path.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"{method}: trial {best} of {arguments.trials}, return {scores[best]:.2f} -> {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The jobs of many runs: what they skip, go on with and refuse; scores; the random search."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import build, compiled, tiny_config
+
+from dynamite_jax import config as configs
+from dynamite_jax import metrics, presets
+from dynamite_jax.config import ConfigError
+from dynamite_jax.methods import METHODS
+from experiments import ablations, plot, runs, tune
+
+
+def summary(returns, best=None):
+    """What a finished run leaves, as far as tables read it."""
+    references = {} if best is None else {"bayes_optimal": best}
+    result = {"return": metrics.summarise(returns), "references": references}
+    return {"eval": result, "env_steps": 1, "steps_per_s": 2.0, "wall_s": 3.0, "commit": "c"}
+
+
+def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, monkeypatch):
+    trained = []
+
+    def train(config, out, resume):
+        trained.append((config.method, resume))
+        out.mkdir(parents=True, exist_ok=True)
+        configs.save(config, out / "config.json")
+        if len(trained) == 1:  # the first of all runs is cut off
+            raise KeyboardInterrupt
+        (out / "summary.json").write_text(json.dumps(summary([1.0, 2.0])))
+
+    class Here:
+        """A process that is none."""
+
+        def __init__(self, target, args):
+            self._call, self.exitcode = lambda: target(*args), 0
+
+        def start(self):
+            try:
+                self._call()
+            except KeyboardInterrupt:
+                self.exitcode = -2
+
+        def join(self):
+            pass
+
+    monkeypatch.setattr(runs.train, "train", train)
+    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
+    wanted = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
+    with pytest.raises(SystemExit) as stop:
+        runs.complete(wanted, tmp_path)
+    assert stop.value.code == 2
+    assert trained == [("varibad", False)]
+    found = runs.complete(wanted, tmp_path)
+    assert trained[1:] == [("varibad", True), ("markov", False)]
+    assert found == runs.complete(wanted, tmp_path) and len(trained) == 3
+
+
+def test_a_job_refuses_folders_of_other_runs_before_it_trains(tiny, tmp_path):
+    (tmp_path / "second").mkdir()
+    configs.save(dataclasses.replace(tiny, seed=5), tmp_path / "second" / "config.json")
+    with pytest.raises(ConfigError, match=r"second holds another run; seed: 5 -> 1"):
+        runs.complete({"first": tiny, "second": tiny}, tmp_path)
+    assert not (tmp_path / "first").exists()
+
+
+def test_a_score_is_the_fraction_of_the_best_return_where_that_is_known(tiny):
+    row = runs.rows({"a": tiny}, {"a": summary([1.0, 3.0], best=4.0)})["a"]
+    assert row["score"]["per_seed"] == [0.25, 0.75] and row["iqm"] == 2.0 and row["tuning_trials"] == 0
+
+
+def test_a_score_is_the_way_from_no_memory_to_the_oracle_where_it_is_not(tiny):
+    summaries = {"markov": summary([-10.0]), "oracle": summary([10.0]), "a": summary([5.0, 0.0])}
+    rows = runs.rows(dict.fromkeys(summaries, tiny), summaries)
+    assert rows["a"]["score"]["per_seed"] == [0.75, 0.5]
+    assert rows["markov"]["score"]["iqm"] == 0.0 and rows["oracle"]["score"]["iqm"] == 1.0
+    assert "score" not in runs.rows({"a": tiny}, {"a": summaries["a"]})["a"]
+
+
+def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
+    rows = runs.rows({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
+    runs.write(rows, tiny, tmp_path / "new", "table", "method")
+    text = (tmp_path / "new" / "table.md").read_text()
+    assert "| a b | 2.00 [1.00, 3.00] | 0.500 [0.250, 0.750] | 0.250 | 0.0 M | 0 | 0 |" in text
+    assert capsys.readouterr().out == text
+    record = json.loads((tmp_path / "new" / "table.json").read_text())
+    assert record["runs"] == rows and record["env"] == tiny.env
+
+
+def test_a_plot_needs_a_label_for_each_run(tmp_path):
+    with pytest.raises(ConfigError, match="labels are 1"):
+        plot.plot((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))
+
+
+def test_an_ablation_differs_from_the_whole_in_one_field():
+    wanted = ablations.variants("gridworld", seeds=3, steps=None)
+    whole = wanted["dynamite"]
+    for name, config in wanted.items():
+        if name not in ("dynamite", *runs.REFERENCES):
+            assert len(configs.differences(whole, config)) == 1, name
+        assert (config.seeds, config.steps) == (3, whole.steps)
+        configs.check(config)
+        presets.check(config)
+
+
+# -- random search ------------------------------------------------------------------------------------------------
+
+
+def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
+    config = presets.default("gridworld", "dynamite")
+    first, *others = tune.candidates(config, 200)
+    assert configs.changed(config, first) == config
+    for name in tune.SEARCHED:
+        values = np.array([setting[name] for setting in others])
+        start = first[name]
+        ratio = (1 - values) / (1 - start) if name == "ppo.gamma" else values / start
+        assert 1 / tune.FACTOR <= ratio.min() < 0.4 and 2.5 < ratio.max() <= tune.FACTOR, name
+        assert abs(np.log(ratio).mean()) < 0.2
+    for setting in others:
+        configs.check(configs.changed(config, setting))
+
+
+def test_every_method_meets_the_same_factors():
+    settings = {m: tune.candidates(presets.default("gridworld", m), 5) for m in METHODS}
+    for method in METHODS:
+        for name in tune.SEARCHED:
+            ratios = [[s[name] / found[0][name] for s in found] for found in (settings[method], settings["dynamite"])]
+            if name != "ppo.gamma":
+                np.testing.assert_allclose(*ratios, rtol=1e-6)
+
+
+def test_trials_side_by_side_are_the_runs_they_stand_for():
+    """Each agent of the search ends as if it had been trained alone with its setting and its seed."""
+    config = tiny_config("probe_match", chunk=1, steps=160, ppo={"lr": 1e-2})
+    program, _ = build(dataclasses.replace(config, seeds=4))
+    states = program.init(ids=[0, 1, 0, 1])
+    each = [configs.changed(config, {"ppo.lr": lr, "vae.kl_weight": kl}) for lr, kl in ((1e-2, 0.01), (1e-3, 0.5))]
+    hyper = jax.tree.map(
+        lambda *x: np.asarray(x, np.float32), *[(one.vae, one.ppo) for one in each for _ in range(config.seeds)]
+    )
+    together, _ = program.compile(states, hyper)(states)
+    for number, one in enumerate(each):
+        alone, _ = compiled(one)(build(one)[1])
+        for a, b in zip(jax.tree.leaves(together.policy_params), jax.tree.leaves(alone.policy_params), strict=True):
+            np.testing.assert_allclose(np.asarray(a)[2 * number : 2 * number + 2], np.asarray(b), rtol=1e-3, atol=1e-5)
+
+
+def test_a_search_returns_one_score_a_trial_and_its_choice_becomes_the_preset(tmp_path, monkeypatch, capsys):
+    config = tiny_config("probe_match", "markov", steps=320)
+    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
+    flags = "--env probe_match --methods markov --trials 3 --out"
+    monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
+    tune.main()
+    monkeypatch.undo()
+    record = json.loads((tmp_path / "probe_match_markov.json").read_text())
+    scores = [trial["return"] for trial in record["searched"]]
+    assert len(scores) == 3 and record["trials"] == 3
+    best = record["searched"][int(np.argmax(scores))]
+    assert record["changes"] == {name: best[name] for name in tune.SEARCHED}
+    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    tuned = presets.default("probe_match", "markov")
+    assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials("probe_match", "markov") == 3
