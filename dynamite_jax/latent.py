@@ -58,7 +58,7 @@ class LatentBelief(Belief):
     def init(self, key: Array) -> Params:
         """Parameters of all networks."""
         observation, action = jnp.zeros((1, self.observation_size)), self.space.encode(self.space.zeros((1,)))
-        return self.model.init(key, self.initial((1,)), observation, action, jnp.zeros(1))
+        return self.model.init(key, self.model.encoder.initial((1,)), observation, action, jnp.zeros(1))
 
     def _apply(self, params: Params, *inputs: Any, method: str) -> Any:
         """One of the model's functions."""

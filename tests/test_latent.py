@@ -427,6 +427,21 @@ def test_varibad_is_dynamite_without_what_knows_of_sessions():
     configs.check(varibad.configure(Config()))
 
 
+def test_dynamite_of_one_session_with_its_switches_off_is_varibad():
+    """p = 0: the mask covers the episode, and without the parts that know of sessions nothing else is left."""
+    off = {"conditioning": False, "consistency": False, "boundary_head": False, "kl_target": "previous_belief"}
+    dynamite = WEIGHTS.replace(**off)
+    data = trajectories(session=np.zeros_like(SESSION))
+    belief, params = build(dynamite)
+    hypers = (dynamite, varibad.configure(Config(vae=WEIGHTS)).vae)
+    assert hypers[0] != hypers[1]
+    one, other = (
+        jax.value_and_grad(belief.loss, has_aux=True)(params, data, jax.random.key(0), hyper) for hyper in hypers
+    )
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+
+
 def test_varibad_reconstructs_the_whole_episode_and_chains_its_beliefs(noise):
     hyper = varibad.configure(Config(vae=WEIGHTS)).vae
     belief, params = build(hyper)

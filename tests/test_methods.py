@@ -144,11 +144,17 @@ def test_anchors_are_a_sample_of_the_steps():
 # -- SeCBAD -------------------------------------------------------------------------------------------------------
 
 
+def slow_actions(data, b):
+    """Encoded actions of a trajectory, [H, A], and what stands before the first."""
+    action = np.asarray(data.action[:, b])
+    return (np.eye(3)[action], np.eye(3)[0]) if action.ndim == 1 else (np.clip(action, -1, 1), np.zeros(2))
+
+
 def slow_hidden(weights, data, b, rows):
     """Recurrent state that has seen the evidence of these steps of a trajectory and nothing else."""
-    hidden = np.zeros(6)
+    hidden, (actions, idle) = np.zeros(6), slow_actions(data, b)
     for t in rows:
-        action, reward = (np.clip(data.action[t - 1, b], -1, 1), data.reward[t - 1, b]) if t else (np.zeros(2), 0.0)
+        action, reward = (actions[t - 1], data.reward[t - 1, b]) if t else (idle, 0.0)
         hidden = taken_in(weights, hidden, data.observation[t, b], action, reward)
     return hidden
 
@@ -167,7 +173,7 @@ def slow_filter(belief, params, data, b, rate):
     """
     weights = to_numpy(params)["params"]
     observation, reward = (np.asarray(x[:, b], float) for x in (data.observation, data.reward))
-    action = np.clip(np.asarray(data.action[:, b], float), -1, 1)
+    action, idle = slow_actions(data, b)
 
     def encoded(start, t):
         """Mean after the transitions start .. t - 1; the first segment has also seen s_0."""
@@ -190,7 +196,7 @@ def slow_filter(belief, params, data, b, rate):
                 grown = likelihood(t - 1, encoded(t - 1 - length, t - 1))
                 new[length + 1] = weight * grown * ((1 - rate) if length else 1.0)
             # A new segment knows nothing but the state in which it begins.
-            nothing = taken_in(weights["encoder"], np.zeros(6), observation[t - 1], np.zeros(2), 0.0)
+            nothing = taken_in(weights["encoder"], np.zeros(6), observation[t - 1], idle, 0.0)
             nothing = likelihood(t - 1, reference.gaussian(weights["encoder"]["head"], nothing)[0])
             begun = rate * nothing * sum(weight for length, weight in odds.items() if length)
             new[1] = new.get(1, 0.0) + begun
@@ -200,16 +206,16 @@ def slow_filter(belief, params, data, b, rate):
     return steps
 
 
-def segment_belief(rate, hypotheses=HORIZON + 1) -> tuple[SegmentBelief, dict]:
-    belief, params = belief_of("secbad")
+def segment_belief(rate, hypotheses=HORIZON + 1, env=None) -> tuple[SegmentBelief, dict]:
+    belief, params = belief_of("secbad", env)
     assert isinstance(belief, SegmentBelief)
     return dataclasses.replace(belief, rate=rate, hypotheses=hypotheses), params
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_the_filter_over_segments_is_the_one_that_counts_every_start(rate):
-    belief, params = segment_belief(rate)
-    data = trajectories()
+@pytest.mark.parametrize("rate, discrete", [(0.0, False), (0.3, False), (0.3, True), (1.0, False)])
+def test_the_filter_over_segments_is_the_one_that_counts_every_start(rate, discrete):
+    belief, params = segment_belief(rate, env=drift(discrete))
+    data = trajectories(discrete)
     states = acted(belief, params, data)
     shown = jax.vmap(belief.shown)(states).mean
     for b in range(BATCH):

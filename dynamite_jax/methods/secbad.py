@@ -16,7 +16,7 @@ from dynamite_jax.belief import evidence
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.latent import LatentBelief
 from dynamite_jax.types import Array, BeliefState, Gaussian, Params, Trajectories
-from envs.dlcmdp import DLCMDP
+from envs.dlcmdp import DLCMDP, State
 
 HYPOTHESES = 8  # the least likely makes room for the newest; exact where there are as many as steps
 NOISE = 1.0  # deviation of a reward from its prediction
@@ -71,11 +71,6 @@ class SegmentBelief(LatentBelief):
             step=jnp.zeros(batch, jnp.int32),
         )
 
-    def init(self, key: Array) -> Params:
-        """Parameters of all networks."""
-        observation, action = jnp.zeros((1, self.observation_size)), self.space.encode(self.space.zeros((1,)))
-        return self.model.init(key, self.model.encoder.initial((1,)), observation, action, jnp.zeros(1))
-
     def update(
         self, params: Params, state: SegmentState, observation: Array, action: Array, reward: Array
     ) -> SegmentState:
@@ -109,7 +104,8 @@ class SegmentBelief(LatentBelief):
         kept = jax.tree.map(lambda x: x[:, :-1], encoded)
         settled = jax.tree.map(settle, encoded)
         choose = lambda a, b: jnp.where(first.reshape(*first.shape, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
-        start = self._apply(params, observation, jnp.zeros_like(encoded_action), jnp.zeros(batch), method="embed")
+        idle = self.space.encode(self.space.zeros(batch))
+        start = self._apply(params, observation, idle, jnp.zeros(batch), method="embed")
         fresh = self._apply(params, self.model.encoder.initial(batch), start, method="step").belief
         return SegmentState(
             encoded=jax.tree.map(choose, kept, settled),
@@ -142,7 +138,7 @@ class SegmentBelief(LatentBelief):
         """Belief of the most probable hypothesis, [E, L]."""
         return jax.tree.map(lambda x: self._likeliest(state, x), state.encoded.belief)
 
-    def features(self, state: SegmentState, environment) -> Array:
+    def features(self, state: SegmentState, environment: State) -> Array:
         """Its mean and log-variance, [E, 2 L]."""
         return self.shown(state).features
 
