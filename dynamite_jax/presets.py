@@ -13,7 +13,7 @@ TUNED = Path(__file__).parent / "tuned"
 LATENT = ("dynamite", "varibad")  # methods that read the history through `network.encoder`
 
 _PROBE = Config(
-    steps=500_000,
+    steps=320_000,
     num_envs=64,
     network=NetworkConfig(policy_hidden=(32, 32), value_hidden=(32, 32), hidden=32, embedding=16),
     vae=VAEConfig(epochs=4, minibatches=2, lr=3e-3, anneal=0.5, kl_weight=0.001),
