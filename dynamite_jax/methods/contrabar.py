@@ -93,20 +93,23 @@ class ContrastiveBelief(HistoryBelief):
 
         future = jax.lax.scan(unroll, self.encode(params, data)[steps], jnp.moveaxis(action, 1, 0))[1]  # [K, T, B, G]
         predicted = jnp.moveaxis(self._apply(params, future, method="predict"), 0, 1)  # [T, K, B, C]
-        seen = self._apply(params, data.observation[1:], data.reward, method="see")  # [H, B, C]
 
-        def logits(seen: Array) -> Array:
-            return self._apply(params, predicted, seen[ahead], method="classify")
-
-        def elsewhere(key: Array) -> Array:
-            """The same minibatch, moved on by a random number of trajectories and of steps."""
+        def elsewhere(key: Array) -> tuple[Array, Array]:
+            """The same minibatch, moved on by a random number of steps and of trajectories."""
             time_key, batch_key = jax.random.split(key)
             time = jax.random.randint(time_key, (), 0, horizon)
-            trajectory = jax.random.randint(batch_key, (), 1, max(batch, 2))
-            return logits(jnp.roll(seen, jnp.stack([time, trajectory]), axis=(0, 1)))
+            return time, jax.random.randint(batch_key, (), 1, max(batch, 2))
 
-        true = logits(seen)
-        false = jax.lax.map(elsewhere, jax.random.split(key, NEGATIVES))  # [N, T, K, B]
+        # The truth comes first, moved by nothing. Gathered are inputs: no gradient has to be scattered back.
+        moves = jax.vmap(elsewhere)(jax.random.split(key, NEGATIVES))
+        time, trajectory = (jnp.concatenate([jnp.zeros((1,), jnp.int32), x]) for x in moves)
+        rows = (ahead - time[:, None, None]) % horizon  # [1 + N, T, K]
+        columns = (jnp.arange(batch) - trajectory[:, None]) % batch  # [1 + N, B]
+        followed = (data.observation[1:], data.reward)
+        observation, reward = (x[rows[..., None], columns[:, None, None]] for x in followed)
+        seen = self._apply(params, observation, reward, method="see")  # [1 + N, T, K, B, C]
+        logits = self._apply(params, predicted, seen, method="classify")
+        true, false = logits[0], logits[1:]
         mean = lambda x: (x * exists).sum() / (exists.sum() * batch)  # noqa: E731
         positive = mean(optax.sigmoid_binary_cross_entropy(true, jnp.ones_like(true)))
         negative = mean(optax.sigmoid_binary_cross_entropy(false, jnp.zeros_like(false)).mean(0))
