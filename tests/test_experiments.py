@@ -12,7 +12,7 @@ from dynamite_jax import config as configs
 from dynamite_jax import metrics, presets
 from dynamite_jax.config import ConfigError
 from dynamite_jax.methods import METHODS
-from experiments import ablations, plot, runs, tune
+from experiments import ablations, plot, runs, sweep_p, table, tune
 
 
 def summary(returns, best=None):
@@ -105,6 +105,51 @@ def test_an_ablation_differs_from_the_whole_in_one_field():
         assert (config.seeds, config.steps) == (3, whole.steps)
         configs.check(config)
         presets.check(config)
+
+
+def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatch):
+    """Returns are p for no memory, p + 10 for the oracle and half-way for all others."""
+    wanted = {}
+
+    def complete(every, root):
+        wanted.update(every)
+        place = {"markov": 0.0, "oracle": 10.0}
+        p = {name: float(dict(o.split("=") for o in config.env_options)["p"]) for name, config in every.items()}
+        return {name: summary([p[name] + place.get(config.method, 5.0)] * 2) for name, config in every.items()}
+
+    monkeypatch.setattr(runs, "complete", complete)
+    flags = "--env point_robot --methods dynamite --p 0.0 1.0 --seeds 2 --steps 30000 --out"
+    monkeypatch.setattr("sys.argv", ["sweep_p", *flags.split(), str(tmp_path)])
+    sweep_p.main()
+    assert all((config.seeds, config.steps) == (2, 30000) for config in wanted.values())
+    rows = json.loads((tmp_path / "point_robot" / "sweep_p.json").read_text())["runs"]
+    assert {name: row["score"]["iqm"] for name, row in rows.items()} == {
+        f"{method} p={p}": score
+        for p in (0.0, 1.0)
+        for method, score in (("dynamite", 0.5), ("oracle", 1.0), ("markov", 0.0))
+    }
+    assert (tmp_path / "point_robot" / "sweep_p.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("module", [table, ablations])
+def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path, monkeypatch):
+    wanted, drawn = {}, []
+
+    def complete(every, root):
+        wanted.update(every)
+        return {name: summary([1.0, 3.0], best=4.0) for name in every}
+
+    monkeypatch.setattr(runs, "complete", complete)
+    monkeypatch.setattr(plot, "plot", lambda folders, out, **options: drawn.append((folders, out)))
+    flags = "--env gridworld --seeds 2 --steps 30000 --runs runs --out"
+    monkeypatch.setattr("sys.argv", ["command", *flags.split(), str(tmp_path)])
+    module.main()
+    name = module.__name__.split(".")[1]
+    assert {"dynamite", "oracle", "markov"} <= wanted.keys()
+    assert all((config.seeds, config.steps, config.seed) == (2, 30000, 1) for config in wanted.values())
+    assert json.loads((tmp_path / "gridworld" / f"{name}.json").read_text())["runs"].keys() == wanted.keys()
+    ((folders, out),) = drawn
+    assert [folder.name for folder in folders] == list(wanted) and out == tmp_path / "gridworld" / f"{name}.png"
 
 
 # -- random search ------------------------------------------------------------------------------------------------
