@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
+from dynamite_jax.latent import LatentBelief
 from dynamite_jax.methods import METHODS
 from envs.registry import MAKERS, nearest
 
 TUNED = Path(__file__).parent / "tuned"
-LATENT = ("dynamite", "varibad")  # methods that read the history through `network.encoder`
 
 _PROBE = Config(
     steps=320_000,
@@ -58,7 +58,7 @@ def check(config: Config) -> None:
         ConfigError: names the nearest one, or what is allowed.
     """
     check_names(config.env, config.method)
-    if config.network.encoder != "gru" and config.method not in LATENT:
+    if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
         raise ConfigError(
             f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
         )

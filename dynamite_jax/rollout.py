@@ -84,27 +84,26 @@ def play(
     batch = environment.obs.shape[:1]
     step_env = jax.vmap(env.step)
 
-    def look(environment: State, belief: Any, action: Array) -> tuple[Any, Array, Array, Array]:
-        """Take in the observation; policy and value at it."""
+    def look(environment: State, belief: Any, action: Array) -> tuple[Any, Array, tuple]:
+        """Take in the observation; the belief after it, the policy, and what is recorded."""
         belief = agent.belief.update(acting.belief_params, belief, environment.obs, action, environment.reward)
         features = agent.features(environment, belief)
         policy, value = agent.policy(acting.policy_params, agent.normalise(features, acting.normaliser))
-        return belief, features, policy, value
+        seen = (environment, features, value, agent.belief.boundary(belief), agent.belief.shown(belief))
+        return belief, policy, seen
 
     def step(carry: tuple[State, Any, Array], key: Array) -> tuple[tuple[State, Any, Array], Any]:
         environment, belief, action = carry
-        belief, features, policy, value = look(environment, belief, action)
+        belief, policy, seen = look(environment, belief, action)
         distribution = ppo.policy_distribution(policy, space)
         action = distribution.mode() if deterministic else distribution.sample(seed=key)
         after = step_env(environment, action)
-        seen = (environment, features, value, agent.belief.boundary(belief), agent.belief.shown(belief))
         done = (action, distribution.log_prob(action), after.reward, after.terminated)
         return (after, belief, action), (seen, done)
 
     keys = jax.random.split(key, env.horizon)
     (environment, belief, action), (seen, done) = jax.lax.scan(step, (environment, belief, space.zeros(batch)), keys)
-    belief, features, _, value = look(environment, belief, action)
-    last = (environment, features, value, agent.belief.boundary(belief), agent.belief.shown(belief))
+    last = look(environment, belief, action)[2]
     seen = jax.tree.map(lambda body, end: jnp.concatenate([body, end[None]]), seen, last)
     environments, features, value, boundary, beliefs = seen
     action, log_prob, reward, terminated = done

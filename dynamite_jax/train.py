@@ -110,7 +110,9 @@ def train(
     result = evaluate(config, env, program.agent, states, config.eval_episodes, config.seed)
     report(result)
     summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    part = out / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=2) + "\n")
+    part.replace(out / "summary.json")  # whole or not there: it marks a finished run
     console.print(f"summary in {out / 'summary.json'}", markup=False, soft_wrap=True)
     return summary
 

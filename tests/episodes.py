@@ -1,10 +1,15 @@
-"""A small environment and random episodes of it, in which sessions come in every shape."""
+"""A small environment, random episodes of it in which sessions come in every shape, and a belief over them."""
+
+import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dynamite_jax.config import Config, NetworkConfig, VAEConfig
+from dynamite_jax.latent import LatentBelief
 from dynamite_jax.types import Trajectories
 from envs.dlcmdp import Box, Discrete, FiniteDLCMDP
 
@@ -13,6 +18,19 @@ SESSION = np.array(
     [[0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 2, 2, 2, 3], [0] * 7, list(range(7)), [0, 1, 1, 1, 1, 1, 2]], np.int32
 ).T
 HORIZON, BATCH = SESSION.shape
+LATENT = 2
+NETWORK = NetworkConfig(latent=LATENT, hidden=6, embedding=5, decoder_hidden=(7, 4), policy_hidden=(4,))
+# Weights that are all different, so that no term can stand in for another.
+WEIGHTS = VAEConfig(
+    reward_weight=0.7,
+    state_weight=0.3,
+    kl_weight=0.11,
+    consistency_weight=0.4,
+    boundary_weight=0.9,
+    boundary_rate=0.2,
+    boundary_noise=0.6,
+    decode_terms=0,
+)
 
 
 class Drift(FiniteDLCMDP):
@@ -70,3 +88,12 @@ def trajectories(discrete=False, session=SESSION) -> Trajectories:
 
 def to_numpy(tree):
     return jax.tree.map(lambda x: np.asarray(x, float), tree)
+
+
+def build(
+    hyper: VAEConfig = WEIGHTS, env: Drift | None = None, encoder: Literal["gru", "transformer"] = "gru"
+) -> tuple[LatentBelief, dict]:
+    """A belief and parameters with no zero in them, biases included."""
+    network = dataclasses.replace(NETWORK, encoder=encoder, heads=2)
+    belief = LatentBelief.build(Config(network=network, vae=hyper), env or drift())
+    return belief, scattered(jax.eval_shape(belief.init, jax.random.key(0)))

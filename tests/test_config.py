@@ -406,3 +406,21 @@ def test_all_differences_are_named_old_before_new():
         "network.policy_hidden: (16,) -> (8,)",
         "ppo.lr: 0.1 -> 0.5",
     ]
+
+
+def test_heads_divide_the_width_of_a_token():
+    config = presets.default("gridworld", "dynamite")
+    wide = dataclasses.replace(config, network=dataclasses.replace(config.network, encoder="transformer", heads=3))
+    with pytest.raises(ConfigError, match="network.hidden is 64; it must be a multiple of network.heads, 3"):
+        configs.check(wide)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
+    config = presets.default("gridworld", method)
+    config = dataclasses.replace(config, network=dataclasses.replace(config.network, encoder="transformer"))
+    if method in ("dynamite", "varibad"):
+        presets.check(config)
+    else:
+        with pytest.raises(ConfigError, match=f"network.encoder is 'transformer'; with method {method} it must be"):
+            presets.check(config)

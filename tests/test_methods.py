@@ -8,15 +8,13 @@ import numpy as np
 import numpy_elbo as reference
 import pytest
 from conftest import build, tiny_config
-from episodes import BATCH, HORIZON, SESSION, drift, scattered, to_numpy, trajectories
+from episodes import BATCH, HORIZON, NETWORK, SESSION, drift, scattered, to_numpy, trajectories
 
 from dynamite_jax import train_step
-from dynamite_jax.config import Config, NetworkConfig, VAEConfig
+from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.methods import METHODS, contrabar
 from dynamite_jax.methods.secbad import SegmentBelief
 from dynamite_jax.rollout import play
-
-NETWORK = NetworkConfig(latent=2, hidden=6, embedding=5, decoder_hidden=(7, 4), policy_hidden=(4,))
 
 
 def belief_of(method, env=None, **network):
