@@ -11,6 +11,11 @@ RUN     =
 RUNS    =
 ARGS    =
 
+KNOWN   = ENV METHOD METHODS SEEDS STEPS OUT RUN RUNS ARGS EXTRAS PYTHON
+GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
+$(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
+
 SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 
 VENV := .venv

@@ -15,8 +15,9 @@ from envs.dlcmdp import Box, Discrete, State
 class Belief:
     """How an agent starts without knowledge, takes in evidence, shows what it knows to the policy, and learns.
 
-    A method builds one. The belief itself is immutable; its parameters and its state are pytrees given to it. As it
-    stands here it has no parameters, remembers nothing and shows nothing.
+    A method builds one. The belief itself is immutable; its parameters and its state are pytrees given to it. It meets
+    observations and rewards in deviations from their running means (`Agent.evidence`), whatever their units are. As
+    it stands here it has no parameters, remembers nothing and shows nothing.
 
     Attributes:
         learns: whether it has a `loss` of its own; then it is updated before the policy, by `VAEConfig`.

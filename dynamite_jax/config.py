@@ -63,7 +63,7 @@ class VAEConfig(struct.PyTreeNode):
     boundary_rate: float = 0.05
     """Assumed switches a step, where boundaries are learnt without labels."""
     boundary_noise: float = 0.2
-    """Assumed deviation of a reward from its prediction, where boundaries are learnt without labels."""
+    """Assumed error of a reward's prediction in deviations of rewards, where boundaries are learnt without labels."""
     boundary_alignment: Literal["evidence", "action"] = _static("evidence")
     """What the boundary head answers at t: is the newest reward from a new session, or is the step to come."""
 
@@ -75,6 +75,8 @@ class PPOConfig(struct.PyTreeNode):
     """Adam's step size at the start."""
     anneal: float = 0.0
     """Final fraction of training over which learning rate and entropy weight fall linearly to 0."""
+    delay: float = 0.0
+    """First fraction of training in which a belief that learns by itself does, and the policy does not."""
     clip: float = 0.2
     """Clipping range of the probability ratio and of the value."""
     gamma: float = 0.97
@@ -118,7 +120,7 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of policy and critic."""
     feature_clip: float = 5.0
-    """Normalised policy features are clipped to this many deviations."""
+    """Policy features, and what the belief sees, are normalised and clipped to this many deviations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,7 @@ _RULES = {
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
-    **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
+    **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
 }

@@ -85,7 +85,7 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, k
     exact = jax.lax.scan(step, start, (after, rollout.reward))[1]
 
     def decoded(physics: Any, belief: Any) -> jax.Array:
-        decode = partial(agent.belief.decode_reward, acting.belief_params, belief, sample_key)
+        decode = partial(agent.expected_reward, acting, belief, sample_key)
         return env.decoded_posterior(physics, decode)
 
     now = jax.tree.map(lambda x: x[:-1], (physics, beliefs))

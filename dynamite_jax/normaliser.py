@@ -1,8 +1,8 @@
-"""Running mean and deviation of the policy features (brax's running statistics)."""
+"""Running means and deviations of what networks see (brax's running statistics)."""
 
 import contextlib
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -12,16 +12,31 @@ with contextlib.redirect_stdout(io.StringIO()):  # MJX reports a missing optiona
     from brax.training.acme import running_statistics, specs
 
 
-def init(size: int) -> Any:
+class Seen(NamedTuple):
+    """What statistics are kept of: policy features [..., F], observations [..., O], rewards [...]."""
+
+    features: Any
+    observation: Any
+    reward: Any
+
+
+def init(features: int, observation: int) -> Any:
     """Statistics of no data: mean 0, deviation 1."""
-    return running_statistics.init_state(specs.Array((size,), jnp.dtype("float32")))
+    shapes = Seen((features,), (observation,), ())
+    return running_statistics.init_state(Seen(*(specs.Array(shape, jnp.dtype("float32")) for shape in shapes)))
 
 
-def update(state: Any, features: Array) -> Any:
-    """Take in features, [..., F]."""
-    return running_statistics.update(state, features)
+def update(state: Any, seen: Seen) -> Any:
+    """Take in a batch."""
+    return running_statistics.update(state, seen)
 
 
-def normalise(state: Any, features: Array, clip: float) -> Array:
-    """Features in deviations from their mean, at most `clip` of them, [..., F]."""
-    return running_statistics.normalize(features, state, max_abs_value=clip)
+def normalise(state: Any, name: str, x: Array, clip: float) -> Array:
+    """Features, observations or rewards in deviations from their mean, at most `clip` of them."""
+    mean, deviation = getattr(state.mean, name), getattr(state.std, name)
+    return jnp.clip((x - mean) / deviation, -clip, clip)
+
+
+def restore(state: Any, name: str, x: Array) -> Array:
+    """The way back from deviations to units."""
+    return x * getattr(state.std, name) + getattr(state.mean, name)

@@ -1,6 +1,7 @@
 """An agent, and one episode of it in many environments: one scan that carries environment and belief."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,23 +13,23 @@ from dynamite_jax.belief import Belief
 from dynamite_jax.config import Config
 from dynamite_jax.methods import METHODS
 from dynamite_jax.networks import ActorCritic
-from dynamite_jax.types import Acting, Array, Params, Rollout
+from dynamite_jax.types import Acting, Array, Params, Rollout, Trajectories
 from envs.dlcmdp import DLCMDP, Discrete, State
 
 
 @dataclass(frozen=True)
 class Agent:
-    """What acts: a belief and an actor-critic on normalised (observation, belief).
+    """What acts: a belief over normalised evidence, and an actor-critic on normalised (observation, belief).
 
     Attributes:
-        belief: the method's belief; see `methods`.
+        belief: the method's belief; see `methods`. It never sees an observation or a reward in other units.
         network: actor-critic.
-        feature_clip: bound of a normalised feature.
+        clip: bound of what is normalised, in deviations.
     """
 
     belief: Belief
     network: ActorCritic
-    feature_clip: float
+    clip: float
 
     @classmethod
     def build(cls, config: Config, env: DLCMDP) -> "Agent":
@@ -52,9 +53,24 @@ class Agent:
         outputs: Any = self.network.apply(params, features)
         return outputs
 
-    def normalise(self, features: Array, normaliser: Any) -> Array:
-        """Policy inputs in deviations from their running mean, clipped, [..., F]."""
-        return statistics.normalise(normaliser, features, self.feature_clip)
+    def normalise(self, normaliser: Any, name: str, x: Array) -> Array:
+        """`features`, `observation` or `reward` in deviations from its running mean, clipped."""
+        return statistics.normalise(normaliser, name, x, self.clip)
+
+    def evidence(self, normaliser: Any, data: Trajectories) -> Trajectories:
+        """Trajectories as the belief sees them, observations and rewards normalised."""
+        return data.replace(
+            observation=self.normalise(normaliser, "observation", data.observation),
+            reward=self.normalise(normaliser, "reward", data.reward),
+        )
+
+    def expected_reward(
+        self, acting: Acting, shown: Any, key: Array, observation: Array, action: Array, following: Array
+    ) -> Array:
+        """Reward that the belief expects of k steps, in units: [k, O], [k, ...], [k, O] -> [k]."""
+        observation, following = (self.normalise(acting.normaliser, "observation", x) for x in (observation, following))
+        reward = self.belief.decode_reward(acting.belief_params, shown, key, observation, action, following)
+        return statistics.restore(acting.normaliser, "reward", reward)
 
 
 def play(
@@ -71,7 +87,7 @@ def play(
     Args:
         agent: who acts.
         env: the environment, one of E alike.
-        acting: parameters and feature statistics of the agent.
+        acting: parameters and statistics of the agent.
         environment: E environments just reset.
         belief: E beliefs before the first observation.
         key: stream of the actions.
@@ -84,26 +100,30 @@ def play(
     batch = environment.obs.shape[:1]
     step_env = jax.vmap(env.step)
 
-    def look(environment: State, belief: Any, action: Array) -> tuple[Any, Array, tuple]:
+    normalise = partial(agent.normalise, acting.normaliser)
+
+    def look(environment: State, belief: Any, action: Array, reward: Array) -> tuple[Any, Array, tuple]:
         """Take in the observation; the belief after it, the policy, and what is recorded."""
-        belief = agent.belief.update(acting.belief_params, belief, environment.obs, action, environment.reward)
+        observation = normalise("observation", environment.obs)
+        belief = agent.belief.update(acting.belief_params, belief, observation, action, reward)
         features = agent.features(environment, belief)
-        policy, value = agent.policy(acting.policy_params, agent.normalise(features, acting.normaliser))
+        policy, value = agent.policy(acting.policy_params, normalise("features", features))
         seen = (environment, features, value, agent.belief.boundary(belief), agent.belief.shown(belief))
         return belief, policy, seen
 
-    def step(carry: tuple[State, Any, Array], key: Array) -> tuple[tuple[State, Any, Array], Any]:
-        environment, belief, action = carry
-        belief, policy, seen = look(environment, belief, action)
+    def step(carry: tuple[State, Any, Array, Array], key: Array) -> tuple[tuple[State, Any, Array, Array], Any]:
+        environment, belief, action, reward = carry
+        belief, policy, seen = look(environment, belief, action, reward)
         distribution = ppo.policy_distribution(policy, space)
         action = distribution.mode() if deterministic else distribution.sample(seed=key)
         after = step_env(environment, action)
         done = (action, distribution.log_prob(action), after.reward, after.terminated)
-        return (after, belief, action), (seen, done)
+        return (after, belief, action, normalise("reward", after.reward)), (seen, done)
 
     keys = jax.random.split(key, env.horizon)
-    (environment, belief, action), (seen, done) = jax.lax.scan(step, (environment, belief, space.zeros(batch)), keys)
-    last = look(environment, belief, action)[2]
+    start = (environment, belief, space.zeros(batch), jnp.zeros(batch))
+    end, (seen, done) = jax.lax.scan(step, start, keys)
+    last = look(*end)[2]
     seen = jax.tree.map(lambda body, end: jnp.concatenate([body, end[None]]), seen, last)
     environments, features, value, boundary, beliefs = seen
     action, log_prob, reward, terminated = done

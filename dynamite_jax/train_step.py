@@ -44,7 +44,7 @@ def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainStat
         belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
         policy_params=policy_params,
         policy_optimiser=adam.init(_trained_by_policy(agent, policy_params, belief_params)),
-        normaliser=normaliser.init(features.shape[-1]),
+        normaliser=normaliser.init(features.shape[-1], env.observation_size),
         environment=environment,
         belief=belief,
         buffer=_empty_buffer(config, env),
@@ -79,9 +79,10 @@ def meta_update(
     state, losses = update_policy(config, agent, env, rollout, ppo_hyper, state, policy_key)
     metrics |= {f"ppo/{name}": value for name, value in losses.items()}
     finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
+    seen = normaliser.Seen(rollout.features[:-1], rollout.observation[:-1], rollout.reward)
     return (
         state.replace(
-            normaliser=normaliser.update(state.normaliser, rollout.features[:-1]),
+            normaliser=normaliser.update(state.normaliser, seen),
             environment=jax.vmap(env.reset)(jax.random.split(reset_key, config.num_envs)),
             key=key,
             meta_updates=state.meta_updates + 1,
@@ -91,10 +92,14 @@ def meta_update(
     )
 
 
-def remaining(config: Config, env: DLCMDP, state: TrainState, anneal: Array | float) -> Array:
+def progress(config: Config, env: DLCMDP, state: TrainState) -> Array:
+    """Fraction of training that is done."""
+    return state.meta_updates / config.meta_updates(env.horizon)
+
+
+def remaining(progress: Array, anneal: Array | float) -> Array:
     """Factor of an annealed number: 1, then falling linearly to 0 over the last fraction `anneal` of training."""
-    gone = state.meta_updates / config.meta_updates(env.horizon)
-    return jnp.clip((1.0 - gone) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
+    return jnp.clip((1.0 - progress) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
 
 
 def update_belief(
@@ -111,12 +116,13 @@ def update_belief(
             state.buffer,
         )
         data = buffer
+    data = agent.evidence(state.normaliser, data)
     choose_key, key = jax.random.split(key)
     batch = fresh.reward.shape[1]
     # The buffer fills from the front: until it is full only its first columns hold episodes.
     held = jnp.minimum(data.reward.shape[1], (state.meta_updates + 1) * batch)
     count = hyper.trajectories or batch
-    lr = hyper.lr * remaining(config, env, state, hyper.anneal)
+    lr = hyper.lr * remaining(progress(config, env, state), hyper.anneal)
     optimise = optimiser(lr, hyper.max_grad_norm)
     grad = jax.grad(agent.belief.loss, has_aux=True)
 
@@ -152,20 +158,22 @@ def update_policy(
     key: Array,
 ) -> tuple[TrainState, Metrics]:
     """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
-    features = agent.normalise(rollout.features[:-1], state.normaliser)
+    features = agent.normalise(state.normaliser, "features", rollout.features[:-1])
     data = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda)
     episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
-    left = remaining(config, env, state, hyper.anneal)
-    hyper = hyper.replace(lr=hyper.lr * left, entropy=hyper.entropy * left)
+    gone = progress(config, env, state)
+    left = remaining(gone, hyper.anneal)
+    waits = agent.belief.learns & (gone < hyper.delay)
+    hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
     optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
     def loss(params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories) -> tuple[Array, Metrics]:
         policy_params, belief_params = params
         features = batch.features
         if agent.belief.end_to_end:
-            states = agent.belief.encode(belief_params, episodes)
+            states = agent.belief.encode(belief_params, agent.evidence(state.normaliser, episodes))
             seen = jnp.concatenate([episodes.observation[:-1], states], axis=-1)
-            features = agent.normalise(seen, state.normaliser)
+            features = agent.normalise(state.normaliser, "features", seen)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
         policy, value = agent.policy(policy_params, flat.features)
         return ppo.loss(policy, value, flat, env.action_space, hyper)

@@ -86,7 +86,7 @@ class Trajectories(struct.PyTreeNode):
 
 
 class Acting(struct.PyTreeNode):
-    """What an agent needs to act: `belief_params`, `policy_params` and the feature statistics of `normaliser`."""
+    """What an agent needs to act: `belief_params`, `policy_params` and the statistics of `normaliser`."""
 
     belief_params: Params
     policy_params: Params
@@ -99,7 +99,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
         belief_params, belief_optimiser: belief model and its Adam state, None where the belief does not learn.
         policy_params, policy_optimiser: actor-critic and its Adam state.
-        normaliser: running statistics of the policy features.
+        normaliser: running statistics of policy features, observations and rewards.
         environment: E environments at the start of the next episode.
         belief: beliefs at the start of the next episode.
         buffer: past trajectories for the belief model, None unless `vae.buffer_episodes` is set.

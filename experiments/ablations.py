@@ -58,6 +58,7 @@ def main() -> None:
     wanted = variants(arguments.env, arguments.seeds, arguments.steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
     found = runs.rows(wanted, runs.complete(wanted, root))
+    runs.compare(found, "dynamite")
     runs.write(found, wanted["dynamite"], out, "ablations", "variant")
     plot.plot(tuple(root / name for name in wanted), out / "ablations.png", labels=tuple(wanted))
 

@@ -15,6 +15,22 @@ from dynamite_jax.errors import one_line_errors
 REFERENCES = ("oracle", "markov")
 
 
+def _interval(summary: metrics.Record, digits: int) -> str:
+    low, high = summary["ci95"]
+    return f"{summary['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+COLUMNS = (  # title, what a row needs for it, cell
+    ("return", "iqm", lambda row: _interval(row, 2)),
+    ("score", "score", lambda row: _interval(row["score"], 3)),
+    ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
+    ("loss of score", "loss", lambda row: _interval(row["loss"], 3)),
+    ("steps a seed", "env_steps", lambda row: f"{row['env_steps'] / 1e6:.1f} M"),
+    ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
+    ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
+)
+
+
 def complete(wanted: dict[str, Config], root: Path) -> dict[str, metrics.Record]:
     """Bring runs to their end one after the other: missing ones are trained, cut-off ones go on, finished ones stay.
 
@@ -87,6 +103,14 @@ def _scale(references: dict[str, float], summaries: dict[str, metrics.Record]) -
     return 0.0, None
 
 
+def compare(found: dict[str, metrics.Record], base: str) -> None:
+    """Give each row `loss`: how much less it scores than `base`, seed by seed, as `metrics.summarise` has it."""
+    if "score" in found[base]:
+        best = found[base]["score"]["per_seed"]
+        for row in found.values():
+            row["loss"] = metrics.summarise([a - b for a, b in zip(best, row["score"]["per_seed"], strict=True)])
+
+
 def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: str, header: str) -> None:
     """Write `folder`/`name`.json and .md, and print the latter.
 
@@ -103,20 +127,10 @@ def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: 
     lines = [
         f"{config.env}, {config.seeds} seeds from root {config.seed}; interquartile mean [95 % bootstrap interval].",
         "",
-        f"| {header} | return | score | worst seed | steps a seed | minutes | tuning trials |",
-        "|---|---|---|---|---|---|---|",
     ]
-    for run, row in found.items():
-        score, worst = "", ""
-        if "score" in row:
-            score, worst = _interval(row["score"], 3), f"{min(row['score']['per_seed']):.3f}"
-        cells = [run, _interval(row, 2), score, worst, f"{row['env_steps'] / 1e6:.1f} M", f"{row['wall_s'] / 60:.0f}"]
-        lines.append(f"| {' | '.join(cells)} | {row['tuning_trials']} |")
+    columns = {title: cell for title, key, cell in COLUMNS if all(key in row for row in found.values())}
+    lines += [f"| {' | '.join([header, *columns])} |", "|" + "---|" * (len(columns) + 1)]
+    lines += [f"| {' | '.join([run, *(cell(row) for cell in columns.values())])} |" for run, row in found.items()]
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     sys.stdout.write(text)
-
-
-def _interval(summary: metrics.Record, digits: int) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

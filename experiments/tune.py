@@ -23,7 +23,7 @@ from dynamite_jax.methods import METHODS
 from envs import registry
 
 ROOT = 1000  # tuning seeds; results are reported from root seed 1
-FACTOR = 4.0  # a trial multiplies each number by something between 1 / FACTOR and FACTOR
+FACTOR = 3.0  # a trial multiplies each number by something between 1 / FACTOR and FACTOR
 SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "vae.consistency_weight")
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dynamite_jax import normaliser
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig
 from dynamite_jax.latent import LatentBelief
 from dynamite_jax.types import Trajectories
@@ -84,6 +85,13 @@ def trajectories(discrete=False, session=SESSION) -> Trajectories:
         reward=jnp.asarray(rng.normal(size=(HORIZON, BATCH)), jnp.float32),
         session=jnp.asarray(session),
     )
+
+
+def statistics(features, observation):
+    """Running statistics in which no mean is 0 and no deviation 1."""
+    state, rng = normaliser.init(features, observation), np.random.default_rng(0)
+    seen = (jnp.asarray(rng.normal(0.3, 0.5, (9, *x.shape)), jnp.float32) for x in state.mean)
+    return normaliser.update(state, normaliser.Seen(*seen))
 
 
 def to_numpy(tree):

@@ -18,6 +18,7 @@ from envs.gridworld_exact import solve
 from experiments import bayes_optimal
 
 Refused = Callable[..., str]
+CHECKOUT = Path(__file__).parents[1]
 FITTING = ("--num-envs", "1024", "--ppo.minibatches", "16", "--vae.minibatches", "8", "--vae.trajectories", "0")
 
 
@@ -357,3 +358,9 @@ def test_help_is_no_error(monkeypatch, capsys):
             command.main()
         assert not stop.value.code
         assert "--help" in capsys.readouterr().out
+
+
+def test_make_refuses_a_variable_it_does_not_know():
+    found = subprocess.run(["make", "-n", "train", "SEED=3"], capture_output=True, text=True, cwd=CHECKOUT)
+    assert found.returncode == 2
+    assert "SEED is not a variable of this Makefile; known are ENV METHOD" in found.stderr

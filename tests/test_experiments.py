@@ -91,6 +91,18 @@ def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     assert record["runs"] == rows and record["env"] == tiny.env
 
 
+def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
+    rows = runs.rows(
+        dict.fromkeys("ab", tiny), {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)}
+    )
+    runs.compare(rows, "a")
+    assert rows["b"]["loss"]["per_seed"] == [0.5, -0.25] and rows["a"]["loss"]["iqm"] == 0.0
+    runs.write(rows, tiny, tmp_path, "ablations", "variant")
+    lines = (tmp_path / "ablations.md").read_text().splitlines()
+    titles, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[2], lines[-1]))
+    assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
+
+
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
     with pytest.raises(ConfigError, match="labels are 1"):
         plot.plot((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))

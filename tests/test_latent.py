@@ -255,11 +255,11 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
     rng = np.random.default_rng(4)
 
     shapes: Any = jax.eval_shape(partial(train_step.init, config, env, agent), jnp.asarray(0))
-    features = shapes.normaliser.mean.shape[0]
+    features = shapes.normaliser.mean.features.shape[0]
     before = shapes.replace(
         **{name: scattered(getattr(shapes, name)) for name in ("belief_params", "belief_optimiser", "policy_params")},
         policy_optimiser=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.policy_optimiser),
-        normaliser=normaliser.init(features),
+        normaliser=normaliser.init(features, env.observation_size),
         **dict.fromkeys(("environment", "belief", "key", "finite")),  # nothing that learns
         meta_updates=jnp.asarray(0),
     )

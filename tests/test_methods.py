@@ -8,7 +8,7 @@ import numpy as np
 import numpy_elbo as reference
 import pytest
 from conftest import build, tiny_config
-from episodes import BATCH, HORIZON, NETWORK, SESSION, drift, scattered, to_numpy, trajectories
+from episodes import BATCH, HORIZON, NETWORK, SESSION, drift, scattered, statistics, to_numpy, trajectories
 
 from dynamite_jax import train_step
 from dynamite_jax.config import Config, VAEConfig
@@ -53,6 +53,7 @@ def updated_policy(method, **ppo):
     config = tiny_config("probe_memory", method, ppo={"minibatches": 1, "epochs": 1, **ppo})
     program, states = build(config)
     s = jax.tree.map(lambda x: x[0], states)
+    s = s.replace(normaliser=statistics(s.normaliser.mean.features.size, program.env.observation_size))
     rollout, _, _ = play(program.agent, program.env, s.acting, s.environment, s.belief, s.key)
     after, losses = train_step.update_policy(
         config, program.agent, program.env, rollout, program.hyper[1], s, jax.random.key(0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_same, build, compiled, tiny_config
+from episodes import statistics
 
 from dynamite_jax import train_step
 from dynamite_jax.methods import METHODS
@@ -167,6 +168,71 @@ def test_the_buffer_keeps_the_newest_episodes_first():
     expected = np.concatenate([rollouts[1].reward, rollouts[0].reward], axis=1)[:, :12]
     assert state.buffer is not None
     np.testing.assert_array_equal(np.asarray(state.buffer.reward), expected)
+
+
+def seen_with_statistics(method="dynamite", **ppo):
+    """Program, its first agent under statistics that matter, and an episode of it."""
+    config = tiny_config("probe_match", method, ppo=ppo)
+    program, states = build(config)
+    state = jax.tree.map(lambda x: x[0], states)
+    state = state.replace(normaliser=statistics(state.normaliser.mean.features.size, program.env.observation_size))
+    rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(1))
+    return config, program, state, rollout
+
+
+def test_the_belief_learns_from_deviations():
+    """What it learns from an episode in units is what it learns from the same in deviations."""
+    config, program, state, rollout = seen_with_statistics()
+    mean, deviation = state.normaliser.mean, state.normaliser.std
+    in_deviations = rollout.replace(
+        observation=jnp.clip((rollout.observation - mean.observation) / deviation.observation, -5, 5),
+        reward=jnp.clip((rollout.reward - mean.reward) / deviation.reward, -5, 5),
+    )
+    trivial = state.replace(normaliser=jax.tree.map(lambda x: x[0], build(config)[1]).normaliser)
+    update = partial(train_step.update_belief, config, program.agent, program.env)
+    found, losses = update(rollout, program.hyper[0], state, jax.random.key(2))
+    expected, expected_losses = update(in_deviations, program.hyper[0], trivial, jax.random.key(2))
+    assert_same(found.belief_params, expected.belief_params)
+    assert_same(losses, expected_losses)
+
+
+def test_rewards_are_expected_in_units():
+    _, program, state, rollout = seen_with_statistics()
+    agent, acting, key = program.agent, state.acting, jax.random.key(3)
+    shown = jax.tree.map(lambda x: x[0], agent.belief.shown(state.belief))
+    mean, deviation = acting.normaliser.mean, acting.normaliser.std
+    steps = (rollout.observation[0], rollout.action[0], rollout.observation[1])
+    scaled = [(x - mean.observation) / deviation.observation if x.ndim == 2 else x for x in steps]
+    inner = agent.belief.decode_reward(acting.belief_params, shown, key, *scaled)
+    found = agent.expected_reward(acting, shown, key, *steps)
+    np.testing.assert_allclose(found, inner * deviation.reward + mean.reward, rtol=1e-5)
+
+
+def test_running_statistics_are_those_of_all_episodes():
+    config = tiny_config("probe_match", chunk=1)
+    program, states = build(config)
+    state = jax.tree.map(lambda x: x[0], states)
+    seen = []
+    for _ in range(2):
+        play_key = jax.random.split(state.key, 5)[1]
+        seen.append(play(program.agent, program.env, state.acting, state.environment, state.belief, play_key)[0])
+        state, _ = train_step.meta_update(config, program.agent, program.env, program.hyper, state)
+    for name in ("features", "observation", "reward"):
+        values = np.concatenate([getattr(rollout, name)[: len(rollout.reward)] for rollout in seen])
+        np.testing.assert_allclose(getattr(state.normaliser.mean, name), values.mean((0, 1)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(getattr(state.normaliser.std, name), values.std((0, 1)), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dynamite", "rl2", "markov"])
+def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
+    config, program, state, rollout = seen_with_statistics(method, lr=1e-2, delay=0.5)
+    total = config.meta_updates(program.env.horizon)
+    update = jax.jit(partial(train_step.update_policy, config, program.agent, program.env))
+    for done in (0, total // 2 - 1, total // 2):
+        before = state.replace(meta_updates=jnp.asarray(done))
+        after, _ = update(rollout, program.hyper[1], before, jax.random.key(4))
+        moved = not np.array_equal(*(jax.tree.leaves(x.policy_params)[-1] for x in (before, after)))
+        assert moved == (method != "dynamite" or done >= total // 2)
 
 
 def test_learning_rate_and_entropy_fall_to_zero_at_the_end():

@@ -19,7 +19,7 @@ from dynamite_jax.types import Array, BeliefState, Gaussian, Params, Trajectorie
 from envs.dlcmdp import DLCMDP, State
 
 HYPOTHESES = 8  # the least likely makes room for the newest; exact where there are as many as steps
-NOISE = 1.0  # deviation of a reward from its prediction
+NOISE = 1.0  # assumed error of a reward's prediction, in deviations of rewards
 
 
 class SegmentState(struct.PyTreeNode):
