@@ -57,6 +57,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.ablations")
     wanted = variants(arguments.env, arguments.seeds, arguments.steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
+    runs.make_folder(out)
     found = runs.rows(wanted, runs.complete(wanted, root))
     runs.compare(found, "dynamite")
     runs.write(found, wanted["dynamite"], out, "ablations", "variant")

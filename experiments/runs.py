@@ -31,6 +31,18 @@ COLUMNS = (  # title, what a row needs for it, cell
 )
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of the results, before hours go into them.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out is {str(folder)!r}, which can't be written: {error.strerror}") from None
+
+
 def complete(wanted: dict[str, Config], root: Path) -> dict[str, metrics.Record]:
     """Bring runs to their end one after the other: missing ones are trained, cut-off ones go on, finished ones stay.
 
@@ -117,11 +129,10 @@ def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: 
     Args:
         found: what `rows` gave.
         config: the first of the runs, for what all have in common.
-        folder: made where it is missing.
+        folder: where they go.
         name: of the files.
         header: what the names of the runs are, over their column.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": found}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     lines = [

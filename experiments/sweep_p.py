@@ -86,12 +86,13 @@ def main() -> None:
             wanted[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
     name = "{} p={}".format
     every = {name(method, p): config for p in wanted for method, config in wanted[p].items()}
+    out = arguments.out / arguments.env
+    runs.make_folder(out)
     summaries = runs.complete(every, arguments.runs / arguments.env)
     found = {}
     for p in wanted:  # references are those of the same p
         here = runs.rows(wanted[p], {method: summaries[name(method, p)] for method in wanted[p]})
         found |= {name(method, p): row for method, row in here.items()}
-    out = arguments.out / arguments.env
     runs.write(found, next(iter(every.values())), out, "sweep_p", "method and p")
     draw(found, arguments.methods, arguments.p, arguments.env, out / "sweep_p.png")
 

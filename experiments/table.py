@@ -42,6 +42,7 @@ def main() -> None:
         steps = arguments.steps or config.steps
         wanted[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
+    runs.make_folder(out)
     found = runs.rows(wanted, runs.complete(wanted, root))
     runs.write(found, next(iter(wanted.values())), out, "table", "method")
     plot.plot(tuple(root / method for method in wanted), out / "table.png")

@@ -21,6 +21,7 @@ from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.methods import METHODS
 from envs import registry
+from experiments import runs
 
 ROOT = 1000  # tuning seeds; results are reported from root seed 1
 FACTOR = 3.0  # a trial multiplies each number by something between 1 / FACTOR and FACTOR
@@ -45,35 +46,61 @@ class Arguments:
     """Where ENV_METHOD.json goes; the default is where presets are read from."""
 
 
-def candidates(config: Config, trials: int, seed: int = ROOT) -> list[dict[str, float]]:
-    """Settings to try, by field: the config's own first, then each number times a log-uniform factor.
+def schedules(config: Config) -> list[dict[str, float]]:
+    """Ways of cutting up an update, which change the program: the config's own, and one of larger minibatches."""
+    own = {name: _value(config, name) for name in ("vae.minibatches", "ppo.minibatches", "ppo.delay")}
+    large = {name: max(1, value // 4) for name, value in own.items() if name != "ppo.delay"}
+    return [own, {**large, "ppo.delay": 0.0}]
 
-    Of the discount it is the distance from 1 that is multiplied. All methods meet the same factors.
+
+def candidates(config: Config, trials: int, seed: int = ROOT) -> list[dict[str, float]]:
+    """Settings to try, by field. The schedules take turns, first with the config's own numbers.
+
+    After that each number is multiplied by a log-uniform factor; of the discount it is the distance from 1 that is
+    multiplied. All methods meet the same factors.
     """
     rng = np.random.default_rng(seed)
+    ways = schedules(config)
     found = []
     for trial in range(trials):
-        setting = {}
+        setting = dict(ways[trial % len(ways)])
         for name in SEARCHED:
-            section, _, field = name.rpartition(".")
-            value = getattr(getattr(config, section), field)
-            factor = float(np.exp(rng.uniform(-1.0, 1.0) * np.log(FACTOR))) if trial else 1.0
+            value = _value(config, name)
+            factor = float(np.exp(rng.uniform(-1.0, 1.0) * np.log(FACTOR))) if trial >= len(ways) else 1.0
             setting[name] = 1.0 - min(1.0, (1.0 - value) * factor) if name == "ppo.gamma" else value * factor
         found.append(setting)
     return found
 
 
-def search(config: Config, trials: int) -> list[float]:
-    """Mean return of the deterministic policy of each trial, nan where a loss was not finite.
+def _value(config: Config, name: str) -> float:
+    section, _, field = name.rpartition(".")
+    return getattr(getattr(config, section), field)
+
+
+def search(config: Config, settings: list[dict[str, float]]) -> list[float]:
+    """Mean return of the deterministic policy with each setting, nan where a loss was not finite.
+
+    Settings that share a schedule train side by side in one program.
 
     Args:
-        config: `seeds` is the number of agents of each trial, `seed` their root.
-        trials: number of `candidates`.
+        config: `seeds` is the number of agents of each setting, `seed` their root.
+        settings: some of `candidates`.
     """
-    configs.check(config)
-    settings = candidates(config, trials)
+    found = {}
+    for way in schedules(config):
+        members = [number for number, setting in enumerate(settings) if way.items() <= setting.items()]
+        if members:
+            scores = _side_by_side(configs.changed(config, way), [settings[number] for number in members])
+            found |= dict(zip(members, scores, strict=True))
+    return [found[number] for number in range(len(settings))]
+
+
+def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[float]:
+    """`search` among settings that differ in traced numbers only."""
+    trials = len(settings)
     wide = dataclasses.replace(config, seeds=config.seeds * trials)
     env = registry.make(config.env, **configs.env_options(config))
+    configs.check(config)
     configs.check_against_horizon(config, env.horizon)
     program = parallel.Program(wide, env)
     states = program.init(ids=[*range(config.seeds)] * trials)
@@ -97,13 +124,14 @@ def main() -> None:
     for name in ("trials", "seeds"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
+    runs.make_folder(arguments.out)
     parallel.prepare(arguments.trials * arguments.seeds)
     for method in arguments.methods:
         preset = presets.default(arguments.env, method)
         steps = arguments.steps or preset.steps
         config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=steps)
-        scores = search(config, arguments.trials)
         settings = candidates(config, arguments.trials)
+        scores = search(config, settings)
         best = int(np.nanargmax(scores))
         record = {
             "env": arguments.env,
@@ -115,7 +143,6 @@ def main() -> None:
             "root_seed": ROOT,
             "searched": [{"return": score, **setting} for score, setting in zip(scores, settings, strict=True)],
         }
-        arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"{arguments.env}_{method}.json"
         path.write_text(json.dumps(record, indent=2) + "\n")
         print(f"{method}: trial {best} of {arguments.trials}, return {scores[best]:.2f} -> {path}")

@@ -83,24 +83,33 @@ def test_a_score_is_the_way_from_no_memory_to_the_oracle_where_it_is_not(tiny):
 
 def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     rows = runs.rows({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
-    runs.write(rows, tiny, tmp_path / "new", "table", "method")
-    text = (tmp_path / "new" / "table.md").read_text()
+    runs.write(rows, tiny, tmp_path, "table", "method")
+    text = (tmp_path / "table.md").read_text()
     assert "| a b | 2.00 [1.00, 3.00] | 0.500 [0.250, 0.750] | 0.250 | 0.0 M | 0 | 0 |" in text
     assert capsys.readouterr().out == text
-    record = json.loads((tmp_path / "new" / "table.json").read_text())
+    record = json.loads((tmp_path / "table.json").read_text())
     assert record["runs"] == rows and record["env"] == tiny.env
 
 
 def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
-    rows = runs.rows(
-        dict.fromkeys("ab", tiny), {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)}
-    )
+    rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)})
     runs.compare(rows, "a")
     assert rows["b"]["loss"]["per_seed"] == [0.5, -0.25] and rows["a"]["loss"]["iqm"] == 0.0
     runs.write(rows, tiny, tmp_path, "ablations", "variant")
     lines = (tmp_path / "ablations.md").read_text().splitlines()
     titles, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[2], lines[-1]))
     assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
+
+
+@pytest.mark.parametrize("command", [table, ablations, sweep_p, tune])
+def test_results_that_can_not_be_written_are_refused_before_training(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(runs, "complete", None)
+    monkeypatch.setattr("sys.argv", [command.__name__, "--out", str(tmp_path / "file" / "results")])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert stop.value.code == 2
+    assert "file/results" in capsys.readouterr().err
 
 
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
@@ -169,8 +178,11 @@ def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path
 
 def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
     config = presets.default("gridworld", "dynamite")
-    first, *others = tune.candidates(config, 200)
+    first, second, *others = tune.candidates(config, 200)
     assert configs.changed(config, first) == config
+    changes = {"vae.minibatches": 2, "ppo.minibatches": 8, "ppo.delay": 0.0}
+    assert configs.changed(config, second) == configs.changed(config, changes)
+    assert [setting["ppo.minibatches"] for setting in others] == [32, 8] * 99
     for name in tune.SEARCHED:
         values = np.array([setting[name] for setting in others])
         start = first[name]
@@ -210,15 +222,15 @@ def test_a_search_returns_one_score_a_trial_and_its_choice_becomes_the_preset(tm
     config = tiny_config("probe_match", "markov", steps=320)
     monkeypatch.setattr(presets, "TUNED", tmp_path)
     monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
-    flags = "--env probe_match --methods markov --trials 3 --out"
+    flags = "--env probe_match --methods markov --trials 4 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
     tune.main()
     monkeypatch.undo()
     record = json.loads((tmp_path / "probe_match_markov.json").read_text())
     scores = [trial["return"] for trial in record["searched"]]
-    assert len(scores) == 3 and record["trials"] == 3
+    assert len(scores) == 4 and record["trials"] == 4
     best = record["searched"][int(np.argmax(scores))]
-    assert record["changes"] == {name: best[name] for name in tune.SEARCHED}
+    assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
     monkeypatch.setattr(presets, "TUNED", tmp_path)
     tuned = presets.default("probe_match", "markov")
-    assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials("probe_match", "markov") == 3
+    assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials("probe_match", "markov") == 4
