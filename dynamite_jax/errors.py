@@ -5,10 +5,13 @@ import functools
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import tyro
+
+from dynamite_jax.config import ConfigError
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,6 +26,19 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(2) from None
 
     return wrapped
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Tell in one line that what is written here can't be.
+
+    Raises:
+        ConfigError: names the path and the cause.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"out is {str(out)!r}, which can't be written: {error.strerror}") from None
 
 
 def parse(kind: Any, argv: list[str], **options: Any) -> Any:

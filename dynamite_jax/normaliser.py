@@ -33,10 +33,13 @@ def update(state: Any, seen: Seen) -> Any:
 
 def normalise(state: Any, name: str, x: Array, clip: float) -> Array:
     """Features, observations or rewards in deviations from their mean, at most `clip` of them."""
-    mean, deviation = getattr(state.mean, name), getattr(state.std, name)
-    return jnp.clip((x - mean) / deviation, -clip, clip)
+    return running_statistics.normalize(x, _moments(state, name), max_abs_value=clip)
 
 
 def restore(state: Any, name: str, x: Array) -> Array:
     """The way back from deviations to units."""
-    return x * getattr(state.std, name) + getattr(state.mean, name)
+    return running_statistics.denormalize(x, _moments(state, name))
+
+
+def _moments(state: Any, name: str) -> running_statistics.NestedMeanStd:
+    return running_statistics.NestedMeanStd(getattr(state.mean, name), getattr(state.std, name))

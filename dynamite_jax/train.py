@@ -24,7 +24,7 @@ from dynamite_jax import config as configs
 from dynamite_jax import metrics, parallel, presets
 from dynamite_jax.checkpoint import Checkpoints
 from dynamite_jax.config import Config, ConfigError
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.evaluate import evaluate, report
 from dynamite_jax.types import TrainState
 from envs import registry
@@ -180,11 +180,9 @@ def _claim(out: Path, config: Config, resume: bool) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         configs.save(config, path)
-    except OSError as error:
-        raise ConfigError(f"out is {str(out)!r}, which can't be written: {error.strerror}") from None
 
 
 def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_s: float) -> metrics.Record:

@@ -10,7 +10,7 @@ from rich.console import Console
 from dynamite_jax import config as configs
 from dynamite_jax import metrics, presets, train
 from dynamite_jax.config import Config, ConfigError
-from dynamite_jax.errors import one_line_errors
+from dynamite_jax.errors import one_line_errors, writing
 
 REFERENCES = ("oracle", "markov")
 
@@ -37,10 +37,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         ConfigError: it can't be made.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out is {str(folder)!r}, which can't be written: {error.strerror}") from None
 
 
 def complete(wanted: dict[str, Config], root: Path) -> dict[str, metrics.Record]:

@@ -47,10 +47,13 @@ class Arguments:
 
 
 def schedules(config: Config) -> list[dict[str, float]]:
-    """Ways of cutting up an update, which change the program: the config's own, and one of larger minibatches."""
+    """Ways of cutting up an update, which change the program: the config's own, and one of larger minibatches.
+
+    Only the first where minibatches can't be larger.
+    """
     own = {name: _value(config, name) for name in ("vae.minibatches", "ppo.minibatches", "ppo.delay")}
-    large = {name: max(1, value // 4) for name, value in own.items() if name != "ppo.delay"}
-    return [own, {**large, "ppo.delay": 0.0}]
+    large = {name: max(1, value // 4) for name, value in own.items() if name != "ppo.delay"} | {"ppo.delay": 0.0}
+    return [own] if large == own else [own, large]
 
 
 def candidates(config: Config, trials: int, seed: int = ROOT) -> list[dict[str, float]]:

@@ -193,6 +193,13 @@ def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
         configs.check(configs.changed(config, setting))
 
 
+def test_the_search_has_one_schedule_where_minibatches_can_not_be_larger():
+    config = tiny_config("probe_match", vae={"minibatches": 1}, ppo={"minibatches": 1})
+    (way,) = tune.schedules(config)
+    assert configs.changed(config, way) == config
+    assert all(way.items() <= setting.items() for setting in tune.candidates(config, 3))
+
+
 def test_every_method_meets_the_same_factors():
     settings = {m: tune.candidates(presets.default("gridworld", m), 5) for m in METHODS}
     for method in METHODS:
