@@ -20,6 +20,7 @@ from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.methods import METHODS
+from dynamite_jax.metrics import Record
 from envs import registry
 from experiments import runs
 
@@ -30,7 +31,10 @@ SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "va
 
 @dataclass(frozen=True)
 class Arguments:
-    """Search around the preset as it stands; the best trial becomes the preset, with the budget written beside it."""
+    """Search around the preset as it stands; the best trial becomes the preset, with the budget written beside it.
+
+    Trials are short. The best of them train again to the end with other seeds, and the choice falls among these.
+    """
 
     env: str = "gridworld"
     """Environment."""
@@ -39,9 +43,11 @@ class Arguments:
     trials: int = 8
     """Settings tried, the preset itself among them."""
     seeds: int = 2
-    """Agents of each trial."""
+    """Agents of each trial; a finalist has twice as many."""
     steps: int | None = None
-    """Environment steps of each agent; by default the preset's."""
+    """Environment steps of each agent in a trial; by default half of the preset's, which finalists train for."""
+    finalists: int = 2
+    """Best trials that train again."""
     out: Path = presets.TUNED
     """Where ENV_METHOD.json goes; the default is where presets are read from."""
 
@@ -120,35 +126,65 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
 
 
+def choose(preset: Config, settings: list[dict[str, float]], scores: list[float], arguments: Arguments) -> Record:
+    """Train the best trials again to the end and choose among them.
+
+    Args:
+        preset: of the method, as it stands.
+        settings: the trials.
+        scores: their returns, nan where a loss was not finite.
+        arguments: of the command.
+
+    Returns:
+        The record that becomes the preset.
+
+    Raises:
+        ValueError: no trial, or no finalist, ended with finite losses.
+    """
+    order = [trial for trial in np.argsort(scores)[::-1] if np.isfinite(scores[trial])]
+    finalists = [settings[trial] for trial in order[: arguments.finalists]]
+    config = dataclasses.replace(preset, seeds=2 * arguments.seeds, seed=ROOT + 1)
+    returns = search(config, finalists)
+    if not np.isfinite(returns).any():
+        raise ValueError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
+    shown = lambda returns, settings: [  # noqa: E731
+        {"return": score, **setting} for score, setting in zip(returns, settings, strict=True)
+    ]
+    return {
+        "env": preset.env,
+        "method": preset.method,
+        "changes": finalists[int(np.nanargmax(returns))],
+        "trials": presets.tuning_trials(preset.env, preset.method) + arguments.trials,
+        "root_seeds": [ROOT, config.seed],
+        "agents": [arguments.seeds, config.seeds],
+        "steps": [_trial_steps(preset, arguments), preset.steps],
+        "searched": shown(scores, settings),
+        "finalists": shown(returns, finalists),
+    }
+
+
+def _trial_steps(preset: Config, arguments: Arguments) -> int:
+    return arguments.steps or max(1, preset.steps // 2)
+
+
 @one_line_errors
 def main() -> None:
     """Search, write, say what was chosen."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.tune")
-    for name in ("trials", "seeds"):
+    for name in ("trials", "seeds", "finalists"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
     runs.make_folder(arguments.out)
-    parallel.prepare(arguments.trials * arguments.seeds)
+    parallel.prepare(2 * arguments.seeds)
     for method in arguments.methods:
         preset = presets.default(arguments.env, method)
-        steps = arguments.steps or preset.steps
-        config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=steps)
+        config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=_trial_steps(preset, arguments))
         settings = candidates(config, arguments.trials)
-        scores = search(config, settings)
-        best = int(np.nanargmax(scores))
-        record = {
-            "env": arguments.env,
-            "method": method,
-            "changes": settings[best],
-            "trials": presets.tuning_trials(arguments.env, method) + arguments.trials,
-            "agents_a_trial": arguments.seeds,
-            "steps": steps,
-            "root_seed": ROOT,
-            "searched": [{"return": score, **setting} for score, setting in zip(scores, settings, strict=True)],
-        }
+        record = choose(preset, settings, search(config, settings), arguments)
         path = arguments.out / f"{arguments.env}_{method}.json"
         path.write_text(json.dumps(record, indent=2) + "\n")
-        print(f"{method}: trial {best} of {arguments.trials}, return {scores[best]:.2f} -> {path}")
+        best = max(final["return"] for final in record["finalists"])
+        print(f"{method}: return {best:.2f} with {record['changes']} -> {path}")
 
 
 if __name__ == "__main__":

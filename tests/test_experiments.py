@@ -225,18 +225,54 @@ def test_trials_side_by_side_are_the_runs_they_stand_for():
             np.testing.assert_allclose(np.asarray(a)[2 * number : 2 * number + 2], np.asarray(b), rtol=1e-3, atol=1e-5)
 
 
-def test_a_search_returns_one_score_a_trial_and_its_choice_becomes_the_preset(tmp_path, monkeypatch, capsys):
+def search_once(tmp_path, monkeypatch, scores):
+    """The record of a search whose returns are given: of four trials, then of two finalists."""
+    config = tiny_config("probe_match", "markov", steps=320)
+    asked, left = [], iter(scores)
+
+    def search(config, settings):
+        asked.append((config, settings))
+        return next(left)
+
+    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
+    monkeypatch.setattr(tune, "search", search)
+    flags = "--env probe_match --methods markov --trials 4 --seeds 3 --out"
+    monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
+    tune.main()
+    return json.loads((tmp_path / "probe_match_markov.json").read_text()), asked
+
+
+def test_the_best_trials_train_again_to_the_end_with_other_seeds(tmp_path, monkeypatch):
+    nan = float("nan")
+    record, ((trial, settings), (final, finalists)) = search_once(tmp_path, monkeypatch, [[1.0, nan, 5.0, 4.0], [2, 3]])
+    assert finalists == [settings[2], settings[3]] and record["changes"] == settings[3]
+    assert (trial.steps, final.steps, trial.seeds, final.seeds) == (160, 320, 3, 6) and trial.seed != final.seed
+    assert record["steps"] == [160, 320] and record["agents"] == [3, 6] and record["trials"] == 4
+    assert record["root_seeds"] == [trial.seed, final.seed]
+    assert [one["return"] for one in record["searched"][2:]] == [5.0, 4.0]
+    assert [one["return"] for one in record["finalists"]] == [2, 3]
+
+
+def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
+    nan = float("nan")
+    with pytest.raises(SystemExit) as stop:
+        search_once(tmp_path, monkeypatch, [[nan] * 4, []])
+    assert stop.value.code == 2 and "every trial" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     config = tiny_config("probe_match", "markov", steps=320)
     monkeypatch.setattr(presets, "TUNED", tmp_path)
     monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
-    flags = "--env probe_match --methods markov --trials 4 --out"
+    flags = "--env probe_match --methods markov --trials 4 --seeds 1 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
     tune.main()
     monkeypatch.undo()
     record = json.loads((tmp_path / "probe_match_markov.json").read_text())
-    scores = [trial["return"] for trial in record["searched"]]
-    assert len(scores) == 4 and record["trials"] == 4
-    best = record["searched"][int(np.argmax(scores))]
+    assert len(record["searched"]) == 4 and len(record["finalists"]) == 2
+    best = max(record["finalists"], key=lambda one: one["return"])
     assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
     monkeypatch.setattr(presets, "TUNED", tmp_path)
     tuned = presets.default("probe_match", "markov")
