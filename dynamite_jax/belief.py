@@ -24,11 +24,13 @@ class Belief:
         end_to_end: whether the loss of the policy trains it; then `encode` is called inside that loss.
         detects: whether `boundary` says anything.
         decodes: whether it has `decode_reward`, so that evaluation can compare it with an exact posterior.
+        told: whether it is told the context, so that no regret of its actions can be counted.
     """
 
     learns: ClassVar[bool] = False
     end_to_end: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
+    told: ClassVar[bool] = False
 
     @property
     def detects(self) -> bool:

@@ -40,7 +40,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         seed: root of the contexts and start states; every agent meets the same.
 
     Returns:
-        `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` where that value is known,
+        `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` and `regret` where they are known,
         `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below.
     """
     acting = jax.device_put(jax.device_get(states.acting), jax.devices()[0])
@@ -54,6 +54,10 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
+    if "physics" in recorded:
+        side_by_side = lambda x: np.concatenate(list(x), axis=1)  # noqa: E731  [seeds, H, N, ...] -> [H, seeds N, ...]
+        lost = env.regret(*jax.tree.map(side_by_side, (recorded["physics"], recorded["action"], reward)))
+        result["regret"] = metrics.summarise(lost.reshape(len(reward), episodes).mean(-1))
     result["sessions"] = session_returns(reward, session)
     result["recovery"] = recovery(reward, session)
     if agent.belief.detects:
@@ -66,12 +70,14 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
 
 
 def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, key: jax.Array) -> dict[str, jax.Array]:
-    """Records of one seed, [H, N, ...]: reward, session, boundary; exact and decoded posterior where they exist."""
+    """Records of one seed, [H, N, ...]: reward, session, boundary; what regret and posterior need, where known."""
     reset_key, key, sample_key = jax.random.split(key, 3)
     environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
     belief = agent.belief.initial((episodes,))
     rollout, environments, beliefs = play(agent, env, acting, environment, belief, key, deterministic=True)
     recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
+    if env.has_regret and not agent.belief.told:
+        recorded |= {"physics": environments.physics, "action": rollout.action}
     if not (env.has_filter and agent.belief.decodes):
         return recorded
     physics = environments.physics
@@ -217,6 +223,9 @@ def report(result: metrics.Record) -> None:
         table.add_row(name.replace("_", "-"), f"{value:.2f}")
     if "fraction_of_bayes_optimal" in result:
         table.add_row("fraction of Bayes-optimal", f"{result['fraction_of_bayes_optimal']:.2%}")
+    if "regret" in result:
+        regret = result["regret"]
+        table.add_row("regret, IQM [95 % interval]", "{:.3f} [{:.3f}, {:.3f}]".format(regret["iqm"], *regret["ci95"]))
     rows = result["sessions"][:6]
     table.add_row(
         "reward a step by session",

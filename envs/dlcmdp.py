@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -149,6 +150,24 @@ class DLCMDP(struct.PyTreeNode):
     def references(self) -> dict[str, float]:
         """Known mean returns of whole episodes, such as `bayes_optimal`; computed, not looked up."""
         return {}
+
+    @property
+    def has_regret(self) -> bool:
+        """Whether the value of every action is known exactly; then the hook below is given."""
+        return False
+
+    def regret(self, physics: Physics, action: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """How much less than the best the actions of whole episodes were worth.
+
+        Args:
+            physics: at s_0 .. s_H of N episodes, leaves [H + 1, N, ...].
+            action: [H, N, ...], of an agent that is not told the context.
+            reward: [H, N].
+
+        Returns:
+            Bayes-optimal return minus that of the agent, estimated from each episode, [N].
+        """
+        raise NotImplementedError  # given where `has_regret`
 
     @property
     def has_filter(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from envs import gridworld_exact
@@ -84,6 +85,16 @@ class Gridworld(FiniteDLCMDP):
         """Exact Bayes-optimal and oracle returns."""
         solution = gridworld_exact.solve(self)
         return {"bayes_optimal": solution.bayes_optimal, "oracle": solution.oracle}
+
+    @property
+    def has_regret(self) -> bool:
+        """The belief takes few values, so that every action's value is known."""
+        return True
+
+    def regret(self, physics: Cells, action: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """By the dynamic programme over (cell, belief)."""
+        agent, goals = np.asarray(physics.agent), np.asarray(physics.goals)[0]
+        return gridworld_exact.regret(self, agent, goals, action, reward)
 
     @property
     def has_filter(self) -> bool:

@@ -5,6 +5,7 @@ the start distribution or one of the two certainties, carried on k steps by the 
 dynamic programme runs over (cell, belief), for every pair of goals.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,23 +46,83 @@ def solve(env, with_actions: bool = False) -> Solution:
     Returns:
         The solution, in float64.
     """
-    horizon, cells = env.horizon, env.cells**2
+    _, beliefs, after, revealed = _beliefs(env)
+    kept = []
+    for values in _backward(env):
+        if with_actions:
+            kept.append(values[0].argmax(axis=1).astype(np.int8))
+    worth, oracle = values
+    return Solution(
+        bayes_optimal=float(worth.max(axis=1)[:, :, 0].mean()),
+        oracle=float((oracle @ np.asarray(env.initial, float)).mean()),
+        pairs=_pairs(env.cells**2),
+        actions=np.stack(kept[::-1]) if with_actions else None,
+        beliefs=beliefs,
+        after=after,
+        revealed=revealed,
+    )
+
+
+def regret(env, agent: Array, goals: Array, action: Array, reward: Array) -> Array:
+    """How much less than the best the actions of each episode were worth, by the exact values of (cell, belief).
+
+    Its mean over episodes of one agent estimates the Bayes-optimal return minus the agent's, without the noise of what
+    start cells and contexts happen to pay. The agent must not be told the context.
+
+    Args:
+        env: any `Gridworld`.
+        agent: cell before each step and after the last, x and y, [H + 1, N, 2].
+        goals: cells of goal A and B, [N, 2, 2].
+        action: [H, N].
+        reward: [H, N].
+
+    Returns:
+        Sum over steps of the best action's value minus the chosen one's, in units of return, [N].
+    """
+    _, _, after, revealed = _beliefs(env)
+    cell, goal = agent @ [env.cells, 1], goals @ [env.cells, 1]  # [H + 1, N], [N, 2]
+    pair = goal[:, 0] * (env.cells**2 - 1) + goal[:, 1] - (goal[:, 1] > goal[:, 0])
+    on_goal = cell[1:, :, None] == goal  # [H, N, 2]
+    active, inactive = float(env.active_reward), float(env.inactive_reward)
+    informative = on_goal.any(-1) & (active != inactive)
+    paid = np.abs(reward - active) < np.abs(reward - inactive)
+    belief = np.zeros_like(cell)  # index of the belief before each step
+    for t in range(env.horizon):
+        told = revealed[np.where(on_goal[t, :, 0] == paid[t], 0, 1)]
+        belief[t + 1] = np.where(informative[t], told, after[belief[t]])
+    lost = np.zeros(len(pair))
+    for t, (worth, _) in zip(reversed(range(env.horizon)), _backward(env), strict=True):
+        choices = worth[pair, :, cell[t], belief[t]]  # [N, actions]
+        lost += choices.max(-1) - np.take_along_axis(choices, action[t][:, None], -1)[:, 0]
+    return lost
+
+
+def _pairs(cells: int) -> Array:
+    """Ordered pairs of distinct cells, [P, 2]."""
+    return np.array([(a, b) for a in range(cells) for b in range(cells) if a != b])
+
+
+def _backward(env) -> Iterator[tuple[Array, Array]]:
+    """From the last step to the first: values of the actions, and of the oracle's states.
+
+    Yields:
+        Value of each action for each belief, [P, actions, cells, beliefs], and of the best one where the context is
+        told, [P, cells, 2].
+    """
+    cells = env.cells**2
     step, beliefs, after, revealed = _beliefs(env)
-    pairs = np.array([(a, b) for a in range(cells) for b in range(cells) if a != b])
+    pairs = _pairs(cells)
     arrival = _arrivals(env.cells, env.moves)  # [actions, cells]
     active, inactive, elsewhere = float(env.active_reward), float(env.inactive_reward), float(env.step_reward)
-    tells = active != inactive
     goal = np.arange(len(pairs)), pairs.T  # rows of pairs, and their two goal cells
-
     value = np.zeros((len(pairs), cells, len(beliefs)))
     oracle = np.zeros((len(pairs), cells, 2))
-    actions = np.zeros((horizon, len(pairs), cells, len(beliefs)), np.int8) if with_actions else None
-    for t in reversed(range(horizon)):
+    for _ in range(env.horizon):
         arrived = elsewhere + value[:, :, after]  # value of arriving in a cell with a belief
         told = elsewhere + oracle @ step.T
         for m, probability in enumerate((beliefs, 1.0 - beliefs)):
             here, other = (goal[0], goal[1][m]), (goal[0], goal[1][1 - m])
-            if tells:
+            if active != inactive:
                 pay = active + value[here][:, revealed[m]]
                 miss = inactive + value[here][:, revealed[1 - m]]
                 arrived[here] = probability * pay[:, None] + (1.0 - probability) * miss[:, None]
@@ -69,20 +130,9 @@ def solve(env, with_actions: bool = False) -> Solution:
                 arrived[here] += active - elsewhere
             told[(*here, np.full(len(pairs), m))] += active - elsewhere
             told[(*other, np.full(len(pairs), m))] += inactive - elsewhere
-        if actions is not None:
-            actions[t] = arrived[:, arrival].argmax(axis=1)
-        value = arrived[:, arrival].max(axis=1)
-        oracle = told[:, arrival].max(axis=1)
-    first = np.asarray(env.initial, float)
-    return Solution(
-        bayes_optimal=float(value[:, :, 0].mean()),
-        oracle=float((oracle @ first).mean()),
-        pairs=pairs,
-        actions=actions,
-        beliefs=beliefs,
-        after=after,
-        revealed=revealed,
-    )
+        worth = arrived[:, arrival]
+        value, oracle = worth.max(axis=1), told[:, arrival].max(axis=1)
+        yield worth, oracle
 
 
 def _beliefs(env) -> tuple[Array, Array, Array, Array]:

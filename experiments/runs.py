@@ -23,6 +23,7 @@ def _interval(summary: metrics.Record, digits: int) -> str:
 COLUMNS = (  # title, what a row needs for it, cell
     ("return", "iqm", lambda row: _interval(row, 2)),
     ("score", "score", lambda row: _interval(row["score"], 3)),
+    ("regret", "regret", lambda row: _interval(row["regret"], 3)),
     ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
     ("loss of score", "loss", lambda row: _interval(row["loss"], 3)),
     ("steps a seed", "env_steps", lambda row: f"{row['env_steps'] / 1e6:.1f} M"),
@@ -83,9 +84,9 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
     """What a table says of each run.
 
     Returns:
-        Name -> `iqm`, `ci95`, `per_seed` of the return; `score` likewise, the fraction of the Bayes-optimal return if
-        that is known, else of the way from `markov` to `oracle` where both are among the runs; `env_steps`,
-        `steps_per_s`, `wall_s`, `tuning_trials`, `seed`, `commit`.
+        Name -> `iqm`, `ci95`, `per_seed` of the return; `regret` likewise, where it is known; `score` likewise, the
+        fraction of the Bayes-optimal return if that is known, else of the way from `markov` to `oracle` where both
+        are among the runs; `env_steps`, `steps_per_s`, `wall_s`, `tuning_trials`, `seed`, `commit`.
     """
     found = {}
     for name, config in wanted.items():
@@ -97,6 +98,8 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
             "tuning_trials": presets.tuning_trials(config.env, config.method),
             "seed": config.seed,
         }
+        if "regret" in result:
+            found[name]["regret"] = result["regret"]
         bottom, top = _scale(result["references"], summaries)
         if top is not None:
             score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]
@@ -137,9 +140,10 @@ def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: 
         f"{config.env}, {config.seeds} seeds from root {config.seed}; interquartile mean [95 % bootstrap interval].",
         "",
     ]
-    columns = {title: cell for title, key, cell in COLUMNS if all(key in row for row in found.values())}
-    lines += [f"| {' | '.join([header, *columns])} |", "|" + "---|" * (len(columns) + 1)]
-    lines += [f"| {' | '.join([run, *(cell(row) for cell in columns.values())])} |" for run, row in found.items()]
+    columns = [column for column in COLUMNS if any(column[1] in row for row in found.values())]
+    lines += [f"| {' | '.join([header, *(title for title, _, _ in columns)])} |", "|" + "---|" * (len(columns) + 1)]
+    for run, row in found.items():
+        lines += [f"| {' | '.join([run, *(cell(row) if key in row else '-' for _, key, cell in columns)])} |"]
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     sys.stdout.write(text)

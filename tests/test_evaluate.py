@@ -76,10 +76,25 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     assert found["references"]["bayes_optimal"] == pytest.approx(46.15195, abs=1e-4)
     assert found["fraction_of_bayes_optimal"] == pytest.approx(found["return"]["iqm"] / 46.15195, abs=1e-5)
     assert 0.0 < found["belief"]["error"]["iqm"] < 1.0
-    assert "fraction of Bayes-optimal" in capsys.readouterr().out
+    assert 0.0 < found["regret"]["iqm"] < 51.0
+    said = capsys.readouterr().out
+    assert "fraction of Bayes-optimal" in said and "regret" in said
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     keys = "env method eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
     assert set(summary) == set(keys.split())
+
+
+def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told():
+    found = {}
+    for method in ("markov", "oracle"):
+        config = tiny_config("gridworld", method)
+        env = registry.make("gridworld")
+        program = parallel.Program(config, env)
+        found[method] = evaluate.evaluate(config, env, program.agent, program.init(), 4096, seed=1)
+    assert "regret" not in found["oracle"]
+    missing = 46.15195 - np.array(found["markov"]["return"]["per_seed"])
+    assert len(missing) == config.seeds > 1
+    np.testing.assert_allclose(found["markov"]["regret"]["per_seed"], missing, atol=1.0)
 
 
 def test_fresh_contexts_are_not_those_of_training():

@@ -370,3 +370,65 @@ def test_the_bayes_optimal_policy_earns_its_value_in_the_environment(options):
     returns, errors = (np.asarray(x, float) for x in jax.vmap(play, in_axes=(0, None))(keys, actions))
     assert errors.max() < 1e-5  # the solver's beliefs are the filter's
     assert abs(returns.mean() - solution.bayes_optimal) < 3 * returns.std() / np.sqrt(episodes)
+
+
+# -- regret -------------------------------------------------------------------------------------------------------
+
+
+def episodes(env: Gridworld, choose, count: int) -> tuple:
+    """Physics at s_0 .. s_H, actions and rewards of a policy (t, state, key) -> action, [H(+1), N]."""
+
+    def step(state, now):
+        t, key = now
+        action = choose(t, state, key)
+        after = env.step(state, action)
+        return after, (state.physics, action, after.reward)
+
+    @jax.jit
+    @jax.vmap
+    def play(key):
+        keys = jax.random.split(jax.random.fold_in(key, 1), env.horizon)
+        end, (physics, action, reward) = jax.lax.scan(step, env.reset(key), (jnp.arange(env.horizon), keys))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), physics, end.physics), action, reward
+
+    played = play(jax.random.split(jax.random.key(0), count))
+    return jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 1, 0), played)
+
+
+def uniformly(t, state, key):
+    return jax.random.randint(key, (), 0, 5)
+
+
+def to_the_first_goal(t, state, key):
+    """Walks to goal A and stays there, paid or not."""
+    dx, dy = state.physics.goals[0] - state.physics.agent
+    return jnp.where(dx != 0, jnp.where(dx > 0, 2, 4), jnp.where(dy == 0, 0, jnp.where(dy > 0, 1, 3)))
+
+
+@pytest.mark.parametrize("choose", [uniformly, to_the_first_goal])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_mean_regret_is_the_distance_from_the_bayes_optimal_return(setting, choose):
+    env = make(cells=3, horizon=12, **SETTINGS[setting])
+    physics, action, reward = episodes(env, choose, 8192)
+    lost = env.regret(physics, action, reward)
+    assert lost.shape == (8192,) and lost.min() >= 0
+    missing = gridworld_exact.solve(env).bayes_optimal - reward.sum(0)
+    assert abs(lost.mean() - missing.mean()) < 4 * (missing - lost).std() / np.sqrt(8192) + 1e-6
+
+
+# Goal A pays for ever and goal B is a cell like any other: the best is to walk to A and stay.
+ONE_GOAL = {"cells": 3, "p": 0.0, "horizon": 8, "initial": [1.0, 0.0], "inactive_reward": -0.1}
+
+
+def test_the_best_policy_has_no_regret():
+    env = make(**ONE_GOAL)
+    np.testing.assert_allclose(env.regret(*episodes(env, to_the_first_goal, 64)), 0.0, atol=1e-5)
+
+
+def test_a_wasted_step_is_regretted_by_the_payment_it_costs():
+    env = make(**ONE_GOAL)
+    wait = lambda t, state, key: jnp.where(t == 3, 0, to_the_first_goal(t, state, key))  # noqa: E731
+    physics, action, reward = episodes(env, wait, 64)
+    away = (physics.agent[3] != physics.goals[0][:, 0]).any(-1)
+    assert 0 < away.sum() < 64
+    np.testing.assert_allclose(env.regret(physics, action, reward), np.where(away, 1.1, 0.0), atol=1e-5)

@@ -15,6 +15,7 @@ class TrueContext(Belief):
     """Shows the policy the context itself."""
 
     env: DLCMDP
+    told = True
 
     def features(self, state: Array, environment: State) -> Array:
         """Features of the context that the next step will have, [E, C]."""
