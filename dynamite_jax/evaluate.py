@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamite_jax import config as configs
-from dynamite_jax import elbo, metrics, parallel, presets
+from dynamite_jax import elbo, metrics, parallel, presets, readout
 from dynamite_jax.checkpoint import Checkpoints
 from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
@@ -62,25 +62,30 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     result["recovery"] = recovery(reward, session)
     if agent.belief.detects:
         result["boundary"] = detection(recorded["boundary"], session, config.vae.boundary_alignment)
-    if "decoded" in recorded:
-        error = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
-        prior = np.abs(recorded["exact"] - np.asarray(env.init_posterior())).mean()
-        result["belief"] = {"error": metrics.summarise(error), "error_of_knowing_nothing": float(prior)}
+    if "exact" in recorded:
+        errors = {"readout_error": recorded["readout"]}
+        if "decoded" in recorded:
+            errors["decoded_error"] = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
+        nothing = float(np.abs(recorded["exact"] - np.asarray(env.init_posterior())).mean())
+        result["belief"] = {name: metrics.summarise(error) for name, error in errors.items()}
+        result["belief"] |= {"error_of_knowing_nothing": nothing}
     return result
 
 
 def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, key: jax.Array) -> dict[str, jax.Array]:
     """Records of one seed, [H, N, ...]: reward, session, boundary; what regret and posterior need, where known."""
-    reset_key, key, sample_key = jax.random.split(key, 3)
+    reset_key, key, sample_key, reader_key = jax.random.split(key, 4)
     environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
     belief = agent.belief.initial((episodes,))
     rollout, environments, beliefs = play(agent, env, acting, environment, belief, key, deterministic=True)
     recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
-    if env.has_regret and not agent.belief.told:
-        recorded |= {"physics": environments.physics, "action": rollout.action}
-    if not (env.has_filter and agent.belief.decodes):
-        return recorded
     physics = environments.physics
+    if agent.belief.told:
+        return recorded
+    if env.has_regret:
+        recorded |= {"physics": physics, "action": rollout.action}
+    if not env.has_filter:
+        return recorded
     start = jnp.tile(env.init_posterior(), (episodes, 1))
 
     def step(posterior: jax.Array, seen: Any) -> tuple[jax.Array, jax.Array]:
@@ -89,13 +94,17 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, k
 
     after = jax.tree.map(lambda x: x[1:], physics)
     exact = jax.lax.scan(step, start, (after, rollout.reward))[1]
+    features = agent.normalise(acting.normaliser, "features", rollout.features[:-1])
+    recorded |= {"exact": exact, "readout": readout.error(features, exact, reader_key)}
+    if not agent.belief.decodes:
+        return recorded
 
     def decoded(physics: Any, belief: Any) -> jax.Array:
         decode = partial(agent.expected_reward, acting, belief, sample_key)
         return env.decoded_posterior(physics, decode)
 
     now = jax.tree.map(lambda x: x[:-1], (physics, beliefs))
-    return recorded | {"exact": exact, "decoded": jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)}
+    return recorded | {"decoded": jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)}
 
 
 def session_returns(reward: np.ndarray, session: np.ndarray) -> list[metrics.Record]:
@@ -236,9 +245,15 @@ def report(result: metrics.Record) -> None:
     for name, value in result.get("boundary", {}).items():
         said = ["-" if value[key] is None else f"{value[key]:.2f}" for key in ("precision", "recall")]
         table.add_row(f"boundaries, {name}: precision, recall", ", ".join(said))
-    if "belief" in result:
-        error, nothing = result["belief"]["error"]["iqm"], result["belief"]["error_of_knowing_nothing"]
-        table.add_row("belief error against exact posterior", f"{error:.3f} (knowing nothing: {nothing:.3f})")
+    if belief := result.get("belief"):
+        known = {
+            "posterior read off the belief": "readout_error",
+            "posterior by the reward decoder": "decoded_error",
+        }
+        for title, name in known.items():
+            if name in belief:
+                told = f"{belief[name]['iqm']:.3f} (knowing nothing: {belief['error_of_knowing_nothing']:.3f})"
+                table.add_row(f"error of the {title}", told)
     Console().print(table)
 
 

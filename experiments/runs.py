@@ -24,6 +24,7 @@ COLUMNS = (  # title, what a row needs for it, cell
     ("return", "iqm", lambda row: _interval(row, 2)),
     ("score", "score", lambda row: _interval(row["score"], 3)),
     ("regret", "regret", lambda row: _interval(row["regret"], 3)),
+    ("posterior error", "readout_error", lambda row: _interval(row["readout_error"], 3)),
     ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
     ("loss of score", "loss", lambda row: _interval(row["loss"], 3)),
     ("steps a seed", "env_steps", lambda row: f"{row['env_steps'] / 1e6:.1f} M"),
@@ -84,9 +85,10 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
     """What a table says of each run.
 
     Returns:
-        Name -> `iqm`, `ci95`, `per_seed` of the return; `regret` likewise, where it is known; `score` likewise, the
-        fraction of the Bayes-optimal return if that is known, else of the way from `markov` to `oracle` where both
-        are among the runs; `env_steps`, `steps_per_s`, `wall_s`, `tuning_trials`, `seed`, `commit`.
+        Name -> `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief
+        holds, likewise where they are known; `score` likewise, the fraction of the Bayes-optimal return if that is
+        known, else of the way from `markov` to `oracle` where both are among the runs; `env_steps`, `steps_per_s`,
+        `wall_s`, `tuning_trials`, `seed`, `commit`.
     """
     found = {}
     for name, config in wanted.items():
@@ -98,8 +100,8 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
             "tuning_trials": presets.tuning_trials(config.env, config.method),
             "seed": config.seed,
         }
-        if "regret" in result:
-            found[name]["regret"] = result["regret"]
+        measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
+        found[name] |= {key: value for key, value in measured.items() if value}
         bottom, top = _scale(result["references"], summaries)
         if top is not None:
             score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]

@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from conftest import tiny_config
 
-from dynamite_jax import evaluate, parallel, train
+from dynamite_jax import evaluate, parallel, readout, train
 from envs import registry
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
@@ -75,7 +76,8 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     found = results[0]
     assert found["references"]["bayes_optimal"] == pytest.approx(46.15195, abs=1e-4)
     assert found["fraction_of_bayes_optimal"] == pytest.approx(found["return"]["iqm"] / 46.15195, abs=1e-5)
-    assert 0.0 < found["belief"]["error"]["iqm"] < 1.0
+    for error in ("readout_error", "decoded_error"):
+        assert 0.0 < found["belief"][error]["iqm"] < 0.6
     assert 0.0 < found["regret"]["iqm"] < 51.0
     said = capsys.readouterr().out
     assert "fraction of Bayes-optimal" in said and "regret" in said
@@ -99,10 +101,37 @@ def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told()
 
 def test_fresh_contexts_are_not_those_of_training():
     """The evaluation's stream is no seed's stream, so an agent can't have met its episodes."""
-    import jax
-
     config = tiny_config("gridworld")
     program = parallel.Program(config, registry.make("gridworld"))
     trained = np.asarray(jax.random.key_data(program.init().key)).tolist()
     fresh = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 0x5EED))).tolist()
     assert fresh not in trained
+
+
+# -- what can be read off a belief --------------------------------------------------------------------------------
+
+
+def read(features, posterior):
+    return float(jax.jit(readout.error)(features, posterior, jax.random.key(0)))
+
+
+def test_a_posterior_that_is_shown_in_other_numbers_is_read():
+    """Log-odds, turned among numbers that say nothing: all of it is there."""
+    odds = np.random.default_rng(0).normal(0, 2, (30, 256))
+    posterior = jax.nn.softmax(np.stack([odds, -odds], -1))
+    features = np.stack([odds + np.sin(odds), np.cos(odds), np.random.default_rng(1).normal(size=odds.shape)], -1)
+    assert read(features, posterior) < 0.02
+
+
+def test_a_posterior_that_is_not_shown_is_read_no_better_than_its_mean():
+    odds = np.random.default_rng(0).normal(0, 2, (30, 1024))
+    posterior = np.asarray(jax.nn.softmax(np.stack([odds, -odds], -1)))
+    features = np.random.default_rng(1).normal(size=(30, 1024, 3))
+    assert read(features, posterior) == pytest.approx(np.abs(posterior - 0.5).mean(), rel=0.1)
+
+
+def test_reading_is_measured_on_episodes_that_the_reader_has_not_seen():
+    """Each episode shows a name of its own, and has a posterior of its own: to learn them by heart must not count."""
+    names = np.random.default_rng(0).normal(size=(1, 128, 8)).repeat(30, 0)
+    posterior = np.random.default_rng(1).dirichlet([0.2, 0.2], (1, 128)).repeat(30, 0)
+    assert read(names, posterior) > 0.3

@@ -101,6 +101,23 @@ def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
     assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
 
 
+def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
+    wanted = {name: presets.default("gridworld", name) for name in ("oracle", "rl2")}
+    summaries = {"oracle": summary([4.0], best=4.0), "rl2": summary([3.0], best=4.0)}
+    summaries["rl2"]["eval"] |= {
+        "regret": metrics.summarise([1.25]),
+        "belief": {"readout_error": metrics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
+    }
+    runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, "x", "method")
+    head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
+    titles = [title.strip() for title in head.split("|")]
+    for line, cells in zip(lines, (("-", "-"), ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]")), strict=True):
+        row = dict(zip(titles, (cell.strip() for cell in line.split("|")), strict=True))
+        assert (row["regret"], row["posterior error"]) == cells
+    record = json.loads((tmp_path / "x.json").read_text())["runs"]
+    assert "regret" not in record["oracle"] and record["rl2"]["regret"]["iqm"] == 1.25
+
+
 @pytest.mark.parametrize("command", [table, ablations, sweep_p, tune])
 def test_results_that_can_not_be_written_are_refused_before_training(command, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
