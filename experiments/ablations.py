@@ -21,6 +21,7 @@ PARTS = {
     "no session mask": {"session_mask": False},
     "no boundary head": {"boundary_head": False},
     "predicted boundaries": {"boundaries": "predicted"},
+    "boundary of the next step": {"boundary_alignment": "action"},
     "chain of beliefs": {"kl_target": "previous_belief"},
 }
 
