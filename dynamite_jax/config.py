@@ -124,6 +124,14 @@ class NetworkConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhysicsConfig:
+    """How MuJoCo's physics is computed, in environments that have it."""
+
+    impl: Literal["jax", "warp"] = "jax"
+    """MJX in JAX, or in Warp: the latter only on NVIDIA GPUs, and not reproducible bit for bit."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One training run: everything that its result depends on."""
 
@@ -150,6 +158,7 @@ class Config:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    physics: PhysicsConfig = dataclasses.field(default_factory=PhysicsConfig)
 
     def meta_updates(self, horizon: int) -> int:
         """Meta-updates that make up `steps`, rounded up to whole chunks."""
@@ -261,7 +270,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def env_options(config: Config) -> dict[str, Any]:
-    """Options of the environment: each `name=value` with its value read as JSON.
+    """Options of the environment: each `name=value` with its value read as JSON, and `impl` where it is not `jax`.
 
     Raises:
         ConfigError: an entry without a name or whose value isn't JSON.
@@ -275,6 +284,8 @@ def env_options(config: Config) -> dict[str, Any]:
             equals = ""
         if not (name and equals):
             raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
+    if config.physics != PhysicsConfig():
+        options["impl"] = config.physics.impl
     return options
 
 

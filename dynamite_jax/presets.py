@@ -1,6 +1,7 @@
 """Defaults of each environment and method; what is not named here stands in `config`."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
 from dynamite_jax.latent import LatentBelief
 from dynamite_jax.methods import METHODS
+from envs.physics import check_implementation
 from envs.registry import MAKERS, nearest
 
 TUNED = Path(__file__).parent / "tuned"
@@ -44,9 +46,20 @@ _POINT_ROBOT = dataclasses.replace(
     ppo=_GRIDWORLD.ppo.replace(entropy=0.005, minibatches=16),
 )
 
+# Physics takes most of the time of a step here, so each is learnt from more often. Not tuned yet.
+_MUJOCO = Config(
+    steps=2_000_000,
+    num_envs=64,
+    chunk=4,
+    network=NetworkConfig(embedding=64, decoder_hidden=(64, 64)),
+    vae=VAEConfig(epochs=2, minibatches=8, decode_terms=4, lr=2e-3, anneal=0.5, kl_weight=0.001),
+    ppo=PPOConfig(lr=1e-3, anneal=0.5, entropy=0.003, minibatches=16),
+)
+
 _ENVIRONMENTS = {
     "gridworld": _GRIDWORLD,
     "point_robot": _POINT_ROBOT,
+    **{name: _MUJOCO for name in MAKERS if name.startswith(("reacher", "halfcheetah_"))},
     **{name: _PROBE for name in MAKERS if name.startswith("probe_")},
 }
 
@@ -64,12 +77,19 @@ def check_names(env: str, method: str) -> None:
 
 
 def check(config: Config) -> None:
-    """Refuse an unknown environment or method, and an encoder that the method can't use.
+    """Refuse an unknown environment or method, and an encoder or physics that they can't use.
 
     Raises:
         ConfigError: names the nearest one, or what is allowed.
     """
     check_names(config.env, config.method)
+    if config.physics.impl != "jax":
+        if "impl" not in inspect.signature(MAKERS[config.env]).parameters:
+            raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
+        try:
+            check_implementation(config.physics.impl)
+        except ValueError as error:
+            raise ConfigError(f"physics.{error}") from None
     if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
         raise ConfigError(
             f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"

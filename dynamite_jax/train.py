@@ -150,6 +150,9 @@ def _loop(
                 broken = [name for name, value in values.items() if not np.all(np.isfinite(value))]
                 raise Diverged(f"{', '.join(broken)} not finite in chunk {number}; the last good checkpoint is kept")
             log.write(record)
+            if number == done + 1 and number < chunks:
+                left = (chunks - number) * program.steps_per_chunk * config.seeds / rate
+                console.print(f"about {_duration(left)} of training to go", markup=False)
             losses = " ".join(f"{n} {np.mean(values[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in values)
             said = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
             progress.update(bar, completed=number, description=said)
@@ -167,6 +170,13 @@ def _loop(
                     raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
                 checkpoints.save(number, states)
     return states
+
+
+def _duration(seconds: float) -> str:
+    """Words for a length of time: `40 seconds`, `12 minutes`, `3.5 hours`."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _claim(out: Path, config: Config, resume: bool) -> None:

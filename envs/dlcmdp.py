@@ -297,6 +297,16 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a probability, 0 to 1")
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Refuse an argument of a maker that is neither true nor false.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    if type(value) is not bool:
+        raise ValueError(f"{name} is {value!r}; it must be true or false")
+
+
 def check_count(name: str, value: int, least: int) -> None:
     """Refuse an argument of a maker that is no whole number of at least `least`.
 

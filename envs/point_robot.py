@@ -6,7 +6,7 @@ and their kernel are our design.
 
 import jax.numpy as jnp
 
-from envs.dlcmdp import Array, Box, FiniteDLCMDP, check_count, check_probability
+from envs.dlcmdp import Array, Box, FiniteDLCMDP, check_count, check_flag, check_probability
 
 
 class PointRobot(FiniteDLCMDP):
@@ -49,8 +49,7 @@ def make(goals: int = 8, advance: float = 0.8, iid: bool = False, **fields) -> P
     """Goals in order: a switch goes to the next one with probability `advance`, else anywhere; or all `iid`."""
     check_count("goals", goals, least=2)
     check_probability("advance", advance)
-    if type(iid) is not bool:
-        raise ValueError(f"iid is {iid!r}; it must be true or false")
+    check_flag("iid", iid)
     uniform = jnp.full((goals, goals), 1.0 / goals)
     ordered = advance * jnp.roll(jnp.eye(goals), 1, axis=1) + (1 - advance) * uniform
     fields = {"p": 0.04, "horizon": 100, "initial": uniform[0], **fields}

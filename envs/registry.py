@@ -4,17 +4,24 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from envs import gridworld, point_robot, probes
+from envs import gridworld, halfcheetah, point_robot, probes, reacher
 from envs.dlcmdp import DLCMDP, FiniteDLCMDP
 
 MAKERS: dict[str, Callable[..., DLCMDP]] = {
     "gridworld": gridworld.make,
     "point_robot": point_robot.make,
+    "reacher": reacher.make,
+    "halfcheetah_vel": partial(halfcheetah.make, "speed"),
+    "halfcheetah_dir": partial(halfcheetah.make, "direction"),
+    "halfcheetah_wind": partial(halfcheetah.make, "wind"),
+    "halfcheetah_vel_wind": partial(halfcheetah.make, "speed", "wind"),
+    "halfcheetah_dir_wind": partial(halfcheetah.make, "direction", "wind"),
     "probe_context_reward": probes.context_reward,
     "probe_match": probes.match,
     "probe_memory": probes.memory,

@@ -3,6 +3,7 @@
 python -m experiments.bench --env gridworld
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -15,7 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
+from mujoco import rollout
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +29,7 @@ from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.rollout import play
 from dynamite_jax.types import TrainState
 from envs import registry
+from envs.physics import MuJoCoDLCMDP
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def measure(config: Config, repeats: int) -> metrics.Record:
 
     Returns:
         `steps_per_s` and its quartiles, `compile_s` with an empty cache and `warm_compile_s` with a full one,
-        `peak_mb`, `phases` with the microseconds and the matrix products of a step, and `floor`.
+        `peak_mb`, `phases` with the microseconds and the matrix products of a step, and `floor`; in environments with
+        physics `c_mujoco_steps_per_s`, the speed of C MuJoCo on all cores.
     """
     configs.check(config)
     env = registry.make(config.env, **configs.env_options(config))
@@ -80,6 +85,9 @@ def measure(config: Config, repeats: int) -> metrics.Record:
         steps = program.steps_per_chunk * config.seeds
         phases = _phases(program, states, repeats)
     rates = steps / np.array(seconds)
+    compared = {}
+    if isinstance(env, MuJoCoDLCMDP):
+        compared["c_mujoco_steps_per_s"] = _c_mujoco(env, config.num_envs, repeats)
     return {
         "env": config.env,
         "method": config.method,
@@ -91,6 +99,7 @@ def measure(config: Config, repeats: int) -> metrics.Record:
         "warm_compile_s": warm_compile_s,
         "peak_mb": peak_mb,
         "phases": phases,
+        **compared,
         "floor": _floor(phases, float(np.median(rates))),
         "machine": parallel.machine(),
     }
@@ -137,6 +146,26 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
         phases["vae update"] = measured(belief, states, played)[1]
     phases["ppo update"] = measured(policy, states, played)[1]
     return phases
+
+
+def _c_mujoco(env: MuJoCoDLCMDP, num_envs: int, repeats: int, steps: int = 20) -> float:
+    """Environment steps per second of C MuJoCo on all cores: the same model, start states and uniform actions.
+
+    Rewards, contexts and observations are not counted.
+    """
+    model, substeps = env.simulator.model, env.simulator.substeps
+    data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
+    motion = jax.device_get(jax.vmap(env.init_physics)(jax.random.split(jax.random.key(0), num_envs)))
+    starts = np.concatenate([np.zeros((num_envs, 1)), motion.qpos, motion.qvel], axis=1)  # the time comes first
+    action = np.random.default_rng(0).uniform(-1, 1, (num_envs, steps, model.nu))
+    threads = [copy.copy(data) for _ in range(parallel.cores())]
+    seconds = []
+    for _ in range(repeats + 1):  # the first one starts the threads
+        start = time.perf_counter()
+        rollout.rollout(model, threads, starts, action.repeat(substeps, axis=1), persistent_pool=True)
+        seconds.append(time.perf_counter() - start)
+    rollout.shutdown_persistent_pool()
+    return num_envs * steps / float(np.median(seconds[1:]))
 
 
 def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float]:
@@ -205,6 +234,11 @@ def _report(result: metrics.Record) -> None:
     for name, phase in result["phases"].items():
         said = f"{phase['us']:.2f} ({phase['us'] / whole:.0%}), {phase['flops'] / 1e3:.0f} kFLOP"
         table.add_row(f"{name}, us a step", said)
+    alone, acting = result["phases"]["environment"]["us"], result["phases"]["encoder and policy"]["us"]
+    table.add_row("environment alone, steps/s", f"{1e6 / alone:,.0f}")
+    table.add_row("environment, belief and policy, steps/s", f"{1e6 / (alone + acting):,.0f}")
+    if "c_mujoco_steps_per_s" in result:
+        table.add_row("C MuJoCo on all cores, steps/s", f"{result['c_mujoco_steps_per_s']:,.0f}")
     floor = result["floor"]
     needed, rate = floor["flops_per_step"] / 1e3, floor["matrix_gflops"]
     table.add_row("arithmetic", f"{needed:.0f} kFLOP a step; {rate:.0f} GFLOP/s measured")

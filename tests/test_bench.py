@@ -22,9 +22,10 @@ def test_matrix_products_are_counted_as_often_as_they_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_measured(method):
-    result = bench.measure(tiny_config("probe_match", method), repeats=1)
+@pytest.mark.parametrize("env, method", [("reacher", "dynamite"), *(("probe_match", method) for method in METHODS)])
+def test_every_method_can_be_measured(env, method):
+    result = bench.measure(tiny_config(env, method, steps=3200), repeats=1)
+    assert (result.get("c_mujoco_steps_per_s", 0) > 0) == (env == "reacher")
     assert result["steps_per_s"] > 0 and result["compile_s"] > 0 and result["peak_mb"] > 0
     assert {"environment", "encoder and policy", "ppo update"} <= result["phases"].keys()
     assert sum(phase["flops"] for phase in result["phases"].values()) == result["floor"]["flops_per_step"]

@@ -282,6 +282,7 @@ def test_environment_options_are_read_as_json():
     config = with_value("env_options", ("p=0.1", "horizon=7", "kernel=[[1, 0], [0, 1]]", "iid=true"))
     assert configs.env_options(config) == {"p": 0.1, "horizon": 7, "kernel": [[1, 0], [0, 1]], "iid": True}
     assert configs.env_options(BASE) == {}
+    assert configs.env_options(with_value("physics.impl", "warp")) == {"impl": "warp"}
 
 
 @pytest.mark.parametrize("entry", ["p", "p=", "=0.1", "p=a", "p=[0.1", "", "p:0.1"])
@@ -424,3 +425,10 @@ def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
     else:
         with pytest.raises(ConfigError, match=f"network.encoder is 'transformer'; with method {method} it must be"):
             presets.check(config)
+
+
+@pytest.mark.parametrize(("env", "said"), [("gridworld", "in gridworld it must be 'jax'"), ("reacher", "it needs ")])
+def test_physics_that_can_not_run_is_refused(env, said):
+    presets.check(change(BASE, env=env))
+    with pytest.raises(ConfigError, match=f"^physics.impl is 'warp'; {said}"):
+        presets.check(change(BASE, env=env, physics__impl="warp"))

@@ -1,6 +1,7 @@
 """Evaluation on episodes whose answers can be counted by hand."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -79,8 +80,9 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     for error in ("readout_error", "decoded_error"):
         assert 0.0 < found["belief"][error]["iqm"] < 0.6
     assert 0.0 < found["regret"]["iqm"] < 51.0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
     assert "fraction of Bayes-optimal" in said and "regret" in said
+    assert re.search(r"about \d+ seconds of training to go", progress)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     keys = "env method eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
     assert set(summary) == set(keys.split())
@@ -135,3 +137,10 @@ def test_reading_is_measured_on_episodes_that_the_reader_has_not_seen():
     names = np.random.default_rng(0).normal(size=(1, 128, 8)).repeat(30, 0)
     posterior = np.random.default_rng(1).dirichlet([0.2, 0.2], (1, 128)).repeat(30, 0)
     assert read(names, posterior) > 0.3
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(40.2, "40 seconds"), (100, "2 minutes"), (5000, "83 minutes"), (12600, "3.5 hours")]
+)
+def test_a_length_of_time_is_said_in_words(seconds, said):
+    assert train._duration(seconds) == said
