@@ -284,6 +284,8 @@ def env_options(config: Config) -> dict[str, Any]:
             equals = ""
         if not (name and equals):
             raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
+    if "impl" in options:
+        raise ConfigError(f"env_options sets impl to {options['impl']!r}; it is set by physics.impl")
     if config.physics != PhysicsConfig():
         options["impl"] = config.physics.impl
     return options

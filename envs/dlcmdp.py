@@ -317,6 +317,17 @@ def check_count(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
+def check_not_negative(**values: Any) -> None:
+    """Refuse arguments of a maker that are below 0. That they are numbers, and how many, the registry checks.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    for name, value in values.items():
+        if isinstance(value, int | float) and value < 0:
+            raise ValueError(f"{name} is {value!r}; it must be 0 or more")
+
+
 def _draw(key: Array, probabilities: Array) -> Array:
     """Index drawn by the inverse of the cumulative distribution; rounding can't reach past the last one."""
     edges = jnp.cumsum(probabilities)[:-1]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.dlcmdp import Array, Box, check_flag, check_probability
+from envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
 from envs.physics import Motion, MuJoCoDLCMDP, Simulator, check_implementation
 
 BODY = Simulator("half_cheetah", substeps=5)
@@ -139,5 +139,11 @@ def make(*varies: str, flip: float = 0.8, iid: bool = False, impl: str = "jax", 
     check_probability("flip", flip)
     check_flag("iid", iid)
     check_implementation(impl)
+    check_not_negative(**{name: fields[name] for name in ("top_speed", "speed_deviation") if name in fields})
+    match fields.get("wind", (0, 0)):
+        case [int() | float() as low, int() | float() as high] if 0 <= low <= high:
+            pass
+        case wrong:
+            raise ValueError(f"wind is {wrong!r}; it must be two numbers, the least force and the greatest, 0 or more")
     fields = {"p": 0.02, "horizon": 200, "flip": flip, "iid": float(iid), **fields}
     return HalfCheetah(varies=varies, simulator=dataclasses.replace(BODY, impl=impl), **fields)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.dlcmdp import Array, Box, check_count, check_flag, check_probability
+from envs.dlcmdp import Array, Box, check_count, check_flag, check_not_negative, check_probability
 from envs.physics import Motion, MuJoCoDLCMDP, Simulator, check_implementation
 
 ARM = Simulator("reacher", substeps=2)
@@ -101,5 +101,6 @@ def make(goals: int = 8, advance: float = 0.8, iid: bool = False, impl: str = "j
     check_probability("advance", advance)
     check_flag("iid", iid)
     check_implementation(impl)
+    check_not_negative(**{name: fields[name] for name in ("radius", "reach") if name in fields})
     fields = {"p": 0.02, "horizon": 200, "iid": float(iid), **fields}
     return Reacher(goals=goals, advance=advance, simulator=dataclasses.replace(ARM, impl=impl), **fields)

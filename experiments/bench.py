@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from mujoco import rollout
+from mujoco import rollout as c_rollout
 from rich.console import Console
 from rich.table import Table
 
@@ -142,30 +142,31 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
     phases["encoder and policy"] = {
         name: max(0.0, value - phases["environment"][name]) for name, value in acting.items()
     }
+    phases["environment"]["flops"] = 0.0  # of networks alone: what physics needs depends on its contacts
     if agent.belief.learns:
         phases["vae update"] = measured(belief, states, played)[1]
     phases["ppo update"] = measured(policy, states, played)[1]
     return phases
 
 
-def _c_mujoco(env: MuJoCoDLCMDP, num_envs: int, repeats: int, steps: int = 20) -> float:
-    """Environment steps per second of C MuJoCo on all cores: the same model, start states and uniform actions.
+def _c_mujoco(env: MuJoCoDLCMDP, num_envs: int, repeats: int) -> float:
+    """Environment steps per second of C MuJoCo on all cores, without rewards, contexts and observations.
 
-    Rewards, contexts and observations are not counted.
+    Model, starts and actions, none, are those of the phase `environment`.
     """
     model, substeps = env.simulator.model, env.simulator.substeps
     data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
     motion = jax.device_get(jax.vmap(env.init_physics)(jax.random.split(jax.random.key(0), num_envs)))
     starts = np.concatenate([np.zeros((num_envs, 1)), motion.qpos, motion.qvel], axis=1)  # the time comes first
-    action = np.random.default_rng(0).uniform(-1, 1, (num_envs, steps, model.nu))
+    control = np.zeros((num_envs, env.horizon * substeps, model.nu))
     threads = [copy.copy(data) for _ in range(parallel.cores())]
     seconds = []
     for _ in range(repeats + 1):  # the first one starts the threads
         start = time.perf_counter()
-        rollout.rollout(model, threads, starts, action.repeat(substeps, axis=1), persistent_pool=True)
+        c_rollout.rollout(model, threads, starts, control, persistent_pool=True)
         seconds.append(time.perf_counter() - start)
-    rollout.shutdown_persistent_pool()
-    return num_envs * steps / float(np.median(seconds[1:]))
+    c_rollout.shutdown_persistent_pool()
+    return num_envs * env.horizon / float(np.median(seconds[1:]))
 
 
 def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float]:
@@ -183,7 +184,7 @@ def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float
 def _floor(phases: dict[str, dict[str, float]], rate: float) -> metrics.Record:
     """The rate at which this machine does matrix products, over the products that a step of training needs.
 
-    Counted are the products alone, so no program of this method can be faster than the floor on this machine.
+    Counted are the products of networks alone, so no program of this method can be faster than the floor here.
     """
     products = _matrix_rate()
     flops = sum(phase["flops"] for phase in phases.values())

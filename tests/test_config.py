@@ -285,6 +285,11 @@ def test_environment_options_are_read_as_json():
     assert configs.env_options(with_value("physics.impl", "warp")) == {"impl": "warp"}
 
 
+def test_the_implementation_of_physics_is_no_environment_option():
+    with pytest.raises(ConfigError, match="env_options sets impl to 'warp'; it is set by physics.impl"):
+        configs.env_options(with_value("env_options", ('impl="warp"',)))
+
+
 @pytest.mark.parametrize("entry", ["p", "p=", "=0.1", "p=a", "p=[0.1", "", "p:0.1"])
 def test_an_environment_option_must_be_name_and_value(entry):
     with pytest.raises(ConfigError) as caught:

@@ -151,7 +151,18 @@ def test_kernels_and_contexts_change_without_recompiling():
 
 @pytest.mark.parametrize(
     "option, value",
-    [("iid", 1), ("flip", 1.5), ("wind", 3.0), ("varies", ["speed"]), ("top_speed", None), ("torso_position", 1)],
+    [
+        ("wind", [1, 2, 3]),
+        ("wind", [20, 10]),
+        ("wind", [-1, 2]),
+        ("top_speed", -1.0),
+        ("iid", 1),
+        ("flip", 1.5),
+        ("wind", 3.0),
+        ("varies", ["speed"]),
+        ("top_speed", None),
+        ("torso_position", 1),
+    ],
 )
 def test_an_option_that_can_not_be_is_refused(option, value):
     with pytest.raises(ValueError, match=option):

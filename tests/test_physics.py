@@ -203,7 +203,9 @@ def test_wind_pushes_the_half_cheetah_by_rootx():
     pushed = stepper(BODY)(before, controls, applied)
     env = registry.make("halfcheetah_wind")
     still, wind = jnp.ones(BATCH), jnp.full(BATCH, 15.0)
-    after, _ = at_once("halfcheetah_wind", before, Task(still, still, wind), controls)
+    after, reward = at_once("halfcheetah_wind", before, Task(1.5 * still, still, wind), controls)
+    speed = (np.asarray(after.qpos)[:, 0] - np.asarray(before.qpos)[:, 0]) / 0.05
+    np.testing.assert_allclose(reward, -np.abs(speed - 1.5) - 0.05 * (controls**2).sum(1), atol=1e-3)
     assert env.decode_state
     np.testing.assert_allclose(after.qvel, pushed.qvel, atol=1e-3)
     calm, _ = at_once("halfcheetah_wind", before, Task(still, still, 0.0 * wind), controls)
@@ -221,6 +223,22 @@ def test_ten_newtons_move_a_cheetah_that_does_nothing_by_a_third_of_a_metre_in_t
 
 
 # -- reacher -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x64, position, velocity", [(True, 1e-8, 1e-6), (False, 5e-5, 5e-3)])
+def test_a_step_of_the_reacher_at_its_limit_is_that_of_gymnasiums_solver(x64, position, velocity):
+    """Full torque throws the elbow into its limit; the reference makes up to 100 iterations where ours makes 4."""
+    reference = mujoco.MjModel.from_xml_path(str(physics.ASSETS / "reacher.xml"))
+    theirs = gymnasiums("reacher").opt
+    reference.opt.iterations, reference.opt.ls_iterations = theirs.iterations, theirs.ls_iterations
+    rng = np.random.default_rng(0)
+    controls = rng.uniform(-1, 1, (10, 2)).repeat(20, axis=0)
+    states = stacked(c_steps(reference, ARM.substeps, start_of(reference, rng), controls, np.zeros((200, 2))))
+    chosen = np.argsort(-np.abs(states.qpos[:-1, 1]))[:BATCH]
+    assert np.abs(states.qpos[chosen, 1]).max() > 3.0
+    before, after = (jax.tree.map(lambda x, i=index: x[i], states) for index in (chosen, chosen + 1))
+    qpos, qvel = error(stepper(ARM, x64)(before, controls[chosen], np.zeros((BATCH, 2))), after)
+    assert qpos <= position and qvel <= velocity
 
 
 @pytest.mark.parametrize("x64, tolerance", [(False, 1e-5), (True, 1e-12)])
@@ -306,6 +324,7 @@ def test_a_reacher_is_paid_gymnasiums_terms():
 
 @pytest.mark.parametrize("name", ["reacher", "halfcheetah_wind"])
 @pytest.mark.parametrize("impl", ["cuda", "warp"])
-def test_an_implementation_that_can_not_run_here_is_refused(name, impl):
+def test_an_implementation_that_can_not_run_here_is_refused(name, impl, monkeypatch):
+    monkeypatch.setattr("mujoco.mjx.warp.WARP_INSTALLED", False)
     with pytest.raises(ValueError, match=f"impl is '{impl}'; it (must be one of jax, warp|needs )"):
         registry.make(name, impl=impl)

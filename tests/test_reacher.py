@@ -96,7 +96,9 @@ def test_the_tip_is_at_the_end_of_two_links(qpos, tip):
     np.testing.assert_allclose(at, tip, atol=1e-6)
 
 
-@pytest.mark.parametrize("option, value", [("goals", 1), ("iid", "yes"), ("advance", -0.1), ("radius", [0.1])])
+@pytest.mark.parametrize(
+    "option, value", [("goals", 1), ("iid", "yes"), ("advance", -0.1), ("radius", [0.1]), ("radius", -0.1)]
+)
 def test_an_option_that_can_not_be_is_refused(option, value):
     with pytest.raises(ValueError, match=option):
         make(**{option: value})
