@@ -6,17 +6,19 @@ METHOD  = dynamite
 METHODS =
 SEEDS   =
 STEPS   =
+SCALE   =
 OUT     =
 RUN     =
 RUNS    =
 ARGS    =
 
-KNOWN   = ENV METHOD METHODS SEEDS STEPS OUT RUN RUNS ARGS EXTRAS PYTHON
+KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
 
 SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
+SCALED = $(if $(SCALE),--scale $(SCALE))
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -41,10 +43,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb"
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu warp wandb"
 
-train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= OUT= ARGS=
-	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(if $(OUT),--out $(OUT)) $(ARGS)
+train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
+	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 eval: $(if $(RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))
@@ -54,8 +56,8 @@ plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a b" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
 	$(BIN)/python -m experiments.plot --runs $(RUNS) $(ARGS)
 
-table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= ARGS=; goes on where it was cut off
-	$(BIN)/python -m experiments.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
+	$(BIN)/python -m experiments.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
 
 ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= ARGS=
 	$(BIN)/python -m experiments.ablations --env $(ENV) $(SIZES) $(ARGS)
@@ -66,8 +68,8 @@ sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= 
 tune: $(STAMP)  ## Search presets at random, the same budget for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
 	$(BIN)/python -m experiments.tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
-bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= ARGS=
-	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
+	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)

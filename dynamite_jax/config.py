@@ -78,7 +78,7 @@ class PPOConfig(struct.PyTreeNode):
     delay: float = 0.0
     """First fraction of training in which a belief that learns by itself does, and the policy does not."""
     clip: float = 0.2
-    """Clipping range of the probability ratio and of the value."""
+    """Clipping range of the probability ratio, and of the value in the critic's unit."""
     gamma: float = 0.97
     """Discount."""
     gae_lambda: float = 0.95
@@ -89,6 +89,8 @@ class PPOConfig(struct.PyTreeNode):
     """Weight of the value error."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this global norm."""
+    normalise_returns: bool = _static(True)
+    """The critic's unit: deviations of returns from their running mean; off, the unit of rewards."""
     epochs: int = _static(4)
     """Passes over the steps of a meta-update."""
     minibatches: int = _static(16)

@@ -13,16 +13,17 @@ with contextlib.redirect_stdout(io.StringIO()):  # MJX reports a missing optiona
 
 
 class Seen(NamedTuple):
-    """What statistics are kept of: policy features [..., F], observations [..., O], rewards [...]."""
+    """What statistics are kept of: policy features [..., F], observations [..., O], rewards and returns [...]."""
 
     features: Any
     observation: Any
     reward: Any
+    returns: Any
 
 
 def init(features: int, observation: int) -> Any:
     """Statistics of no data: mean 0, deviation 1."""
-    shapes = Seen((features,), (observation,), ())
+    shapes = Seen((features,), (observation,), (), ())
     return running_statistics.init_state(Seen(*(specs.Array(shape, jnp.dtype("float32")) for shape in shapes)))
 
 
@@ -33,13 +34,16 @@ def update(state: Any, seen: Seen) -> Any:
 
 def normalise(state: Any, name: str, x: Array, clip: float) -> Array:
     """Features, observations or rewards in deviations from their mean, at most `clip` of them."""
-    return running_statistics.normalize(x, _moments(state, name), max_abs_value=clip)
+    mean, deviation = moments(state, name)
+    return running_statistics.normalize(x, running_statistics.NestedMeanStd(mean, deviation), max_abs_value=clip)
 
 
 def restore(state: Any, name: str, x: Array) -> Array:
     """The way back from deviations to units."""
-    return running_statistics.denormalize(x, _moments(state, name))
+    mean, deviation = moments(state, name)
+    return running_statistics.denormalize(x, running_statistics.NestedMeanStd(mean, deviation))
 
 
-def _moments(state: Any, name: str) -> running_statistics.NestedMeanStd:
-    return running_statistics.NestedMeanStd(getattr(state.mean, name), getattr(state.std, name))
+def moments(state: Any, name: str) -> tuple[Array, Array]:
+    """Mean and standard deviation so far."""
+    return getattr(state.mean, name), getattr(state.std, name)

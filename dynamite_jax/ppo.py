@@ -13,13 +13,23 @@ from envs.dlcmdp import Box, Discrete
 
 
 class Samples(struct.PyTreeNode):
-    """Steps to learn from, [N, ...]: inputs, what was done, and how good it was."""
+    """Steps to learn from, [N, ...]: inputs, what was done, and how good it was.
+
+    Attributes:
+        features: normalised inputs.
+        action: what was done.
+        log_prob: its log-probability then.
+        value: critic's output then.
+        advantage: in units of reward.
+        target: what the critic shall give.
+    """
 
     features: Array
     action: Array
     log_prob: Array
     value: Array
     advantage: Array
+    target: Array
 
 
 def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
@@ -56,14 +66,36 @@ def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | fl
     return jax.vmap(estimate, in_axes=1, out_axes=1)(reward, gamma * (1.0 - terminated), value)
 
 
-def samples(rollout: Rollout, features: Array, gamma: Array | float, lambda_: Array | float) -> Samples:
-    """Steps of a rollout as [H, E, ...]; `features` [H, E, F] are the normalised ones."""
+def samples(
+    rollout: Rollout,
+    features: Array,
+    gamma: Array | float,
+    lambda_: Array | float,
+    mean: Array | float = 0.0,
+    deviation: Array | float = 1.0,
+) -> Samples:
+    """Steps of a rollout to learn from.
+
+    Args:
+        rollout: the episodes.
+        features: normalised inputs, [H, E, F].
+        gamma: discount.
+        lambda_: mixing of n-step estimates.
+        mean: the return that the critic calls 0.
+        deviation: the difference of returns that the critic calls 1.
+
+    Returns:
+        Leaves [H, E, ...].
+    """
+    value = mean + deviation * rollout.value
+    advantage = advantages(rollout.reward, rollout.terminated, value, gamma, lambda_)
     return Samples(
         features=features,
         action=rollout.action,
         log_prob=rollout.log_prob,
         value=rollout.value[:-1],
-        advantage=advantages(rollout.reward, rollout.terminated, rollout.value, gamma, lambda_),
+        advantage=advantage,
+        target=(value[:-1] + advantage - mean) / deviation,
     )
 
 
@@ -72,7 +104,7 @@ def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyp
 
     Args:
         policy: policy parameters under the current weights, [N, P].
-        value: values under the current weights, [N].
+        value: critic's outputs under the current weights, [N].
         batch: the minibatch; advantages are normalised within it.
         space: action space.
         hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
@@ -87,9 +119,8 @@ def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyp
     clipped = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
     policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
 
-    target = batch.value + batch.advantage
     moved = batch.value + jnp.clip(value - batch.value, -hyper.clip, hyper.clip)
-    value_loss = 0.5 * jnp.maximum((value - target) ** 2, (moved - target) ** 2).mean()
+    value_loss = 0.5 * jnp.maximum((value - batch.target) ** 2, (moved - batch.target) ** 2).mean()
     entropy = distribution.entropy().mean()
     total = policy_loss + hyper.value_weight * value_loss - hyper.entropy * entropy
     return total, {

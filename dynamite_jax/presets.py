@@ -4,13 +4,15 @@ import dataclasses
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
 from dynamite_jax.latent import LatentBelief
 from dynamite_jax.methods import METHODS
 from envs.physics import check_implementation
 from envs.registry import MAKERS, nearest
+
+Scale = Literal["cores", "accelerator"]
 
 TUNED = Path(__file__).parent / "tuned"
 
@@ -19,7 +21,7 @@ _PROBE = Config(
     num_envs=64,
     network=NetworkConfig(policy_hidden=(32, 32), value_hidden=(32, 32), hidden=32, embedding=16),
     vae=VAEConfig(epochs=4, minibatches=2, lr=3e-3, anneal=0.5, kl_weight=0.001),
-    ppo=PPOConfig(lr=3e-3, gamma=0.9, minibatches=4, anneal=0.5),
+    ppo=PPOConfig(lr=3e-3, gamma=0.9, minibatches=4, anneal=0.5, normalise_returns=False),
 )
 
 # Chosen on the root seeds 0 and 1000. Sitting on one goal is a local optimum that a policy reaches before its belief
@@ -31,7 +33,7 @@ _GRIDWORLD = Config(
     chunk=20,
     network=NetworkConfig(embedding=16, policy_hidden=(64, 64), decoder_hidden=(64, 64)),
     vae=VAEConfig(trajectories=128, minibatches=8, decode_terms=4, lr=5e-3, anneal=0.5, kl_weight=0.001),
-    ppo=PPOConfig(lr=4e-3, anneal=0.5, delay=0.1, gamma=0.95, epochs=2, minibatches=32),
+    ppo=PPOConfig(lr=4e-3, anneal=0.5, delay=0.1, gamma=0.95, epochs=2, minibatches=32, normalise_returns=False),
 )
 
 # Chosen on the root seed 1000. Eight goals to tell apart take many more steps of the belief's optimiser than two: few
@@ -56,11 +58,21 @@ _MUJOCO = Config(
     ppo=PPOConfig(lr=1e-3, anneal=0.5, entropy=0.003, minibatches=16),
 )
 
+# What changes where thousands of environments step at once; not tuned.
+_ACCELERATOR = {
+    "num_envs": 2048,
+    "steps": 100_000_000,
+    "chunk": 5,
+    "vae.trajectories": 512,
+    "vae.minibatches": 16,
+    "ppo.minibatches": 64,
+}
+
 _ENVIRONMENTS = {
     "gridworld": _GRIDWORLD,
     "point_robot": _POINT_ROBOT,
-    **{name: _MUJOCO for name in MAKERS if name.startswith(("reacher", "halfcheetah_"))},
-    **{name: _PROBE for name in MAKERS if name.startswith("probe_")},
+    **dict.fromkeys(("reacher", *(name for name in MAKERS if name.startswith("halfcheetah_"))), _MUJOCO),
+    **dict.fromkeys((name for name in MAKERS if name.startswith("probe_")), _PROBE),
 }
 
 
@@ -96,8 +108,13 @@ def check(config: Config) -> None:
         )
 
 
-def default(env: str, method: str) -> Config:
+def default(env: str, method: str, scale: Scale = "cores") -> Config:
     """The preset of a method in an environment, with what `make tune` has chosen for the two.
+
+    Args:
+        env: environment.
+        method: method.
+        scale: what it is sized for: a few cores, or a GPU or TPU.
 
     Raises:
         ConfigError: an unknown name, with the nearest one.
@@ -105,7 +122,8 @@ def default(env: str, method: str) -> Config:
     check_names(env, method)
     preset = _ENVIRONMENTS.get(env, Config())
     preset = METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))
-    return changed(preset, _tuned(env, method).get("changes", {}))
+    preset = changed(preset, _tuned(env, method).get("changes", {}))
+    return changed(preset, _ACCELERATOR) if scale == "accelerator" else preset
 
 
 def tuning_trials(env: str, method: str) -> int:

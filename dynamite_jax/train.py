@@ -37,6 +37,8 @@ class Arguments:
     """Train an agent. Everything lands in one run folder: config, metrics, checkpoints, summary."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    scale: presets.Scale = "cores"
+    """What the defaults above are sized for: a few cores, or a GPU or TPU."""
     out: Path | None = None
     """Run folder; by default runs/ENV_METHOD_TIME. A folder that holds a run is never overwritten."""
     resume: bool = False
@@ -233,11 +235,13 @@ def _commit() -> str | None:
 
 def _arguments(argv: list[str]) -> Arguments:
     """Command line -> arguments. Defaults are the preset of env and method, or the run that is resumed."""
-    first = parse(_First, [word for word in _only(argv, ("--env", "--method", "--out"))])
+    first = parse(_First, [word for word in _only(argv, ("--env", "--method", "--scale", "--out"))])
     if "--resume" in argv and first.out is not None and (first.out / "config.json").is_file():
+        if first.scale is not None:
+            raise ConfigError(f"scale is {first.scale!r}; a run that goes on keeps its own, so leave it out")
         preset = configs.load(first.out / "config.json")
     else:
-        preset = presets.default(first.env, first.method)
+        preset = presets.default(first.env, first.method, first.scale or "cores")
     arguments = parse(Arguments, argv, default=Arguments(preset), prog="python -m dynamite_jax.train")
     return arguments
 
@@ -248,6 +252,7 @@ class _First:
 
     env: str = "gridworld"
     method: str = "dynamite"
+    scale: presets.Scale | None = None
     out: Path | None = None
 
 

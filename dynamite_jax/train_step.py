@@ -76,10 +76,11 @@ def meta_update(
     if agent.belief.learns:
         state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)
         metrics |= {f"vae/{name}": value for name, value in losses.items()}
-    state, losses = update_policy(config, agent, env, rollout, ppo_hyper, state, policy_key)
+    samples, returns = policy_samples(agent, rollout, ppo_hyper, state)
+    state, losses = update_policy(config, agent, env, rollout, samples, ppo_hyper, state, policy_key)
     metrics |= {f"ppo/{name}": value for name, value in losses.items()}
     finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
-    seen = normaliser.Seen(rollout.features[:-1], rollout.observation[:-1], rollout.reward)
+    seen = normaliser.Seen(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
     return (
         state.replace(
             normaliser=normaliser.update(state.normaliser, seen),
@@ -148,18 +149,25 @@ def update_belief(
     return state, jax.tree.map(jnp.mean, terms)
 
 
+def policy_samples(agent: Agent, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
+    """What the policy learns from, [H, E, ...], and the returns that its critic is taught, [H, E]."""
+    features = agent.normalise(state.normaliser, "features", rollout.features[:-1])
+    mean, deviation = normaliser.moments(state.normaliser, "returns") if hyper.normalise_returns else (0.0, 1.0)
+    samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
+    return samples, mean + deviation * samples.target
+
+
 def update_policy(
     config: Config,
     agent: Agent,
     env: DLCMDP,
     rollout: Rollout,
+    data: ppo.Samples,
     hyper: PPOConfig,
     state: TrainState,
     key: Array,
 ) -> tuple[TrainState, Metrics]:
     """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
-    features = agent.normalise(state.normaliser, "features", rollout.features[:-1])
-    data = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda)
     episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
     gone = progress(config, env, state)
     left = remaining(gone, hyper.anneal)

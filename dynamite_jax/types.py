@@ -61,7 +61,7 @@ class Rollout(struct.PyTreeNode):
         session: index of the session under which the step was made, [H, E].
         features: policy inputs of s_0 .. s_H before normalisation, [H + 1, E, F].
         log_prob: log pi(a_t | features_t), [H, E].
-        value: critic's value of s_0 .. s_H, [H + 1, E].
+        value: critic's output at s_0 .. s_H, in its unit, [H + 1, E].
         boundary: whether the agent took the step to be the first after a boundary, [H, E].
     """
 
@@ -99,7 +99,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
         belief_params, belief_optimiser: belief model and its Adam state, None where the belief does not learn.
         policy_params, policy_optimiser: actor-critic and its Adam state.
-        normaliser: running statistics of policy features, observations and rewards.
+        normaliser: running statistics of policy features, observations, rewards and returns.
         environment: E environments at the start of the next episode.
         belief: beliefs at the start of the next episode.
         buffer: past trajectories for the belief model, None unless `vae.buffer_episodes` is set.

@@ -134,9 +134,19 @@ class HalfCheetah(MuJoCoDLCMDP):
         return task.replace(**fixed)
 
 
-def make(*varies: str, flip: float = 0.8, iid: bool = False, impl: str = "jax", **fields) -> HalfCheetah:
+def make(*varies: str, iid: bool = False, impl: str = "jax", **fields) -> HalfCheetah:
     """A half-cheetah whose `varies` change from session to session; `impl` as in `physics.Simulator`."""
-    check_probability("flip", flip)
+    used_where = {
+        "speed": varies == ("wind",),
+        "top_speed": "speed" in varies,
+        "speed_deviation": "speed" in varies,
+        "flip": varies != ("speed",),
+        "wind": "wind" in varies,
+    }
+    for name in fields:
+        if not used_where.get(name, True):
+            raise ValueError(f"{name} is {fields[name]!r}; it can't be set where only {' and '.join(varies)} varies")
+    check_probability("flip", fields.get("flip", 0.0))
     check_flag("iid", iid)
     check_implementation(impl)
     check_not_negative(**{name: fields[name] for name in ("top_speed", "speed_deviation") if name in fields})
@@ -145,5 +155,5 @@ def make(*varies: str, flip: float = 0.8, iid: bool = False, impl: str = "jax", 
             pass
         case wrong:
             raise ValueError(f"wind is {wrong!r}; it must be two numbers, the least force and the greatest, 0 or more")
-    fields = {"p": 0.02, "horizon": 200, "flip": flip, "iid": float(iid), **fields}
+    fields = {"p": 0.02, "horizon": 200, "iid": float(iid), **fields}
     return HalfCheetah(varies=varies, simulator=dataclasses.replace(BODY, impl=impl), **fields)

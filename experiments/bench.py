@@ -29,7 +29,7 @@ from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.rollout import play
 from dynamite_jax.types import TrainState
 from envs import registry
-from envs.physics import MuJoCoDLCMDP
+from envs.physics import Motion, MuJoCoDLCMDP
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Arguments:
     """Environment."""
     method: str = "dynamite"
     """Method."""
+    scale: presets.Scale = "cores"
+    """What the preset is sized for: a few cores, or a GPU or TPU."""
     seeds: int = 4
     """Agents trained side by side; steps are counted over all of them."""
     num_envs: tuple[int, ...] = ()
@@ -59,8 +61,9 @@ def measure(config: Config, repeats: int) -> metrics.Record:
 
     Returns:
         `steps_per_s` and its quartiles, `compile_s` with an empty cache and `warm_compile_s` with a full one,
-        `peak_mb`, `phases` with the microseconds and the matrix products of a step, and `floor`; in environments with
-        physics `c_mujoco_steps_per_s`, the speed of C MuJoCo on all cores.
+        `peak_mb`, `phases` with the microseconds and the matrix products of a step, `overhead`, the time of training
+        over that of the environment alone, less 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
+        the speed of C MuJoCo on all cores.
     """
     configs.check(config)
     env = registry.make(config.env, **configs.env_options(config))
@@ -83,11 +86,11 @@ def measure(config: Config, repeats: int) -> metrics.Record:
             seconds.append(time.perf_counter() - start)
         peak_mb = parallel.peak_mb()
         steps = program.steps_per_chunk * config.seeds
-        phases = _phases(program, states, repeats)
+        phases, actions = _phases(program, states, repeats)
     rates = steps / np.array(seconds)
     compared = {}
     if isinstance(env, MuJoCoDLCMDP):
-        compared["c_mujoco_steps_per_s"] = _c_mujoco(env, config.num_envs, repeats)
+        compared["c_mujoco_steps_per_s"] = _c_mujoco(env, states.environment.physics, actions, repeats)
     return {
         "env": config.env,
         "method": config.method,
@@ -99,36 +102,38 @@ def measure(config: Config, repeats: int) -> metrics.Record:
         "warm_compile_s": warm_compile_s,
         "peak_mb": peak_mb,
         "phases": phases,
+        "overhead": 1e6 / float(np.median(rates)) / phases["environment"]["us"] - 1.0,
         **compared,
         "floor": _floor(phases, float(np.median(rates))),
         "machine": parallel.machine(),
     }
 
 
-def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict[str, dict[str, float]]:
+def _phases(
+    program: parallel.Program, states: TrainState, repeats: int
+) -> tuple[dict[str, dict[str, float]], jax.Array]:
     """Each phase compiled alone: `us`, microseconds, and `flops`, matrix products, of one environment step.
 
-    Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments.
+    Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments
+    through the same actions, which are returned too, [seeds, H, E, ...].
     """
     config, env, agent = program.config, program.env, program.agent
     vae, ppo = program.hyper
     key = jax.random.key(0)
 
-    def environment(state: TrainState) -> Any:
-        def step(environment: Any, _: None) -> tuple[Any, None]:
-            action = jnp.broadcast_to(env.action_space.zeros(()), env.action_space.zeros((config.num_envs,)).shape)
-            return jax.vmap(env.step)(environment, action), None
-
-        return jax.lax.scan(step, state.environment, length=env.horizon)[0]
-
     def rollout(state: TrainState) -> Any:
         return play(agent, env, state.acting, state.environment, state.belief, key)[0]
+
+    def environment(state: TrainState, played: Any) -> Any:
+        step = lambda environment, action: (jax.vmap(env.step)(environment, action), None)  # noqa: E731
+        return jax.lax.scan(step, state.environment, played.action)[0]
 
     def belief(state: TrainState, played: Any) -> Any:
         return train_step.update_belief(config, agent, env, played, vae, state, key)
 
     def policy(state: TrainState, played: Any) -> Any:
-        return train_step.update_policy(config, agent, env, played, ppo, state, key)
+        samples, _ = train_step.policy_samples(agent, played, ppo, state)
+        return train_step.update_policy(config, agent, env, played, samples, ppo, state, key)
 
     steps = config.num_envs * env.horizon * config.seeds
 
@@ -137,8 +142,8 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
         flops = _products(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
         return result, {"us": seconds / steps * 1e6, "flops": flops / steps}
 
-    phases = {"environment": measured(environment, states)[1]}
     played, acting = measured(rollout, states)
+    phases = {"environment": measured(environment, states, played)[1]}
     phases["encoder and policy"] = {
         name: max(0.0, value - phases["environment"][name]) for name, value in acting.items()
     }
@@ -146,19 +151,24 @@ def _phases(program: parallel.Program, states: TrainState, repeats: int) -> dict
     if agent.belief.learns:
         phases["vae update"] = measured(belief, states, played)[1]
     phases["ppo update"] = measured(policy, states, played)[1]
-    return phases
+    return phases, played.action
 
 
-def _c_mujoco(env: MuJoCoDLCMDP, num_envs: int, repeats: int) -> float:
+def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, repeats: int) -> float:
     """Environment steps per second of C MuJoCo on all cores, without rewards, contexts and observations.
 
-    Model, starts and actions, none, are those of the phase `environment`.
+    Args:
+        env: whose model is stepped.
+        physics: where episodes start, leaves [seeds, E, ...].
+        actions: what is done in them, [seeds, H, E, A].
+        repeats: timed executions.
     """
     model, substeps = env.simulator.model, env.simulator.substeps
     data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
-    motion = jax.device_get(jax.vmap(env.init_physics)(jax.random.split(jax.random.key(0), num_envs)))
-    starts = np.concatenate([np.zeros((num_envs, 1)), motion.qpos, motion.qvel], axis=1)  # the time comes first
-    control = np.zeros((num_envs, env.horizon * substeps, model.nu))
+    qpos, qvel = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (physics.qpos, physics.qvel))
+    starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the time comes first
+    control = np.swapaxes(np.asarray(actions), 1, 2).reshape(len(qpos), env.horizon, model.nu)
+    control = np.repeat(np.clip(control, -1.0, 1.0), substeps, axis=1)
     threads = [copy.copy(data) for _ in range(parallel.cores())]
     seconds = []
     for _ in range(repeats + 1):  # the first one starts the threads
@@ -166,7 +176,7 @@ def _c_mujoco(env: MuJoCoDLCMDP, num_envs: int, repeats: int) -> float:
         c_rollout.rollout(model, threads, starts, control, persistent_pool=True)
         seconds.append(time.perf_counter() - start)
     c_rollout.shutdown_persistent_pool()
-    return num_envs * env.horizon / float(np.median(seconds[1:]))
+    return len(starts) * env.horizon / float(np.median(seconds[1:]))
 
 
 def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float]:
@@ -237,6 +247,7 @@ def _report(result: metrics.Record) -> None:
         table.add_row(f"{name}, us a step", said)
     alone, acting = result["phases"]["environment"]["us"], result["phases"]["encoder and policy"]["us"]
     table.add_row("environment alone, steps/s", f"{1e6 / alone:,.0f}")
+    table.add_row("acting and learning add to that", f"{result['overhead']:.0%}")
     table.add_row("environment, belief and policy, steps/s", f"{1e6 / (alone + acting):,.0f}")
     if "c_mujoco_steps_per_s" in result:
         table.add_row("C MuJoCo on all cores, steps/s", f"{result['c_mujoco_steps_per_s']:,.0f}")
@@ -253,7 +264,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.bench")
     if arguments.repeats < 1:
         raise ValueError(f"repeats is {arguments.repeats}; it must be 1 or more")
-    preset = presets.default(arguments.env, arguments.method)
+    preset = presets.default(arguments.env, arguments.method, arguments.scale)
     parallel.prepare(arguments.seeds)
     for num_envs in arguments.num_envs or (preset.num_envs,):
         config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs)

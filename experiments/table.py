@@ -22,6 +22,8 @@ class Arguments:
     """Environment."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Methods, in the order of the rows."""
+    scale: presets.Scale = "cores"
+    """What the presets are sized for: a few cores, or a GPU or TPU."""
     seeds: int = 10
     """Agents of each method, all from root seed 1."""
     steps: int | None = None
@@ -38,7 +40,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.table")
     wanted = {}
     for method in arguments.methods:
-        config = presets.default(arguments.env, method)
+        config = presets.default(arguments.env, method, arguments.scale)
         steps = arguments.steps or config.steps
         wanted[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env

@@ -154,6 +154,19 @@ def test_the_preset_of_the_chosen_environment_decides_what_fits(refused):
     assert f"num_envs x horizon = {steps} " in refused(train, "--env", "probe_memory", "--steps", steps - 1)
 
 
+def test_the_chosen_scale_decides_what_fits(refused):
+    preset = presets.default("probe_memory", "dynamite", "accelerator")
+    line = refused(train, "--env", "probe_memory", "--scale", "accelerator", "--num-envs", "2047")
+    assert line == f"num_envs is 2047; it must be a multiple of ppo.minibatches, {preset.ppo.minibatches}"
+    assert "--scale" in refused(train, "--scale", "huge")
+
+
+def test_a_run_that_goes_on_takes_no_other_scale(refused, tmp_path):
+    run = save_run(tmp_path / "run")
+    line = refused(train, "--out", run, "--resume", "--scale", "accelerator")
+    assert line == "scale is 'accelerator'; a run that goes on keeps its own, so leave it out"
+
+
 @pytest.mark.parametrize(
     ("env", "entry", "named"),
     [

@@ -73,10 +73,12 @@ def test_the_default_config_can_run():
     configs.check_against_horizon(Config(), 60)
 
 
+@pytest.mark.parametrize("scale", ["cores", "accelerator"])
 @pytest.mark.parametrize(("env", "method"), PRESETS)
-def test_every_preset_can_run(env, method):
-    config = presets.default(env, method)
+def test_every_preset_can_run(env, method, scale):
+    config = presets.default(env, method, scale)
     assert (config.env, config.method) == (env, method)
+    assert (config.steps == 10**8 and 2**11 <= config.num_envs <= 2**14) == (scale == "accelerator")
     configs.check(config)
     configs.check_against_horizon(config, registry.make(env).horizon)
 

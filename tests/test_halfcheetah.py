@@ -144,7 +144,7 @@ def test_kernels_and_contexts_change_without_recompiling():
         traces.append(0)
         return env.next_context(key, env.init_context(key))
 
-    for change in ({}, {"iid": True}, {"flip": 0.1}, {"p": 0.5}, {"wind": [1, 2]}, {"top_speed": 2, "speed": 1.0}):
+    for change in ({}, {"iid": True}, {"flip": 0.1}, {"p": 0.5}, {"wind": [1, 2]}, {"top_speed": 2}):
         run(make("halfcheetah_vel_wind", **change), jax.random.key(0))
     assert traces == [0]
 
@@ -165,5 +165,24 @@ def test_kernels_and_contexts_change_without_recompiling():
     ],
 )
 def test_an_option_that_can_not_be_is_refused(option, value):
-    with pytest.raises(ValueError, match=option):
-        registry.make("halfcheetah_vel", **{option: value})
+    with pytest.raises(ValueError, match=f"{option} (of .*)?is .* must be|made from .*'{option}'"):
+        registry.make("halfcheetah_vel_wind", **{option: value})
+
+
+@pytest.mark.parametrize(
+    "name, unused",
+    [
+        ("halfcheetah_vel", {"speed": 1.0, "flip": 0.5, "wind": [1, 2]}),
+        ("halfcheetah_dir", {"speed": 1.0, "top_speed": 2.0, "speed_deviation": 0.1, "wind": [1, 2]}),
+        ("halfcheetah_wind", {"top_speed": 2.0, "speed_deviation": 0.1}),
+        ("halfcheetah_vel_wind", {"speed": 1.0}),
+        ("halfcheetah_dir_wind", {"speed": 1.0, "top_speed": 2.0, "speed_deviation": 0.1}),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(name, unused):
+    for option, value in {"speed": 1.0, "top_speed": 2.0, "speed_deviation": 0.1, "flip": 0.5, "wind": [1, 2]}.items():
+        if option in unused:
+            with pytest.raises(ValueError, match=rf"{option} is .* can't be set where only \w+.* varies"):
+                registry.make(name, **{option: value})
+        else:
+            np.testing.assert_allclose(getattr(make(name, **{option: value}), option), value)

@@ -275,7 +275,8 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
         boundary=jnp.zeros((3, envs), bool),
     )
     update = jax.jit(partial(train_step.update_policy, config, agent, env))
-    after, _ = update(rollout, config.ppo, before, jax.random.key(0))
+    samples, _ = train_step.policy_samples(agent, rollout, config.ppo, before)
+    after, _ = update(rollout, samples, config.ppo, before, jax.random.key(0))
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         name = jax.tree_util.keystr(path)
         if "policy" not in name:

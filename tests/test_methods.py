@@ -55,8 +55,9 @@ def updated_policy(method, **ppo):
     s = jax.tree.map(lambda x: x[0], states)
     s = s.replace(normaliser=statistics(s.normaliser.mean.features.size, program.env.observation_size))
     rollout, _, _ = play(program.agent, program.env, s.acting, s.environment, s.belief, s.key)
+    samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], s)
     after, losses = train_step.update_policy(
-        config, program.agent, program.env, rollout, program.hyper[1], s, jax.random.key(0)
+        config, program.agent, program.env, rollout, samples, program.hyper[1], s, jax.random.key(0)
     )
     return s, after, losses
 

@@ -110,6 +110,10 @@ def test_samples_pair_each_step_with_the_value_before_it():
     found = ppo.samples(rollout, features, 0.9, 0.8)
     np.testing.assert_array_equal(found.value, rollout.value[:HORIZON])
     np.testing.assert_array_equal(found.advantage, found_advantages(0.9, 0.8))
+    np.testing.assert_allclose(found.target, value[:HORIZON] + found_advantages(0.9, 0.8), rtol=1e-5, atol=1e-6)
+    in_deviations = ppo.samples(rollout.replace(value=(rollout.value - 3.0) / 2.0), features, 0.9, 0.8, 3.0, 2.0)
+    np.testing.assert_allclose(in_deviations.advantage, found.advantage, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(in_deviations.target, (found.target - 3.0) / 2.0, rtol=1e-5, atol=1e-6)
     for name, given in (("features", features), ("action", rollout.action), ("log_prob", rollout.log_prob)):
         np.testing.assert_array_equal(getattr(found, name), given)
 
@@ -181,6 +185,7 @@ def batch_for(space, policy):
         log_prob=jnp.asarray(log_prob, jnp.float32),
         value=jnp.asarray(rng.normal(size=N), jnp.float32),
         advantage=jnp.asarray(rng.normal(size=N) + 0.4, jnp.float32),
+        target=jnp.asarray(rng.normal(size=N), jnp.float32),
     )
     value = np.asarray(batch.value) + np.resize([-0.6, -0.1, 0.1, 0.6], N)
     return batch, jnp.asarray(value, jnp.float32)
@@ -198,7 +203,7 @@ def slow_loss(policy, value, batch, space, hyper):
         normalised = (advantage[n] - mean) / deviation
         clipped = min(max(ratio, 1 - hyper.clip), 1 + hyper.clip)
         terms["policy_loss"] -= min(ratio * normalised, clipped * normalised) / N
-        old, target = float(batch.value[n]), float(batch.value[n]) + advantage[n]
+        old, target = float(batch.value[n]), float(batch.target[n])
         moved = old + min(max(float(value[n]) - old, -hyper.clip), hyper.clip)
         terms["value_loss"] += max((float(value[n]) - target) ** 2, (moved - target) ** 2) / 2 / N
         terms["entropy"] += entropy / N
@@ -222,14 +227,14 @@ def test_loss_is_clipped_surrogate_clipped_value_error_and_entropy(space, clip):
 
 
 def test_advantages_are_normalised_within_the_batch():
-    """Shift and scale of the advantages change the value target alone."""
+    """Shift and scale of the advantages change nothing."""
     space = Discrete(4)
     policy = outputs(space)
     batch, value = batch_for(space, policy)
     other = batch.replace(advantage=3.0 * batch.advantage - 5.0)
     losses = [ppo.loss(jnp.asarray(policy, jnp.float32), value, b, space, HYPER)[1] for b in (batch, other)]
     np.testing.assert_allclose(losses[0]["policy_loss"], losses[1]["policy_loss"], rtol=1e-5)
-    assert abs(float(losses[0]["value_loss"] - losses[1]["value_loss"])) > 1.0
+    assert float(losses[0]["value_loss"]) == float(losses[1]["value_loss"])
 
 
 def test_equal_advantages_give_no_policy_gradient_and_stay_finite():
@@ -274,7 +279,7 @@ def test_value_gradient_is_zero_where_the_clipped_error_is_the_larger():
     policy = outputs(space)
     batch, value = batch_for(space, policy)
     gradient = jax.grad(lambda v: ppo.loss(jnp.asarray(policy), v, batch, space, HYPER)[0])(value)
-    old, target = np.asarray(batch.value), np.asarray(batch.value) + np.asarray(batch.advantage)
+    old, target = np.asarray(batch.value), np.asarray(batch.target)
     held = 0
     for n in range(N):
         moved = np.clip(value[n], old[n] - HYPER.clip, old[n] + HYPER.clip)

@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_same, build, compiled, tiny_config
 from episodes import statistics
 
-from dynamite_jax import train_step
+from dynamite_jax import ppo, train_step
 from dynamite_jax.methods import METHODS
 from dynamite_jax.rollout import play
 
@@ -208,17 +208,49 @@ def test_rewards_are_expected_in_units():
     np.testing.assert_allclose(found, inner * deviation.reward + mean.reward, rtol=1e-5)
 
 
+@pytest.mark.parametrize("in_deviations", [True, False])
+def test_the_critic_learns_returns_in_its_unit(in_deviations):
+    """Advantages and returns are in units of reward whatever the critic's unit is; its targets are in that."""
+    _, program, state, rollout = seen_with_statistics(normalise_returns=in_deviations)
+    mean, deviation = (state.normaliser.mean.returns, state.normaliser.std.returns) if in_deviations else (0.0, 1.0)
+    value = np.asarray(rollout.value) * deviation + mean
+    hyper = program.hyper[1]
+    advantage = ppo.advantages(rollout.reward, rollout.terminated, jnp.asarray(value), hyper.gamma, hyper.gae_lambda)
+    samples, returns = train_step.policy_samples(program.agent, rollout, hyper, state)
+    np.testing.assert_allclose(samples.advantage, advantage, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(returns, value[:-1] + advantage, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(samples.target * deviation + mean, returns, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(samples.value, rollout.value[:-1])
+
+
+def test_rewards_in_another_currency_train_the_same_critic():
+    """Once returns are known, a hundredfold reward changes no target in deviations."""
+    _, program, state, rollout = seen_with_statistics()
+    mean, std = (x._replace(returns=100.0 * x.returns) for x in (state.normaliser.mean, state.normaliser.std))
+    rich = state.replace(normaliser=state.normaliser.replace(mean=mean, std=std))
+    targets = [
+        train_step.policy_samples(program.agent, rollout.replace(reward=scale * rollout.reward), program.hyper[1], s)[0]
+        for scale, s in ((1.0, state), (100.0, rich))
+    ]
+    np.testing.assert_allclose(targets[0].target, targets[1].target, rtol=1e-4, atol=1e-5)
+    assert np.abs(targets[1].advantage).max() > 50 * np.abs(targets[0].advantage).max()
+
+
 def test_running_statistics_are_those_of_all_episodes():
     config = tiny_config("probe_match", chunk=1)
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
-    seen = []
+    seen, returns = [], []
     for _ in range(2):
         play_key = jax.random.split(state.key, 5)[1]
         seen.append(play(program.agent, program.env, state.acting, state.environment, state.belief, play_key)[0])
+        returns.append(train_step.policy_samples(program.agent, seen[-1], program.hyper[1], state)[1])
         state, _ = train_step.meta_update(config, program.agent, program.env, program.hyper, state)
-    for name in ("features", "observation", "reward"):
-        values = np.concatenate([getattr(rollout, name)[: len(rollout.reward)] for rollout in seen])
+    kinds = {
+        name: np.concatenate([getattr(rollout, name)[: len(rollout.reward)] for rollout in seen])
+        for name in ("features", "observation", "reward")
+    }
+    for name, values in {**kinds, "returns": np.concatenate(returns)}.items():
         np.testing.assert_allclose(getattr(state.normaliser.mean, name), values.mean((0, 1)), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(getattr(state.normaliser.std, name), values.std((0, 1)), rtol=1e-3, atol=1e-6)
 
@@ -230,7 +262,8 @@ def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
     update = jax.jit(partial(train_step.update_policy, config, program.agent, program.env))
     for done in (0, total // 2 - 1, total // 2):
         before = state.replace(meta_updates=jnp.asarray(done))
-        after, _ = update(rollout, program.hyper[1], before, jax.random.key(4))
+        samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], before)
+        after, _ = update(rollout, samples, program.hyper[1], before, jax.random.key(4))
         moved = not np.array_equal(*(jax.tree.leaves(x.policy_params)[-1] for x in (before, after)))
         assert moved == (method != "dynamite" or done >= total // 2)
 
