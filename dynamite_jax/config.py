@@ -79,6 +79,8 @@ class PPOConfig(struct.PyTreeNode):
     """First fraction of training in which a belief that learns by itself does, and the policy does not."""
     clip: float = 0.2
     """Clipping range of the probability ratio, and of the value in the critic's unit."""
+    max_kl: float = 0.0
+    """An update ends at the first minibatch whose policy is further than this from the one that acted; 0: never."""
     gamma: float = 0.97
     """Discount."""
     gae_lambda: float = 0.95
@@ -204,7 +206,7 @@ _RULES = {
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
     **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
-    **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("ppo.entropy", "ppo.value_weight", "ppo.max_kl"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
 }
 
@@ -272,7 +274,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def env_options(config: Config) -> dict[str, Any]:
-    """Options of the environment: each `name=value` with its value read as JSON, and `impl` where it is not `jax`.
+    """Options of the environment: each `name=value` with its value read as JSON, and physics where it is not by `jax`.
 
     Raises:
         ConfigError: an entry without a name or whose value isn't JSON.
@@ -286,10 +288,12 @@ def env_options(config: Config) -> dict[str, Any]:
             equals = ""
         if not (name and equals):
             raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
-    if "impl" in options:
-        raise ConfigError(f"env_options sets impl to {options['impl']!r}; it is set by physics.impl")
+    for name in ("impl", "worlds"):
+        if name in options:
+            raise ConfigError(f"env_options sets {name} to {options[name]!r}; it is set by physics.impl")
     if config.physics != PhysicsConfig():
-        options["impl"] = config.physics.impl
+        worlds = config.seeds * max(config.num_envs, config.eval_episodes)
+        options |= {"impl": config.physics.impl, "worlds": worlds}
     return options
 
 

@@ -3,6 +3,7 @@
 python -m dynamite_jax.evaluate --run runs/NAME
 """
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -276,7 +277,9 @@ def main() -> None:
     if arguments.episodes < 1:
         raise ValueError(f"episodes is {arguments.episodes}; it must be 1 or more")
     program, states, step = load_run(arguments.run)
-    result = evaluate(program.config, program.env, program.agent, states, arguments.episodes, arguments.seed)
+    config = dataclasses.replace(program.config, eval_episodes=arguments.episodes)
+    env = registry.make(config.env, **configs.env_options(config))
+    result = evaluate(config, env, program.agent, states, arguments.episodes, arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}
     (arguments.run / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     report(result)

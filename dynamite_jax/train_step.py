@@ -187,18 +187,22 @@ def update_policy(
         return ppo.loss(policy, value, flat, env.action_space, hyper)
 
     def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
-        params, adam = carry
+        params, adam, near = carry
         batch = jax.tree.map(lambda x: x[:, chosen], (data, episodes))
         gradient, terms = jax.grad(loss, has_aux=True)(params, *batch)
-        change, adam = optimise.update(gradient, adam)
-        return (optax.apply_updates(params, change), adam), terms
+        near &= (terms["approx_kl"] <= hyper.max_kl) | (hyper.max_kl == 0.0)
+        change, moved = optimise.update(gradient, adam)
+        moved = (optax.apply_updates(params, change), moved)
+        params, adam = jax.tree.map(lambda new, old: jnp.where(near, new, old), moved, (params, adam))
+        return (params, adam, near), terms | {"updates": near.astype(jnp.float32)}
 
     def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
         order = jax.random.permutation(key, config.num_envs)
         return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
 
-    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser)
-    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
+    near = jnp.ones((), bool)
+    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser, near)
+    (params, adam, _), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
     state = state.replace(policy_params=params[0], policy_optimiser=adam)
     if agent.belief.end_to_end:
         state = state.replace(belief_params=params[1])

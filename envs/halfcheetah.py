@@ -4,14 +4,12 @@ The body is Gymnasium's HalfCheetah. Speed and direction tasks follow HalfCheeta
 (github.com/lmzintgraf/varibad), with the control cost on the clipped action; wind and all kernels are our design.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
-from envs.physics import Motion, MuJoCoDLCMDP, Simulator, check_implementation
+from envs.physics import Motion, MuJoCoDLCMDP, Simulator
 
 BODY = Simulator("half_cheetah", substeps=5)
 
@@ -134,8 +132,8 @@ class HalfCheetah(MuJoCoDLCMDP):
         return task.replace(**fixed)
 
 
-def make(*varies: str, iid: bool = False, impl: str = "jax", **fields) -> HalfCheetah:
-    """A half-cheetah whose `varies` change from session to session; `impl` as in `physics.Simulator`."""
+def make(*varies: str, iid: bool = False, impl: str = "jax", worlds: int = 1024, **fields) -> HalfCheetah:
+    """A half-cheetah whose `varies` change from session to session; `impl` and `worlds` as in `physics.Simulator`."""
     used_where = {
         "speed": varies == ("wind",),
         "top_speed": "speed" in varies,
@@ -148,7 +146,7 @@ def make(*varies: str, iid: bool = False, impl: str = "jax", **fields) -> HalfCh
             raise ValueError(f"{name} is {fields[name]!r}; it can't be set where only {' and '.join(varies)} varies")
     check_probability("flip", fields.get("flip", 0.0))
     check_flag("iid", iid)
-    check_implementation(impl)
+    simulator = BODY.run_by(impl, worlds)
     check_not_negative(**{name: fields[name] for name in ("top_speed", "speed_deviation") if name in fields})
     match fields.get("wind", (0, 0)):
         case [int() | float() as low, int() | float() as high] if 0 <= low <= high:
@@ -156,4 +154,4 @@ def make(*varies: str, iid: bool = False, impl: str = "jax", **fields) -> HalfCh
         case wrong:
             raise ValueError(f"wind is {wrong!r}; it must be two numbers, the least force and the greatest, 0 or more")
     fields = {"p": 0.02, "horizon": 200, "iid": float(iid), **fields}
-    return HalfCheetah(varies=varies, simulator=dataclasses.replace(BODY, impl=impl), **fields)
+    return HalfCheetah(varies=varies, simulator=simulator, **fields)

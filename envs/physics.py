@@ -1,6 +1,7 @@
 """MuJoCo models as pure functions: MJX steps them inside the compiled program."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from flax import struct
 with contextlib.redirect_stdout(io.StringIO()):  # it prints when the optional package warp is missing
     from mujoco import mjx
 
-from envs.dlcmdp import DLCMDP, Array
+from envs.dlcmdp import DLCMDP, Array, check_count
 
 ASSETS = Path(__file__).parent / "assets"
 IMPLEMENTATIONS = ("jax", "warp")
@@ -42,11 +43,23 @@ class Simulator:
         asset: name of the model's file, without its ending.
         substeps: steps of the model, one `timestep` each.
         impl: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for bit.
+        worlds: environments that `warp` steps at once, at most: their contacts share one array.
     """
 
     asset: str
     substeps: int
     impl: str = "jax"
+    worlds: int = 1024
+
+    def run_by(self, impl: str, worlds: int) -> "Simulator":
+        """The same by another implementation.
+
+        Raises:
+            ValueError: this machine can't run it.
+        """
+        check_implementation(impl)
+        check_count("worlds", worlds, least=1)
+        return dataclasses.replace(self, impl=impl, worlds=worlds)
 
     @property
     def model(self) -> Any:
@@ -72,7 +85,7 @@ class Simulator:
             Where it stands after `substeps` steps.
         """
         with jax.ensure_compile_time_eval():  # constants, also where this is traced
-            model, blank = (make(self.model, impl=self.impl) for make in (mjx.put_model, mjx.make_data))
+            model, blank = mjx.put_model(self.model, impl=self.impl), self._blank()
 
         def substep(motion: Motion, _: None) -> tuple[Motion, None]:
             data = blank.replace(
@@ -87,6 +100,14 @@ class Simulator:
 
         with jax.default_matmul_precision("highest"):
             return jax.lax.scan(substep, motion, length=self.substeps)[0]
+
+    def _blank(self) -> Any:
+        """An `mjx.Data` with room for every contact and constraint; Warp's own sizes would drop some."""
+        blank: Any = mjx.make_data(self.model, impl="jax")
+        if self.impl == "jax":
+            return blank
+        most = blank._impl
+        return mjx.make_data(self.model, impl=self.impl, naconmax=max(1, self.worlds * most.ncon), njmax=most.nefc)
 
 
 class MuJoCoDLCMDP(DLCMDP):

@@ -3,14 +3,12 @@
 Arm and reward are those of Gymnasium's Reacher; goals that move during an episode are our design.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from envs.dlcmdp import Array, Box, check_count, check_flag, check_not_negative, check_probability
-from envs.physics import Motion, MuJoCoDLCMDP, Simulator, check_implementation
+from envs.physics import Motion, MuJoCoDLCMDP, Simulator
 
 ARM = Simulator("reacher", substeps=2)
 LINK, TIP = 0.1, 0.11  # from the shoulder to the elbow and from there to the tip, m
@@ -95,12 +93,17 @@ def _polar(radius: Array | float, angle: Array) -> Array:
     return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
-def make(goals: int = 8, advance: float = 0.8, iid: bool = False, impl: str = "jax", **fields) -> Reacher:
-    """Goals in order: a switch goes to the next one with probability `advance`, else anywhere; or all `iid`."""
+def make(
+    goals: int = 8, advance: float = 0.8, iid: bool = False, impl: str = "jax", worlds: int = 1024, **fields
+) -> Reacher:
+    """Goals in order: a switch goes to the next one with probability `advance`, else anywhere; or all `iid`.
+
+    `impl` and `worlds` are as in `physics.Simulator`.
+    """
     check_count("goals", goals, least=2)
     check_probability("advance", advance)
     check_flag("iid", iid)
-    check_implementation(impl)
+    simulator = ARM.run_by(impl, worlds)
     check_not_negative(**{name: fields[name] for name in ("radius", "reach") if name in fields})
     fields = {"p": 0.02, "horizon": 200, "iid": float(iid), **fields}
-    return Reacher(goals=goals, advance=advance, simulator=dataclasses.replace(ARM, impl=impl), **fields)
+    return Reacher(goals=goals, advance=advance, simulator=simulator, **fields)

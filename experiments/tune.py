@@ -108,7 +108,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     """`search` among settings that differ in traced numbers only."""
     trials = len(settings)
     wide = dataclasses.replace(config, seeds=config.seeds * trials)
-    env = registry.make(config.env, **configs.env_options(config))
+    env = registry.make(config.env, **configs.env_options(wide))
     configs.check(config)
     configs.check_against_horizon(config, env.horizon)
     program = parallel.Program(wide, env)

@@ -1,5 +1,6 @@
 """MJX against C MuJoCo, and our models against Gymnasium's."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,28 @@ def test_ten_newtons_move_a_cheetah_that_does_nothing_by_a_third_of_a_metre_in_t
     for _ in range(round(10 / BODY.dt)):
         motion = stepper(BODY)(motion, np.zeros((BATCH, 6)), applied)
     assert motion.qpos[:, 0] == pytest.approx(0.32, abs=0.02)
+
+
+# -- Warp ----------------------------------------------------------------------------------------------------------
+
+
+def test_warp_has_room_for_every_contact_and_constraint():
+    """Its own sizes, 48 contacts of all environments together and 64 constraints of each, would drop some."""
+    for body, contacts, constraints in ((BODY, 16, 70), (ARM, 0, 1)):
+        held = dataclasses.replace(body, impl="warp", worlds=100)._blank()._impl
+        assert (held.naconmax, held.njmax) == (max(1, 100 * contacts), constraints)
+
+
+def test_a_step_of_the_half_cheetah_in_warp_is_that_of_c_mujoco():
+    states, controls, applied = cheetah_run(20.0)
+    before, after = jax.tree.map(lambda x: x[:-1], states), jax.tree.map(lambda x: x[1:], states)
+    found = stepper(dataclasses.replace(BODY, impl="warp", worlds=BATCH))(before, controls, applied)
+    qpos, qvel = error(found, after)
+    assert qpos <= 5e-5 and qvel <= 1e-3
+
+
+def test_the_reacher_in_warp_stays_with_c_mujoco_for_a_second():
+    assert open_loop(dataclasses.replace(ARM, impl="warp", worlds=BATCH), False, ARM.model, 50, 0.1).max() <= 1e-5
 
 
 # -- reacher -------------------------------------------------------------------------------------------------------
