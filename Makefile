@@ -19,6 +19,7 @@ $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefi
 
 SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
+$(if $(SCALE),$(if $(filter-out train table bench,$(MAKECMDGOALS)),$(error SCALE= is for train, table and bench)))
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -43,7 +44,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu warp wandb"
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
 	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(OUT),--out $(OUT)) $(ARGS)

@@ -79,8 +79,6 @@ class PPOConfig(struct.PyTreeNode):
     """First fraction of training in which a belief that learns by itself does, and the policy does not."""
     clip: float = 0.2
     """Clipping range of the probability ratio, and of the value in the critic's unit."""
-    max_kl: float = 0.0
-    """An update ends at the first minibatch whose policy is further than this from the one that acted; 0: never."""
     gamma: float = 0.97
     """Discount."""
     gae_lambda: float = 0.95
@@ -96,7 +94,9 @@ class PPOConfig(struct.PyTreeNode):
     epochs: int = _static(4)
     """Passes over the steps of a meta-update."""
     minibatches: int = _static(16)
-    """Minibatches of a pass; they divide the number of environments."""
+    """Minibatches of a pass; they divide the number of what is shuffled."""
+    shuffle: Literal["episodes", "steps"] = _static("episodes")
+    """What is dealt out to minibatches: whole episodes, or steps, which a recurrent loss of the policy can't take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ _RULES = {
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
     **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
-    **dict.fromkeys(("ppo.entropy", "ppo.value_weight", "ppo.max_kl"), _NOT_NEGATIVE),
+    **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
 }
 
@@ -228,7 +228,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"network.hidden is {network.hidden}; it must be a multiple of network.heads, {network.heads}"
         )
-    if config.num_envs % ppo.minibatches:
+    if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
         raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
     trajectories = vae.trajectories or config.num_envs
     if trajectories % vae.minibatches:
@@ -259,6 +259,9 @@ def check_against_horizon(config: Config, horizon: int) -> None:
             f"steps is {config.steps}; one meta-update takes num_envs x horizon = {config.num_envs * horizon} steps, "
             "so it must be at least that"
         )
+    steps, minibatches = config.num_envs * horizon, config.ppo.minibatches
+    if config.ppo.shuffle == "steps" and steps % minibatches:
+        raise ConfigError(f"ppo.minibatches is {minibatches}; it must divide num_envs x horizon, {steps}")
     if config.vae.elbo_terms > horizon:
         raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
 
@@ -292,7 +295,7 @@ def env_options(config: Config) -> dict[str, Any]:
         if name in options:
             raise ConfigError(f"env_options sets {name} to {options[name]!r}; it is set by physics.impl")
     if config.physics != PhysicsConfig():
-        worlds = config.seeds * max(config.num_envs, config.eval_episodes)
+        worlds = max(config.seeds * config.num_envs, config.eval_episodes)  # evaluation takes one seed at a time
         options |= {"impl": config.physics.impl, "worlds": worlds}
     return options
 

@@ -197,15 +197,15 @@ def _recent(mark: np.ndarray, window: int) -> np.ndarray:
     return spread
 
 
-def load_run(run: Path) -> tuple[parallel.Program, TrainState, int]:
-    """Config and newest valid checkpoint of a run folder: (program, states, chunk).
+def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, int]:
+    """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, states, chunk).
 
     Raises:
         ValueError: there is no run, or none of its checkpoints can be trusted.
     """
     if not (run / "config.json").is_file():
         raise ValueError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
-    config = configs.load(run / "config.json")
+    config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
     presets.check(config)
     if not (run / "checkpoints").is_dir():
         raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
@@ -276,10 +276,8 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.evaluate")
     if arguments.episodes < 1:
         raise ValueError(f"episodes is {arguments.episodes}; it must be 1 or more")
-    program, states, step = load_run(arguments.run)
-    config = dataclasses.replace(program.config, eval_episodes=arguments.episodes)
-    env = registry.make(config.env, **configs.env_options(config))
-    result = evaluate(config, env, program.agent, states, arguments.episodes, arguments.seed)
+    program, states, step = load_run(arguments.run, arguments.episodes)
+    result = evaluate(program.config, program.env, program.agent, states, arguments.episodes, arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}
     (arguments.run / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     report(result)

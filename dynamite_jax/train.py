@@ -38,7 +38,7 @@ class Arguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     scale: presets.Scale = "cores"
-    """What the defaults above are sized for: a few cores, or a GPU or TPU."""
+    """What the other defaults are sized for: a few cores, or a GPU or TPU."""
     out: Path | None = None
     """Run folder; by default runs/ENV_METHOD_TIME. A folder that holds a run is never overwritten."""
     resume: bool = False

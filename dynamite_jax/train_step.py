@@ -169,16 +169,18 @@ def update_policy(
 ) -> tuple[TrainState, Metrics]:
     """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
     episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
+    if hyper.shuffle == "steps":  # each an episode of its own to what follows
+        data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
     gone = progress(config, env, state)
     left = remaining(gone, hyper.anneal)
     waits = agent.belief.learns & (gone < hyper.delay)
     hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
     optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
-    def loss(params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories) -> tuple[Array, Metrics]:
+    def loss(params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories | None) -> tuple[Array, Metrics]:
         policy_params, belief_params = params
         features = batch.features
-        if agent.belief.end_to_end:
+        if episodes is not None:
             states = agent.belief.encode(belief_params, agent.evidence(state.normaliser, episodes))
             seen = jnp.concatenate([episodes.observation[:-1], states], axis=-1)
             features = agent.normalise(state.normaliser, "features", seen)
@@ -187,22 +189,19 @@ def update_policy(
         return ppo.loss(policy, value, flat, env.action_space, hyper)
 
     def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
-        params, adam, near = carry
-        batch = jax.tree.map(lambda x: x[:, chosen], (data, episodes))
-        gradient, terms = jax.grad(loss, has_aux=True)(params, *batch)
-        near &= (terms["approx_kl"] <= hyper.max_kl) | (hyper.max_kl == 0.0)
-        change, moved = optimise.update(gradient, adam)
-        moved = (optax.apply_updates(params, change), moved)
-        params, adam = jax.tree.map(lambda new, old: jnp.where(near, new, old), moved, (params, adam))
-        return (params, adam, near), terms | {"updates": near.astype(jnp.float32)}
+        params, adam = carry
+        batch = jax.tree.map(lambda x: x[:, chosen], data)
+        whole = jax.tree.map(lambda x: x[:, chosen], episodes) if agent.belief.end_to_end else None
+        gradient, terms = jax.grad(loss, has_aux=True)(params, batch, whole)
+        change, adam = optimise.update(gradient, adam)
+        return (optax.apply_updates(params, change), adam), terms
 
     def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
-        order = jax.random.permutation(key, config.num_envs)
+        order = jax.random.permutation(key, data.advantage.shape[1])
         return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
 
-    near = jnp.ones((), bool)
-    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser, near)
-    (params, adam, _), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
+    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser)
+    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
     state = state.replace(policy_params=params[0], policy_optimiser=adam)
     if agent.belief.end_to_end:
         state = state.replace(belief_params=params[1])

@@ -132,20 +132,21 @@ class HalfCheetah(MuJoCoDLCMDP):
         return task.replace(**fixed)
 
 
-def make(*varies: str, iid: bool = False, impl: str = "jax", worlds: int = 1024, **fields) -> HalfCheetah:
+def make(*varies: str, iid: bool = False, impl: str = "jax", worlds: int | None = None, **fields) -> HalfCheetah:
     """A half-cheetah whose `varies` change from session to session; `impl` and `worlds` as in `physics.Simulator`."""
+    check_flag("iid", iid)
     used_where = {
         "speed": varies == ("wind",),
         "top_speed": "speed" in varies,
-        "speed_deviation": "speed" in varies,
-        "flip": varies != ("speed",),
+        "speed_deviation": "speed" in varies and not iid,
+        "flip": varies != ("speed",) and not iid,
         "wind": "wind" in varies,
     }
     for name in fields:
         if not used_where.get(name, True):
-            raise ValueError(f"{name} is {fields[name]!r}; it can't be set where only {' and '.join(varies)} varies")
+            drawn = f"iid is {iid} and {' and '.join(varies)} vary"
+            raise ValueError(f"{name} is {fields[name]!r}; where {drawn} it would change nothing")
     check_probability("flip", fields.get("flip", 0.0))
-    check_flag("iid", iid)
     simulator = BODY.run_by(impl, worlds)
     check_not_negative(**{name: fields[name] for name in ("top_speed", "speed_deviation") if name in fields})
     match fields.get("wind", (0, 0)):

@@ -43,22 +43,24 @@ class Simulator:
         asset: name of the model's file, without its ending.
         substeps: steps of the model, one `timestep` each.
         impl: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for bit.
-        worlds: environments that `warp` steps at once, at most: their contacts share one array.
+        worlds: environments that `warp` steps at once, at most, whose contacts share one array; other implementations
+            need no bound.
     """
 
     asset: str
     substeps: int
     impl: str = "jax"
-    worlds: int = 1024
+    worlds: int | None = None
 
-    def run_by(self, impl: str, worlds: int) -> "Simulator":
+    def run_by(self, impl: str, worlds: int | None) -> "Simulator":
         """The same by another implementation.
 
         Raises:
-            ValueError: this machine can't run it.
+            ValueError: this machine can't run it, or it needs to know the number of `worlds`.
         """
         check_implementation(impl)
-        check_count("worlds", worlds, least=1)
+        if impl == "warp":
+            check_count("worlds", worlds, least=1)
         return dataclasses.replace(self, impl=impl, worlds=worlds)
 
     @property
@@ -106,8 +108,8 @@ class Simulator:
         blank: Any = mjx.make_data(self.model, impl="jax")
         if self.impl == "jax":
             return blank
-        most = blank._impl
-        return mjx.make_data(self.model, impl=self.impl, naconmax=max(1, self.worlds * most.ncon), njmax=most.nefc)
+        most, worlds = blank._impl, self.worlds or 1
+        return mjx.make_data(self.model, impl=self.impl, naconmax=max(1, worlds * most.ncon), njmax=most.nefc)
 
 
 class MuJoCoDLCMDP(DLCMDP):

@@ -93,17 +93,18 @@ def _polar(radius: Array | float, angle: Array) -> Array:
     return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
-def make(
-    goals: int = 8, advance: float = 0.8, iid: bool = False, impl: str = "jax", worlds: int = 1024, **fields
-) -> Reacher:
+def make(iid: bool = False, impl: str = "jax", worlds: int | None = None, **fields) -> Reacher:
     """Goals in order: a switch goes to the next one with probability `advance`, else anywhere; or all `iid`.
 
     `impl` and `worlds` are as in `physics.Simulator`.
     """
-    check_count("goals", goals, least=2)
-    check_probability("advance", advance)
     check_flag("iid", iid)
+    for name in ("goals", "radius", "advance") if iid else ("reach",):
+        if name in fields:
+            raise ValueError(f"{name} is {fields[name]!r}; where iid is {iid} it would change nothing")
+    check_count("goals", fields.get("goals", 8), least=2)
+    check_probability("advance", fields.get("advance", 0.8))
     simulator = ARM.run_by(impl, worlds)
     check_not_negative(**{name: fields[name] for name in ("radius", "reach") if name in fields})
     fields = {"p": 0.02, "horizon": 200, "iid": float(iid), **fields}
-    return Reacher(goals=goals, advance=advance, simulator=simulator, **fields)
+    return Reacher(simulator=simulator, **fields)

@@ -30,6 +30,9 @@ MAKERS: dict[str, Callable[..., DLCMDP]] = {
     "probe_pomdp": probes.pomdp,
 }
 
+OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
+FIXED = ("simulator", "varies")  # fields that the name of an environment settles
+
 
 def nearest(name: str, names) -> str:
     """The end of an error line: what is allowed, nearest name first."""
@@ -53,11 +56,16 @@ def make(name: str, **options: Any) -> DLCMDP:
     if name not in MAKERS:
         raise ValueError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
     maker = MAKERS[name]
-    own = [q.name for q in inspect.signature(maker).parameters.values() if q.kind is not q.VAR_KEYWORD]
+    own = [
+        q.name
+        for q in inspect.signature(maker).parameters.values()
+        if q.kind in (q.KEYWORD_ONLY, q.POSITIONAL_OR_KEYWORD)
+    ]
     fields = {f.name: f for f in dataclasses.fields(maker())}
+    allowed = [key for key in dict.fromkeys([*own, *fields]) if key not in (*OF_PHYSICS, *FIXED)]
     for key in options:
-        if key not in own and key not in fields:
-            raise ValueError(f"env_options: {name} has no option {key!r}; {nearest(key, [*own, *fields])}")
+        if key not in (*allowed, *(key for key in OF_PHYSICS if key in own)):
+            raise ValueError(f"env_options: {name} has no option {key!r}; {nearest(key, allowed)}")
     try:
         env = maker(**options)
     except TypeError as error:

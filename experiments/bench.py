@@ -31,6 +31,8 @@ from dynamite_jax.types import TrainState
 from envs import registry
 from envs.physics import Motion, MuJoCoDLCMDP
 
+AT_MOST = 1024  # environments in C MuJoCo
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -157,6 +159,8 @@ def _phases(
 def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, repeats: int) -> float:
     """Environment steps per second of C MuJoCo on all cores, without rewards, contexts and observations.
 
+    The first `AT_MOST` environments are stepped, since it keeps every state of them.
+
     Args:
         env: whose model is stepped.
         physics: where episodes start, leaves [seeds, E, ...].
@@ -167,8 +171,8 @@ def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, repeats: i
     data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
     qpos, qvel = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (physics.qpos, physics.qvel))
     starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the time comes first
-    control = np.swapaxes(np.asarray(actions), 1, 2).reshape(len(qpos), env.horizon, model.nu)
-    control = np.repeat(np.clip(control, -1.0, 1.0), substeps, axis=1)
+    control = np.swapaxes(np.asarray(actions, np.float64), 1, 2).reshape(len(qpos), env.horizon, model.nu)
+    starts, control = starts[:AT_MOST], np.repeat(control[:AT_MOST], substeps, axis=1)  # which the model clips
     threads = [copy.copy(data) for _ in range(parallel.cores())]
     seconds = []
     for _ in range(repeats + 1):  # the first one starts the threads

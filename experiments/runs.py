@@ -1,5 +1,6 @@
 """Many runs as one job, and the table that comes of them."""
 
+import dataclasses
 import json
 import multiprocessing
 import sys
@@ -88,7 +89,7 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
         Name -> `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief
         holds, likewise where they are known; `score` likewise, the fraction of the Bayes-optimal return if that is
         known, else of the way from `markov` to `oracle` where both are among the runs; `env_steps`, `steps_per_s`,
-        `wall_s`, `tuning_trials`, `seed`, `commit`.
+        `wall_s`, `tuning_trials`, `seed`, `config`, `commit`, `versions`, `machine`.
     """
     found = {}
     for name, config in wanted.items():
@@ -96,8 +97,9 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
         result = summary["eval"]
         found[name] = {
             **result["return"],
-            **{key: summary[key] for key in ("env_steps", "steps_per_s", "wall_s", "commit")},
-            "tuning_trials": presets.tuning_trials(config.env, config.method),
+            **{key: summary[key] for key in ("env_steps", "steps_per_s", "wall_s", "commit", "versions", "machine")},
+            "config": dataclasses.asdict(config),
+            "tuning_trials": presets.tuning_trials(config),
             "seed": config.seed,
         }
         measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}

@@ -31,7 +31,7 @@ class Arguments:
     runs: Path = Path("runs/table")
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
-    """Where table.md, table.json and table.png go, under the name of the environment."""
+    """Where table.md, table.json and table.png go, under the name of the environment; the scale enters their names."""
 
 
 @one_line_errors
@@ -43,11 +43,12 @@ def main() -> None:
         config = presets.default(arguments.env, method, arguments.scale)
         steps = arguments.steps or config.steps
         wanted[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
-    root, out = arguments.runs / arguments.env, arguments.out / arguments.env
+    scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
+    root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
     runs.make_folder(out)
     found = runs.rows(wanted, runs.complete(wanted, root))
-    runs.write(found, next(iter(wanted.values())), out, "table", "method")
-    plot.plot(tuple(root / method for method in wanted), out / "table.png")
+    runs.write(found, next(iter(wanted.values())), out, f"table{scale}", "method")
+    plot.plot(tuple(root / method for method in wanted), out / f"table{scale}.png")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def choose(preset: Config, settings: list[dict[str, float]], scores: list[float]
         "env": preset.env,
         "method": preset.method,
         "changes": finalists[int(np.nanargmax(returns))],
-        "trials": presets.tuning_trials(preset.env, preset.method) + arguments.trials,
+        "trials": presets.tuning_trials(preset) + arguments.trials,
         "root_seeds": [ROOT, config.seed],
         "agents": [arguments.seeds, config.seeds],
         "steps": [_trial_steps(preset, arguments), preset.steps],

@@ -284,12 +284,18 @@ def test_environment_options_are_read_as_json():
     config = with_value("env_options", ("p=0.1", "horizon=7", "kernel=[[1, 0], [0, 1]]", "iid=true"))
     assert configs.env_options(config) == {"p": 0.1, "horizon": 7, "kernel": [[1, 0], [0, 1]], "iid": True}
     assert configs.env_options(BASE) == {}
-    assert configs.env_options(with_value("physics.impl", "warp")) == {"impl": "warp"}
+
+
+@pytest.mark.parametrize("num_envs, eval_episodes, at_once", [(64, 100, 192), (32, 100, 100)])
+def test_warp_is_told_how_many_environments_step_at_once(num_envs, eval_episodes, at_once):
+    config = change(BASE, seeds=3, num_envs=num_envs, eval_episodes=eval_episodes, physics__impl="warp")
+    assert configs.env_options(config) == {"impl": "warp", "worlds": at_once}
 
 
 def test_the_implementation_of_physics_is_no_environment_option():
-    with pytest.raises(ConfigError, match="env_options sets impl to 'warp'; it is set by physics.impl"):
-        configs.env_options(with_value("env_options", ('impl="warp"',)))
+    for entry, said in (('impl="warp"', "impl to 'warp'"), ("worlds=3", "worlds to 3")):
+        with pytest.raises(ConfigError, match=f"env_options sets {said}; it is set by physics.impl"):
+            configs.env_options(with_value("env_options", (entry,)))
 
 
 @pytest.mark.parametrize("entry", ["p", "p=", "=0.1", "p=a", "p=[0.1", "", "p:0.1"])

@@ -19,7 +19,8 @@ def summary(returns, best=None):
     """What a finished run leaves, as far as tables read it."""
     references = {} if best is None else {"bayes_optimal": best}
     result = {"return": metrics.summarise(returns), "references": references}
-    return {"eval": result, "env_steps": 1, "steps_per_s": 2.0, "wall_s": 3.0, "commit": "c"}
+    ran = {"commit": "c", "versions": {"jax": "1"}, "machine": {"cores": 2}}
+    return {"eval": result, "env_steps": 1, "steps_per_s": 2.0, "wall_s": 3.0, **ran}
 
 
 def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, monkeypatch):
@@ -88,7 +89,10 @@ def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     assert "| a b | 2.00 [1.00, 3.00] | 0.500 [0.250, 0.750] | 0.250 | 0.0 M | 0 | 0 |" in text
     assert capsys.readouterr().out == text
     record = json.loads((tmp_path / "table.json").read_text())
-    assert record["runs"] == rows and record["env"] == tiny.env
+    assert record["runs"] == json.loads(json.dumps(rows)) and record["env"] == tiny.env
+    run = record["runs"]["a b"]
+    assert (run["commit"], run["versions"], run["machine"]) == ("c", {"jax": "1"}, {"cores": 2})
+    assert run["config"]["ppo"]["lr"] == tiny.ppo.lr and run["config"]["seed"] == tiny.seed
 
 
 def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
@@ -293,4 +297,6 @@ def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
     monkeypatch.setattr(presets, "TUNED", tmp_path)
     tuned = presets.default("probe_match", "markov")
-    assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials("probe_match", "markov") == 4
+    assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials(tuned) == 4
+    assert presets.tuning_trials(configs.changed(tuned, {"ppo.lr": 2 * tuned.ppo.lr})) == 0
+    assert presets.tuning_trials(presets.default("probe_match", "markov", "accelerator")) == 0

@@ -165,8 +165,16 @@ def test_kernels_and_contexts_change_without_recompiling():
     ],
 )
 def test_an_option_that_can_not_be_is_refused(option, value):
-    with pytest.raises(ValueError, match=f"{option} (of .*)?is .* must be|made from .*'{option}'"):
+    with pytest.raises(ValueError, match=f"{option} (of .*)?is .* must be|no option '{option}'; "):
         registry.make("halfcheetah_vel_wind", **{option: value})
+
+
+def test_options_of_the_kernel_change_nothing_where_contexts_are_iid():
+    for option, value in (("speed_deviation", 0.1), ("flip", 0.5)):
+        with pytest.raises(ValueError, match=f"{option} is {value}; where iid is True and speed and wind vary"):
+            registry.make("halfcheetah_vel_wind", iid=True, **{option: value})
+    for option, value in (("top_speed", 2.0), ("wind", [1, 2])):
+        np.testing.assert_allclose(getattr(make("halfcheetah_vel_wind", iid=True, **{option: value}), option), value)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,7 @@ def test_an_option_that_can_not_be_is_refused(option, value):
 def test_an_option_that_would_change_nothing_is_refused(name, unused):
     for option, value in {"speed": 1.0, "top_speed": 2.0, "speed_deviation": 0.1, "flip": 0.5, "wind": [1, 2]}.items():
         if option in unused:
-            with pytest.raises(ValueError, match=rf"{option} is .* can't be set where only \w+.* varies"):
+            with pytest.raises(ValueError, match=rf"{option} is .*; where iid is False and .* it would change nothing"):
                 registry.make(name, **{option: value})
         else:
             np.testing.assert_allclose(getattr(make(name, **{option: value}), option), value)

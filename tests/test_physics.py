@@ -257,6 +257,25 @@ def test_a_step_of_the_half_cheetah_in_warp_is_that_of_c_mujoco():
     assert qpos <= 5e-5 and qvel <= 1e-3
 
 
+def test_warp_steps_seeds_of_environments_as_it_steps_environments():
+    """Training vmaps over seeds and, within them, over environments."""
+    states, controls, applied = cheetah_run(20.0)
+    inputs = jax.tree.map(lambda x: jnp.array(x[:BATCH], jnp.float32), (states, controls, applied))
+    advance = dataclasses.replace(BODY, impl="warp", worlds=BATCH).advance
+    flat = jax.jit(jax.vmap(advance))(*inputs)
+    seeds = jax.tree.map(lambda x: x.reshape(4, BATCH // 4, *x.shape[1:]), inputs)
+    nested = jax.jit(jax.vmap(jax.vmap(advance)))(*seeds)
+    for x, y in zip(jax.tree.leaves(flat), jax.tree.leaves(nested), strict=True):
+        np.testing.assert_allclose(x, y.reshape(x.shape), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("worlds", [None, 0, 2.5])
+def test_warp_must_know_how_many_environments_step_at_once(worlds, monkeypatch):
+    monkeypatch.setattr(physics, "check_implementation", lambda impl: None)
+    with pytest.raises(ValueError, match=f"worlds is {worlds}; it must be"):
+        registry.make("halfcheetah_vel", impl="warp", worlds=worlds)
+
+
 def test_the_reacher_in_warp_stays_with_c_mujoco_for_a_second():
     assert open_loop(dataclasses.replace(ARM, impl="warp", worlds=BATCH), False, ARM.model, 50, 0.1).max() <= 1e-5
 

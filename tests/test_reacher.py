@@ -96,6 +96,16 @@ def test_the_tip_is_at_the_end_of_two_links(qpos, tip):
     np.testing.assert_allclose(at, tip, atol=1e-6)
 
 
+@pytest.mark.parametrize("iid, unused", [(True, {"goals": 5, "radius": 0.1, "advance": 0.5}), (False, {"reach": 0.1})])
+def test_an_option_that_would_change_nothing_is_refused(iid, unused):
+    for option, value in {"goals": 5, "radius": 0.1, "advance": 0.5, "reach": 0.1}.items():
+        if option in unused:
+            with pytest.raises(ValueError, match=f"{option} is {value}; where iid is {iid} it would change nothing"):
+                make(iid=iid, **{option: value})
+        else:
+            assert float(getattr(make(iid=iid, **{option: value}), option)) == pytest.approx(value)
+
+
 @pytest.mark.parametrize(
     "option, value", [("goals", 1), ("iid", "yes"), ("advance", -0.1), ("radius", [0.1]), ("radius", -0.1)]
 )

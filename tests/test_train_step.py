@@ -268,6 +268,25 @@ def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
         assert moved == (method != "dynamite" or done >= total // 2)
 
 
+@pytest.mark.parametrize("shuffle", ["episodes", "steps"])
+def test_every_pass_deals_out_each_episode_or_each_step_once(shuffle, monkeypatch):
+    """Steps are marked by their advantages, and the loss tells the marks of its minibatch."""
+    config, program, state, rollout = seen_with_statistics("markov", shuffle=shuffle, minibatches=4, epochs=3)
+    samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], state)
+    marks = np.arange(rollout.reward.size, dtype=np.float32).reshape(rollout.reward.shape)  # [H, E]
+    monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, *_: (value.sum(), {"marks": batch.advantage}))
+    monkeypatch.setattr(jnp, "mean", lambda x: x)  # of the minibatches' terms
+    marked = samples.replace(advantage=jnp.asarray(marks))
+    arguments = (config, program.agent, program.env, rollout, marked, program.hyper[1], state, jax.random.key(4))
+    seen = np.asarray(train_step.update_policy(*arguments)[1]["marks"])  # [epochs, minibatches, steps]
+    assert seen.shape == (3, 4, marks.size // 4)
+    for epoch in seen:
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), marks.ravel())
+    whole = [set(column) <= set(minibatch) for column in marks.T for minibatch in seen[0] if column[0] in minibatch]
+    assert all(whole) == (shuffle == "episodes") and len(whole) == marks.shape[1]
+    assert not np.array_equal(seen[0], seen[1])
+
+
 def test_learning_rate_and_entropy_fall_to_zero_at_the_end():
     """With `anneal=1` the last meta-update's step size is nearly nothing: parameters hardly move."""
     config = tiny_config("probe_match", ppo={"anneal": 1.0})

@@ -1,5 +1,8 @@
 """RL^2 (Duan et al., 2016; Wang et al., 2016): recurrent memory, trained by the loss of the policy alone."""
 
+import dataclasses
+import math
+
 from dynamite_jax.belief import HistoryBelief
 from dynamite_jax.config import Config
 from dynamite_jax.networks import GRU
@@ -19,5 +22,6 @@ def build(config: Config, env: DLCMDP) -> RecurrentPolicy:
 
 
 def configure(config: Config) -> Config:
-    """Nothing to change."""
-    return config
+    """Whole episodes in minibatches, since the loss runs through them."""
+    minibatches = math.gcd(config.num_envs, config.ppo.minibatches)
+    return dataclasses.replace(config, ppo=config.ppo.replace(shuffle="episodes", minibatches=minibatches))
