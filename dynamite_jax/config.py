@@ -123,6 +123,8 @@ class NetworkConfig:
     """Hidden layers of the critic."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of policy and critic."""
+    action_deviation: float = 1.0
+    """Standard deviation of continuous actions at the start."""
     feature_clip: float = 5.0
     """Policy features, and what the belief sees, are normalised and clipped to this many deviations."""
 
@@ -189,7 +191,7 @@ _RULES = {
         ("network.decoder_hidden", "network.policy_hidden", "network.value_hidden"),
         ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
     ),
-    "network.feature_clip": _POSITIVE,
+    **dict.fromkeys(("network.feature_clip", "network.action_deviation"), _POSITIVE),
     **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
     "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     **dict.fromkeys(

@@ -3,6 +3,7 @@
 Sizes follow public VariBAD code for small tasks unless a preset says otherwise.
 """
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -326,6 +327,7 @@ class ActorCritic(nn.Module):
         actions: policy outputs, logits or means.
         continuous: whether there is a learnt log-deviation beside the mean.
         activation: name of the activation.
+        action_deviation: standard deviation of continuous actions at the start.
     """
 
     policy_hidden: Sequence[int]
@@ -333,12 +335,14 @@ class ActorCritic(nn.Module):
     actions: int
     continuous: bool
     activation: str
+    action_deviation: float = 1.0
 
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array]:
         policy = MLP(self.policy_hidden, self.actions, self.activation, 0.01, name="policy")(features)
         if self.continuous:
-            log_std = self.param("log_std", nn.initializers.zeros, (self.actions,))
+            start = nn.initializers.constant(math.log(self.action_deviation))
+            log_std = self.param("log_std", start, (self.actions,))
             policy = jnp.concatenate([policy, jnp.broadcast_to(log_std, policy.shape)], axis=-1)
         value = MLP(self.value_hidden, 1, self.activation, name="value")(features)
         return policy, value[..., 0]

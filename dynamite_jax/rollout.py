@@ -41,6 +41,7 @@ class Agent:
             space.size,
             not isinstance(space, Discrete),
             network.activation,
+            network.action_deviation,
         )
         return cls(METHODS[config.method].build(config, env), actor_critic, network.feature_clip)
 
