@@ -49,9 +49,9 @@ _POINT_ROBOT = dataclasses.replace(
 )
 
 # Physics takes most of the time of a step here, so each is learnt from more often. Shaped on `oracle` and `dynamite` in
-# halfcheetah_vel by some 60 runs of at most 1 M steps, most of them on the root seed 1000. What mattered most: with actions
-# of deviation 1 or 0.5 at the start most cheetahs fall on their backs and stay there, with 0.25 four oracles stood at
-# -126 after 0.4 M steps where they had stood at -230; then many small minibatches of single steps, no entropy bonus, and
+# halfcheetah_vel by some 60 runs of at most 1 M steps, most of them on the root seed 1000. What mattered most: with
+# actions of deviation 1 or 0.5 at the start most cheetahs fall on their backs and stay there; with 0.25 four oracles
+# stood at -126 after 0.4 M steps, with 0.5 at -230. Then many small minibatches of single steps, no entropy bonus, and
 # a belief that moves little within a session.
 _MUJOCO = Config(
     steps=2_000_000,

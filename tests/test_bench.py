@@ -2,10 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import tiny_config
 
 from dynamite_jax.methods import METHODS
+from envs import registry
+from envs.physics import Motion, MuJoCoDLCMDP
 from experiments import bench
 
 
@@ -19,6 +22,24 @@ def test_matrix_products_are_counted_as_often_as_they_run():
     assert bench._products(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
     # A batched product does one for each of the batch.
     assert bench._products(jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr) == 4 * 2 * 3 * 35
+
+
+def test_c_mujoco_is_given_the_episodes_of_the_policy(monkeypatch):
+    """Every environment of every seed from its own start, each of its actions for all substeps."""
+    env = registry.make("reacher", horizon=3)
+    assert isinstance(env, MuJoCoDLCMDP)
+    rng, given = np.random.default_rng(0), []
+    qpos, qvel, actions = rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 3, 5, 2))
+    monkeypatch.setattr(bench.c_rollout, "rollout", lambda *inputs, **_: given.append(inputs))
+    physics = Motion(*map(jnp.asarray, (qpos, qvel, 0.0 * qvel)))
+    assert bench._c_mujoco(env, physics, jnp.asarray(actions), repeats=1) > 0
+    model, _, starts, control = given[-1]
+    assert model is env.simulator.model and len(given) == 2 and control.dtype == np.float64
+    for seed in range(2):
+        for n in range(5):
+            np.testing.assert_allclose(starts[5 * seed + n], [0, *qpos[seed, n], *qvel[seed, n]], rtol=1e-6)
+            wanted = [actions[seed, t, n] for t in range(3) for _ in range(env.simulator.substeps)]
+            np.testing.assert_allclose(control[5 * seed + n], wanted, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -60,7 +60,15 @@ COUNTS = [
     *("network.latent", "network.hidden", "network.embedding"),
     *("vae.epochs", "vae.minibatches", "ppo.epochs", "ppo.minibatches"),
 ]
-POSITIVE = ["network.feature_clip", "vae.lr", "vae.max_grad_norm", "ppo.lr", "ppo.clip", "ppo.max_grad_norm"]
+POSITIVE = [
+    "network.feature_clip",
+    "network.action_deviation",
+    "vae.lr",
+    "vae.max_grad_norm",
+    "ppo.lr",
+    "ppo.clip",
+    "ppo.max_grad_norm",
+]
 WEIGHTS = [
     *("vae.reward_weight", "vae.state_weight", "vae.kl_weight", "vae.consistency_weight", "vae.boundary_weight"),
     *("ppo.entropy", "ppo.value_weight"),

@@ -226,12 +226,12 @@ def test_policy_and_value_are_networks_of_their_own(continuous):
         np.testing.assert_allclose(value[b], reference.mlp(networks["value"], x, np.tanh)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_fresh_policy_is_nearly_the_same_everywhere():
-    """Uniform over discrete actions; mean near 0 and deviation 1 for continuous ones."""
-    for continuous in (True, False):
-        module = ActorCritic((32,), (32,), 3, continuous, "tanh")
-        params = jax.jit(module.init)(jax.random.key(0), features(2))
-        policy, value = apply(module, params, features())
-        assert jnp.abs(policy[:, :3]).max() < 0.05
-        np.testing.assert_array_equal(policy[:, 3:], 0.0)
-        assert value.std() > 0.1  # the critic starts at full scale
+@pytest.mark.parametrize("continuous, deviation", [(False, 1.0), (True, 1.0), (True, 0.25)])
+def test_a_fresh_policy_is_nearly_the_same_everywhere(continuous, deviation):
+    """Uniform over discrete actions; mean near 0 and the deviation asked for with continuous ones."""
+    module = ActorCritic((32,), (32,), 3, continuous, "tanh", deviation)
+    params = jax.jit(module.init)(jax.random.key(0), features(2))
+    policy, value = apply(module, params, features())
+    assert jnp.abs(policy[:, :3]).max() < 0.05
+    np.testing.assert_allclose(policy[:, 3:], np.log(deviation), rtol=1e-6)
+    assert value.std() > 0.1  # the critic starts at full scale
