@@ -307,7 +307,7 @@ def check_flag(name: str, value: bool) -> None:
         raise ValueError(f"{name} is {value!r}; it must be true or false")
 
 
-def check_count(name: str, value: int, least: int) -> None:
+def check_count(name: str, value: int | None, least: int) -> None:
     """Refuse an argument of a maker that is no whole number of at least `least`.
 
     Raises:
