@@ -161,6 +161,13 @@ def test_the_chosen_scale_decides_what_fits(refused):
     assert "--scale" in refused(train, "--scale", "huge")
 
 
+def test_minibatches_of_steps_are_refused_where_they_can_not_be(refused):
+    line = refused(train, "--method", "rl2", "--ppo.shuffle", "steps")
+    assert line == "ppo.shuffle is 'steps'; with method rl2 it must be 'episodes'"
+    line = refused(train, *FITTING, "--ppo.shuffle", "steps", "--ppo.minibatches", "7")
+    assert line == "ppo.minibatches is 7; it must divide num_envs x horizon, 61440"
+
+
 def test_a_run_that_goes_on_takes_no_other_scale(refused, tmp_path):
     run = save_run(tmp_path / "run")
     line = refused(train, "--out", run, "--resume", "--scale", "accelerator")
