@@ -42,7 +42,8 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
 
     Returns:
         `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` and `regret` where they are known,
-        `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below.
+        `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below; `outcomes`, the means of
+        what the environment counts.
     """
     acting = jax.device_put(jax.device_get(states.acting), jax.devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
@@ -55,6 +56,8 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
+    if recorded["outcomes"]:  # [seeds, N]
+        result["outcomes"] = {name: metrics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
     if "physics" in recorded:
         side_by_side = lambda x: np.concatenate(list(x), axis=1)  # noqa: E731  [seeds, H, N, ...] -> [H, seeds N, ...]
         lost = env.regret(*jax.tree.map(side_by_side, (recorded["physics"], recorded["action"], reward)))
@@ -73,14 +76,18 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     return result
 
 
-def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, key: jax.Array) -> dict[str, jax.Array]:
-    """Records of one seed, [H, N, ...]: reward, session, boundary; what regret and posterior need, where known."""
+def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, key: jax.Array) -> dict[str, Any]:
+    """Records of one seed, [H, N, ...]: reward, session, boundary; what regret and posterior need, where known.
+
+    `outcomes` are those of the episodes, [N].
+    """
     reset_key, key, sample_key, reader_key = jax.random.split(key, 4)
     environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
     belief = agent.belief.initial((episodes,))
     rollout, environments, beliefs = play(agent, env, acting, environment, belief, key, deterministic=True)
-    recorded = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
+    recorded: dict[str, Any] = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
     physics = environments.physics
+    recorded["outcomes"] = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], physics))
     if agent.belief.told:
         return recorded
     if env.has_regret:
@@ -233,6 +240,8 @@ def report(result: metrics.Record) -> None:
         table.add_row(name.replace("_", "-"), f"{value:.2f}")
     if "fraction_of_bayes_optimal" in result:
         table.add_row("fraction of Bayes-optimal", f"{result['fraction_of_bayes_optimal']:.2%}")
+    for name, value in result.get("outcomes", {}).items():
+        table.add_row(name, "{:.2f} [{:.2f}, {:.2f}]".format(value["iqm"], *value["ci95"]))
     if "regret" in result:
         regret = result["regret"]
         table.add_row("regret, IQM [95 % interval]", "{:.3f} [{:.3f}, {:.3f}]".format(regret["iqm"], *regret["ci95"]))

@@ -88,7 +88,7 @@ _ENVIRONMENTS = {
     "gridworld": _GRIDWORLD,
     "point_robot": _POINT_ROBOT,
     "reacher": _REACHER,
-    **dict.fromkeys((name for name in MAKERS if name.startswith("halfcheetah_")), _MUJOCO),
+    **dict.fromkeys(("scratch_itch", *(name for name in MAKERS if name.startswith("halfcheetah_"))), _MUJOCO),
     **dict.fromkeys((name for name in MAKERS if name.startswith("probe_")), _PROBE),
 }
 

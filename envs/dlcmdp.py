@@ -151,6 +151,10 @@ class DLCMDP(struct.PyTreeNode):
         """Known mean returns of whole episodes, such as `bayes_optimal`; computed, not looked up."""
         return {}
 
+    def outcomes(self, physics: Physics) -> dict[str, Array]:
+        """What else an episode came to, numbers of the physical state at its end, such as `success`."""
+        return {}
+
     @property
     def has_regret(self) -> bool:
         """Whether the value of every action is known exactly; then the hook below is given."""

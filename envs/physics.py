@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import mujoco
 from flax import struct
 
@@ -35,6 +37,36 @@ class Motion(struct.PyTreeNode):
     warmstart: Array
 
 
+class Contact(struct.PyTreeNode):
+    """Pairs of geoms that can touch, in the order of the model, [n].
+
+    Attributes:
+        found: whether they touch.
+        force: normal to their surfaces, N.
+        place: in m, [n, 3].
+    """
+
+    found: Array
+    force: Array
+    place: Array
+
+
+class Pose(struct.PyTreeNode):
+    """Where bodies are and what they turn around.
+
+    Attributes:
+        position: in m, [nbody, 3].
+        quaternion: orientations, [nbody, 4].
+        anchor: a place on the axis of each joint, m, [nv, 3].
+        axis: of each joint, [nv, 3].
+    """
+
+    position: Array
+    quaternion: Array
+    anchor: Array
+    axis: Array
+
+
 @dataclass(frozen=True)
 class Simulator:
     """A model of `envs/assets` that makes `substeps` steps of its own in one step of the environment.
@@ -45,12 +77,14 @@ class Simulator:
         impl: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for bit.
         worlds: environments that `warp` steps at once, at most, whose contacts share one array; other implementations
             need no bound.
+        chain: whether bodies hang one from the other by a hinge each, and are many; see `_pose_chain`.
     """
 
     asset: str
     substeps: int
     impl: str = "jax"
     worlds: int | None = None
+    chain: bool = False
 
     def run_by(self, impl: str, worlds: int | None) -> "Simulator":
         """The same by another implementation.
@@ -76,8 +110,6 @@ class Simulator:
     def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
         """Move on by one step of the environment.
 
-        Products are taken at full precision whatever the networks use: at that of tensor cores physics drifts.
-
         Args:
             motion: where it stands.
             control: of the actuators, held for the whole step, [nu].
@@ -86,10 +118,28 @@ class Simulator:
         Returns:
             Where it stands after `substeps` steps.
         """
-        with jax.ensure_compile_time_eval():  # constants, also where this is traced
-            model, blank = mjx.put_model(self.model, impl=self.impl), self._blank()
+        step = self.stepper()
+        return jax.lax.scan(lambda motion, _: (step(motion, control, applied)[0], None), motion, length=self.substeps)[
+            0
+        ]
 
-        def substep(motion: Motion, _: None) -> tuple[Motion, None]:
+    def stepper(self, **changes: Array) -> Callable[[Motion, Array, Array], tuple[Motion, Any]]:
+        """A function that makes one step of the model.
+
+        Products are taken at full precision whatever the networks use: at that of tensor cores physics drifts.
+
+        Args:
+            **changes: numbers of the model in place of the asset's, such as `geom_pos` [ngeom, 3]; they may be traced.
+
+        Returns:
+            (motion, control [nu], applied [nv]) -> (motion after `timestep`, the `mjx.Data` of it).
+        """
+        with jax.ensure_compile_time_eval():  # constants, also where this is traced
+            model, blank = self._constants()
+        model = model.replace(**changes)
+        one_step = _step_chain if self.chain else mjx.step
+
+        def step(motion: Motion, control: Array, applied: Array) -> tuple[Motion, Any]:
             data = blank.replace(
                 qpos=motion.qpos,
                 qvel=motion.qvel,
@@ -97,11 +147,22 @@ class Simulator:
                 ctrl=control,
                 qfrc_applied=applied,
             )
-            data = mjx.step(model, data)
-            return Motion(data.qpos, data.qvel, data.qacc_warmstart), None
+            with jax.default_matmul_precision("highest"):
+                data = one_step(model, data)
+            after = motion.replace(qpos=data.qpos, qvel=data.qvel, warmstart=data.qacc_warmstart)
+            return after, data
 
-        with jax.default_matmul_precision("highest"):
-            return jax.lax.scan(substep, motion, length=self.substeps)[0]
+        return step
+
+    def pose(self, qpos: Array) -> Pose:
+        """Where the links of a `chain` are."""
+        with jax.ensure_compile_time_eval():
+            model, blank = self._constants()
+        data = _pose_chain(model, blank.replace(qpos=qpos))
+        return Pose(data.xpos, data.xquat, data.xanchor, data.xaxis)
+
+    def _constants(self) -> tuple[Any, Any]:
+        return mjx.put_model(self.model, impl=self.impl), self._blank()
 
     def _blank(self) -> Any:
         """An `mjx.Data` with room for every contact and constraint; Warp's own sizes would drop some."""
@@ -113,13 +174,103 @@ class Simulator:
 
 
 class MuJoCoDLCMDP(DLCMDP):
-    """A DLCMDP whose physics is a `Motion`, moved on by a simulator.
+    """A DLCMDP whose physics is a `Motion`, perhaps with more to remember, moved on by a simulator.
 
     Attributes:
         simulator: the model and how it is stepped.
     """
 
     simulator: Simulator = struct.field(pytree_node=False, kw_only=True)
+
+
+def contacts(data: Any) -> Contact:
+    """Contacts of an `mjx.Data` of frictional contacts (three dimensions, pyramidal) after a step.
+
+    MJX's own contact sensors are not read: the second of two shows no force and another place (mujoco-mjx 3.17.0).
+    """
+    contact, edges = data._impl.contact, 4
+    rows = contact.efc_address[:, None] + jnp.arange(edges)
+    return Contact(contact.dist < 0.0, jnp.sum(data._impl.efc_force[rows], axis=-1), contact.pos)
+
+
+def _step_chain(model: Any, data: Any) -> Any:
+    """`mjx.step` of a model of rigid bodies by Euler's method, its kinematics those of `_pose_chain`."""
+    for stage in (
+        _pose_chain,
+        mjx.com_pos,
+        mjx.crb,
+        mjx.factor_m,
+        mjx.collision,
+        mjx.make_constraint,
+        mjx.transmission,
+        mjx.fwd_velocity,
+        mjx.fwd_actuation,
+        mjx.fwd_acceleration,
+        mjx.solve,
+        mjx.euler,
+    ):
+        data = stage(model, data)
+    return data
+
+
+def _pose_chain(model: Any, data: Any) -> Any:
+    """`mjx.kinematics` of bodies that hang by at most one hinge each, one body after the other.
+
+    The compiler fuses what it can, and on a CPU a fused pose is computed anew for every number that is made of it:
+    with seven links in a row, thousands of times. A barrier behind each body keeps them apart, and the arm steps a
+    thousand times as fast; where nothing is fused across bodies it changes nothing.
+    """
+    positions, quaternions = [jnp.zeros(3)], [jnp.array([1.0, 0.0, 0.0, 0.0])]
+    anchors, axes = [], []
+    for body in range(1, model.nbody):
+        parent, joint = model.body_parentid[body], model.body_jntadr[body]
+        position = positions[parent] + rotate(quaternions[parent], model.body_pos[body])
+        quaternion = multiply(quaternions[parent], model.body_quat[body])
+        if joint >= 0:
+            axis, half = model.jnt_axis[joint], (data.qpos[joint] - model.qpos0[joint]) / 2
+            anchors.append(position + rotate(quaternion, model.jnt_pos[joint]))
+            axes.append(rotate(quaternion, axis))
+            turn = jnp.concatenate([jnp.cos(half)[None], jnp.sin(half) * axis])
+            quaternion = multiply(quaternion, turn)
+            position = anchors[-1] - rotate(quaternion, model.jnt_pos[joint])
+        position, quaternion = jax.lax.optimization_barrier((position, quaternion))
+        positions.append(position)
+        quaternions.append(quaternion)
+    xpos, xquat, xanchor, xaxis = map(jnp.stack, (positions, quaternions, anchors, axes))
+
+    def parts(of: Any, offset: Array, turn: Array) -> tuple[Array, Array]:
+        """Positions and matrices of what is fixed to bodies."""
+        return xpos[of] + rotate(xquat[of], offset), matrix(multiply(xquat[of], turn))
+
+    xipos, ximat = parts(slice(None), model.body_ipos, model.body_iquat)
+    geom_xpos, geom_xmat = parts(model.geom_bodyid, model.geom_pos, model.geom_quat)
+    data = data.replace(xpos=xpos, xquat=xquat, xmat=matrix(xquat), xanchor=xanchor, xaxis=xaxis)
+    return data.replace(xipos=xipos, ximat=ximat, geom_xpos=geom_xpos, geom_xmat=geom_xmat)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """Product of quaternions, [..., 4]."""
+    (w, x, y, z), (p, q, r, s) = ([of[..., part] for part in range(4)] for of in (a, b))
+    parts = w * p - x * q - y * r - z * s, w * q + x * p + y * s - z * r
+    return jnp.stack([*parts, w * r - x * s + y * p + z * q, w * s + x * r - y * q + z * p], axis=-1)
+
+
+def cross(a: Array, b: Array) -> Array:
+    """Cross product, [..., 3]; `jnp.cross` takes the compiler minutes in a chain."""
+    (x, y, z), (p, q, r) = ([of[..., part] for part in range(3)] for of in (a, b))
+    return jnp.stack([y * r - z * q, z * p - x * r, x * q - y * p], axis=-1)
+
+
+def rotate(quaternion: Array, vector: Array) -> Array:
+    """Vectors [..., 3] turned by unit quaternions [..., 4]."""
+    scalar, axis = quaternion[..., :1], quaternion[..., 1:]
+    along = 2.0 * jnp.sum(axis * vector, axis=-1, keepdims=True) * axis
+    return along + (2.0 * scalar**2 - 1.0) * vector + 2.0 * scalar * cross(axis, vector)
+
+
+def matrix(quaternion: Array) -> Array:
+    """Rotation matrices of unit quaternions, [..., 4] -> [..., 3, 3]."""
+    return jnp.moveaxis(rotate(quaternion[..., None, :], jnp.eye(3)), -1, -2)
 
 
 def check_implementation(impl: str) -> None:

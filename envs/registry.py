@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from envs import gridworld, halfcheetah, point_robot, probes, reacher
+from envs import gridworld, halfcheetah, point_robot, probes, reacher, scratch_itch
 from envs.dlcmdp import DLCMDP, FiniteDLCMDP
 
 MAKERS: dict[str, Callable[..., DLCMDP]] = {
@@ -22,6 +22,7 @@ MAKERS: dict[str, Callable[..., DLCMDP]] = {
     "halfcheetah_wind": partial(halfcheetah.make, "wind"),
     "halfcheetah_vel_wind": partial(halfcheetah.make, "speed", "wind"),
     "halfcheetah_dir_wind": partial(halfcheetah.make, "direction", "wind"),
+    "scratch_itch": scratch_itch.make,
     "probe_context_reward": probes.context_reward,
     "probe_match": probes.match,
     "probe_memory": probes.memory,

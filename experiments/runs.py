@@ -24,6 +24,8 @@ def _interval(summary: metrics.Record, digits: int) -> str:
 COLUMNS = (  # title, what a row needs for it, cell
     ("return", "iqm", lambda row: _interval(row, 2)),
     ("score", "score", lambda row: _interval(row["score"], 3)),
+    ("scratches", "scratches", lambda row: _interval(row["scratches"], 1)),
+    ("success", "success", lambda row: _interval(row["success"], 3)),
     ("regret", "regret", lambda row: _interval(row["regret"], 3)),
     ("posterior error", "readout_error", lambda row: _interval(row["readout_error"], 3)),
     ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
@@ -87,9 +89,10 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
 
     Returns:
         Name -> `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief
-        holds, likewise where they are known; `score` likewise, the fraction of the Bayes-optimal return if that is
-        known, else of the way from `markov` to `oracle` where both are among the runs; `env_steps`, `steps_per_s`,
-        `wall_s`, `tuning_trials`, `seed`, `config`, `commit`, `versions`, `machine`.
+        holds, likewise where they are known; what the environment counts, such as `success`; `score` likewise, the
+        fraction of the Bayes-optimal return if that is known, else of the way from `markov` to `oracle` where both are
+        among the runs; `env_steps`, `steps_per_s`, `wall_s`, `tuning_trials`,
+        `seed`, `config`, `commit`, `versions`, `machine`.
     """
     found = {}
     for name, config in wanted.items():
@@ -103,7 +106,7 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
             "seed": config.seed,
         }
         measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
-        found[name] |= {key: value for key, value in measured.items() if value}
+        found[name] |= {key: value for key, value in measured.items() if value} | result.get("outcomes", {})
         bottom, top = _scale(result["references"], summaries)
         if top is not None:
             score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]

@@ -10,6 +10,7 @@ from conftest import tiny_config
 
 from dynamite_jax import evaluate, parallel, readout, train
 from envs import registry
+from envs.probes import Memory
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
 
@@ -99,6 +100,18 @@ def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told()
     missing = 46.15195 - np.array(found["markov"]["return"]["per_seed"])
     assert len(missing) == config.seeds > 1
     np.testing.assert_allclose(found["markov"]["regret"]["per_seed"], missing, atol=1.0)
+
+
+def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
+    monkeypatch.setattr(Memory, "outcomes", lambda self, physics: {"steps made": physics, "success": physics == 10})
+    config = tiny_config("probe_memory")
+    env = registry.make("probe_memory")
+    program = parallel.Program(config, env)
+    result = evaluate.evaluate(config, env, program.agent, program.init(), 32, seed=1)
+    assert result["outcomes"]["steps made"]["per_seed"] == [10.0] * config.seeds
+    assert result["outcomes"]["success"]["iqm"] == 1.0
+    evaluate.report(result)
+    assert "steps made" in capsys.readouterr().out
 
 
 def test_fresh_contexts_are_not_those_of_training():

@@ -111,13 +111,15 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
     summaries["rl2"]["eval"] |= {
         "regret": metrics.summarise([1.25]),
         "belief": {"readout_error": metrics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
+        "outcomes": {"scratches": metrics.summarise([12.5]), "success": metrics.summarise([0.25])},
     }
     runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, "x", "method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
-    for line, cells in zip(lines, (("-", "-"), ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]")), strict=True):
+    known = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.5 [12.5, 12.5]", "0.250 [0.250, 0.250]")
+    for line, cells in zip(lines, (("-",) * 4, known), strict=True):
         row = dict(zip(titles, (cell.strip() for cell in line.split("|")), strict=True))
-        assert (row["regret"], row["posterior error"]) == cells
+        assert tuple(row[name] for name in ("regret", "posterior error", "scratches", "success")) == cells
     record = json.loads((tmp_path / "x.json").read_text())["runs"]
     assert "regret" not in record["oracle"] and record["rl2"]["regret"]["iqm"] == 1.25
 
