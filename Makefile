@@ -39,7 +39,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot table ablations sweep-p tune bench test test-slow lint format lock clean
+.PHONY: help setup train eval plot animate table ablations sweep-p tune bench test test-slow lint format lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ eval: $(if $(RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a b" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
 	$(BIN)/python -m experiments.plot --runs $(RUNS) $(ARGS)
+
+animate: $(if $(RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
+	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))
+	$(BIN)/python -m experiments.animate --run $(RUN) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
 	$(BIN)/python -m experiments.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)

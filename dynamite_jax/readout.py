@@ -15,7 +15,7 @@ FITTED = 0.75  # share of the episodes that the reader learns from; the others m
 
 
 def error(features: Array, posterior: Array, key: Array) -> Array:
-    """Train a small network to read the posterior, and measure it on episodes that it has not seen.
+    """How far what can be read is from the posterior, on episodes that the reader has not seen.
 
     A belief whose decoder answers in other terms than probabilities may still hold the whole posterior, and a
     recurrent memory has no decoder at all: what can be read is the same question to every method.
@@ -27,6 +27,21 @@ def error(features: Array, posterior: Array, key: Array) -> Array:
 
     Returns:
         Mean absolute error of the read probabilities, [].
+    """
+    read = probabilities(features, posterior, key)
+    return jnp.abs(read - posterior[:, -read.shape[1] :]).mean()
+
+
+def probabilities(features: Array, posterior: Array, key: Array) -> Array:
+    """Train a small network to read a posterior, or labels, off what a policy sees of its belief.
+
+    Args:
+        features: what the policy sees, normalised, [H, N, F].
+        posterior: probabilities to learn from, one-hot where they are labels, [H, N, n].
+        key: of the reader's parameters and batches.
+
+    Returns:
+        Probabilities read in the last `1 - FITTED` of the episodes, which the reader has not seen, [H, M, n].
     """
     horizon, episodes = posterior.shape[:2]
     split = int(FITTED * episodes)
@@ -49,5 +64,4 @@ def error(features: Array, posterior: Array, key: Array) -> Array:
         return (optax.apply_updates(params, change), state), None
 
     (params, _), _ = jax.lax.scan(update, (params, adam.init(params)), jax.random.split(key, UPDATES))
-    read = jax.nn.softmax(logits(params, features[:, split:]))
-    return jnp.abs(read - posterior[:, split:]).mean()
+    return jax.nn.softmax(logits(params, features[:, split:]))

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 from flax import struct
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints when the optional package warp is missing
@@ -77,7 +78,7 @@ class Simulator:
         impl: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for bit.
         worlds: environments that `warp` steps at once, at most, whose contacts share one array; other implementations
             need no bound.
-        chain: whether bodies hang one from the other by a hinge each, and are many; see `_pose_chain`.
+        chain: whether links hang one from the other in a long row, by a hinge each; see `_pose_chain`.
     """
 
     asset: str
@@ -101,6 +102,11 @@ class Simulator:
     def model(self) -> Any:
         """The model as C MuJoCo holds it, an `MjModel`."""
         return load(self.asset)
+
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return ASSETS / f"{self.asset}.xml"
 
     @property
     def dt(self) -> float:
@@ -162,6 +168,8 @@ class Simulator:
         return Pose(data.xpos, data.xquat, data.xanchor, data.xaxis)
 
     def _constants(self) -> tuple[Any, Any]:
+        if self.chain and not _is_chain(self.model):
+            raise ValueError(f"{self.asset} is no chain of hinges under Euler's method without tendons and sensors")
         return mjx.put_model(self.model, impl=self.impl), self._blank()
 
     def _blank(self) -> Any:
@@ -183,13 +191,20 @@ class MuJoCoDLCMDP(DLCMDP):
     simulator: Simulator = struct.field(pytree_node=False, kw_only=True)
 
 
+def _is_chain(model: Any) -> bool:
+    """Whether `_step_chain` leaves out nothing of what a model needs."""
+    hinges = np.all(model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) and np.all(model.body_jntnum <= 1)  # pyright: ignore[reportAttributeAccessIssue]
+    euler = model.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER  # pyright: ignore[reportAttributeAccessIssue]
+    return bool(hinges and euler and not model.ntendon and not model.nsensor)
+
+
 def contacts(data: Any) -> Contact:
     """Contacts of an `mjx.Data` of frictional contacts (three dimensions, pyramidal) after a step.
 
     MJX's own contact sensors are not read: the second of two shows no force and another place (mujoco-mjx 3.17.0).
     """
-    contact, edges = data._impl.contact, 4
-    rows = contact.efc_address[:, None] + jnp.arange(edges)
+    contact = data._impl.contact
+    rows = contact.efc_address[:, None] + jnp.arange(4)  # edges of the pyramid
     return Contact(contact.dist < 0.0, jnp.sum(data._impl.efc_force[rows], axis=-1), contact.pos)
 
 
@@ -217,8 +232,8 @@ def _pose_chain(model: Any, data: Any) -> Any:
     """`mjx.kinematics` of bodies that hang by at most one hinge each, one body after the other.
 
     The compiler fuses what it can, and on a CPU a fused pose is computed anew for every number that is made of it:
-    with seven links in a row, thousands of times. A barrier behind each body keeps them apart, and the arm steps a
-    thousand times as fast; where nothing is fused across bodies it changes nothing.
+    with seven links in a row, thousands of times (jax 0.9.2). A barrier behind each body keeps them apart, and the arm
+    steps a thousand times as fast; where nothing is fused across bodies it changes nothing.
     """
     positions, quaternions = [jnp.zeros(3)], [jnp.array([1.0, 0.0, 0.0, 0.0])]
     anchors, axes = [], []

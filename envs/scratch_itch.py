@@ -22,17 +22,17 @@ LIMBS = ("upper_arm", "forearm")
 TIP = np.array([0.0, 0.0, 0.095])  # from the end effector, m
 START = np.array([-0.505, 0.0, 0.8])  # mean place of the tip when an episode starts, m
 
-# Of a male and a female person, in m. The capsules end with half spheres around their ends.
+# Of a male and a female person, in m. Limbs are capsules; the forearm's ends before the wrist.
 SHOULDER = np.array([[-0.179, 0.03, 1.0315], [-0.159, 0.03, 0.992]])
 ELBOW = np.array([[-0.3185, 0.03, 0.7899], [-0.291, 0.03, 0.7634]])
 WRIST = np.array([[-0.3185, -0.26, 0.7899], [-0.291, -0.231, 0.7634]])
-LENGTH = np.array([[0.279, 0.257], [0.264, 0.234]])  # of upper arm and forearm
+LENGTH = np.array([[0.279, 0.257], [0.264, 0.234]])  # of upper arm and forearm, without their half spheres
 RADIUS = np.array([[0.043, 0.033], [0.0355, 0.027]])
 HAND = np.array([0.043, 0.0355])
 
 REACH = 0.25  # how far in front of a joint its target goes at most, rad
-STIFFNESS = 2.5  # wanted velocity over distance from the target, 1/s
-DAMPING = np.array([8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 2.0])  # torque over what is wanting of it, N m s; at most 1 N m
+STIFFNESS = 2.5  # wanted velocity for each rad from the target, 1/s
+DAMPING = np.array([8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 2.0])  # torque for each rad/s short of that, N m s/rad; at most 1 N m
 
 NEAR = 0.025  # contact as near as this is on the itch, m
 MOVED = 0.01  # and scratches once it is farther than this from the last scratch, m
@@ -41,12 +41,12 @@ SUCCESS = 25  # scratches in an episode
 
 
 class Itch(struct.PyTreeNode):
-    """The context: a place on the side of a limb that faces the robot.
+    """The context: a place on the side of a limb that faces where the tip starts.
 
     Attributes:
         limb: 0 on the upper arm, 1 on the forearm.
-        along: from 0 at one radius below the upper joint to 1 at the lower joint.
-        angle: around the limb, from -pi / 2 to pi / 2; 0 faces the robot.
+        along: from 0 at one radius below the upper joint to 1 at the limb's `LENGTH`.
+        angle: around the limb, from -pi / 2 to pi / 2; 0 faces where the tip starts.
     """
 
     limb: Array
@@ -56,6 +56,8 @@ class Itch(struct.PyTreeNode):
 
 class Scratching(Motion):
     """The arm, the person, and what has been done to them.
+
+    `last` and `scratches` depend on the itches there were; they are not observed and move nothing.
 
     Attributes:
         female: 1 where the person is a woman, 0 where it is a man.
@@ -115,7 +117,6 @@ class ScratchItch(MuJoCoDLCMDP):
         bank = jnp.asarray(scratch_itch_poses.load(), jnp.float32)
         qpos = bank[jax.random.randint(pose_key, (), 0, len(bank))]
         tip, orientation = tool(self.simulator.pose(qpos))
-        zero = jnp.zeros(())
         return Scratching(
             qpos=qpos,
             qvel=jnp.zeros(7),
@@ -123,7 +124,7 @@ class ScratchItch(MuJoCoDLCMDP):
             female=jax.random.bernoulli(person_key, self.female).astype(jnp.float32),
             tip=tip,
             orientation=orientation,
-            force=zero,
+            force=jnp.zeros(()),
             last=jnp.zeros(3),
             scratches=jnp.zeros((), jnp.int32),
         )
@@ -148,20 +149,20 @@ class ScratchItch(MuJoCoDLCMDP):
     def dynamics(
         self, physics: Scratching, context: Itch, action: Array, key: Array
     ) -> tuple[Scratching, Array, Array]:
-        """0.1 s towards the joints' targets; the reward by what is touched at its end."""
+        """0.1 s towards the joints' targets; the reward by contacts as its last 0.02 s began, all else by its end."""
         low, high = self._range()
         target = jnp.clip(physics.qpos + REACH * action, low, high)
         step = self.simulator.stepper(**person(physics.female))
 
         def substep(physics: Any, _: None) -> tuple[Any, Contact]:
-            control = DAMPING * (STIFFNESS * (target - physics.qpos) - physics.qvel)
-            after, data = step(physics, jnp.clip(control, -1.0, 1.0), jnp.zeros(7))
+            torque = DAMPING * (STIFFNESS * (target - physics.qpos) - physics.qvel)  # which the model clips
+            after, data = step(physics, torque, jnp.zeros(7))
             return after, contacts(data)
 
         after, touched = jax.lax.scan(substep, physics, length=self.simulator.substeps)
         pose = self.simulator.pose(after.qpos)
         tip, orientation = tool(pose)
-        velocity = after.qvel @ jacobian(pose, pose.position[-1])
+        velocity = jnp.sum(after.qvel[:, None] * jacobian(pose, pose.position[-1]), axis=0)
         contact = jax.tree.map(lambda x: x[-1], touched)
         itch, _, _ = itch_frame(physics.female, context)
         on_itch, scratched, last = scratch(contact, itch, physics.last)
@@ -252,7 +253,7 @@ def person(female: Array) -> dict[str, Array]:
 
 @functools.cache
 def _limbs() -> tuple[np.ndarray, ...]:
-    """Upper end, axis, direction that faces the robot, direction across, [2, 2, 3]; radius and length, [2, 2]."""
+    """Upper end, axis, direction towards where the tip starts, direction across, [2, 2, 3]; radius, length, [2, 2]."""
     start, end = np.stack([SHOULDER, ELBOW], axis=1), np.stack([ELBOW, WRIST], axis=1)
     axis = _unit(end - start)
     towards = START - (start + end) / 2
@@ -287,6 +288,10 @@ def make(iid: bool = False, **fields) -> ScratchItch:
     check_flag("iid", iid)
     if iid and "other" in fields:
         raise ValueError(f"other is {fields['other']!r}; where iid is {iid} it would change nothing")
+    if fields.get("reset_on_switch"):
+        raise ValueError(
+            "reset_on_switch is True; in scratch_itch it must be false, since scratches would be forgotten"
+        )
     for name in ("other", "female"):
         check_probability(name, fields.get(name, 0.5))
     check_not_negative(**{name: value for name, value in fields.items() if name.endswith(("_cost", "_reward"))})

@@ -24,8 +24,6 @@ def _interval(summary: metrics.Record, digits: int) -> str:
 COLUMNS = (  # title, what a row needs for it, cell
     ("return", "iqm", lambda row: _interval(row, 2)),
     ("score", "score", lambda row: _interval(row["score"], 3)),
-    ("scratches", "scratches", lambda row: _interval(row["scratches"], 1)),
-    ("success", "success", lambda row: _interval(row["success"], 3)),
     ("regret", "regret", lambda row: _interval(row["regret"], 3)),
     ("posterior error", "readout_error", lambda row: _interval(row["readout_error"], 3)),
     ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
@@ -89,7 +87,7 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
 
     Returns:
         Name -> `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief
-        holds, likewise where they are known; what the environment counts, such as `success`; `score` likewise, the
+        holds, likewise where they are known; `outcomes`, what the environment counts; `score` likewise, the
         fraction of the Bayes-optimal return if that is known, else of the way from `markov` to `oracle` where both are
         among the runs; `env_steps`, `steps_per_s`, `wall_s`, `tuning_trials`,
         `seed`, `config`, `commit`, `versions`, `machine`.
@@ -106,7 +104,9 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
             "seed": config.seed,
         }
         measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
-        found[name] |= {key: value for key, value in measured.items() if value} | result.get("outcomes", {})
+        found[name] |= {key: value for key, value in measured.items() if value}
+        if "outcomes" in result:
+            found[name]["outcomes"] = result["outcomes"]
         bottom, top = _scale(result["references"], summaries)
         if top is not None:
             score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]
@@ -148,9 +148,14 @@ def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: 
         "",
     ]
     columns = [column for column in COLUMNS if any(column[1] in row for row in found.values())]
-    lines += [f"| {' | '.join([header, *(title for title, _, _ in columns)])} |", "|" + "---|" * (len(columns) + 1)]
+    counted = list(dict.fromkeys(outcome for row in found.values() for outcome in row.get("outcomes", {})))
+    titles = [header, *(title for title, _, _ in columns), *counted]
+    lines += [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for run, row in found.items():
-        lines += [f"| {' | '.join([run, *(cell(row) if key in row else '-' for _, key, cell in columns)])} |"]
+        cells = [cell(row) if key in row else "-" for _, key, cell in columns]
+        outcomes = row.get("outcomes", {})
+        cells += [_interval(outcomes[name], 3) if name in outcomes else "-" for name in counted]
+        lines += [f"| {' | '.join([run, *cells])} |"]
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     sys.stdout.write(text)

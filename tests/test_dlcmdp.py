@@ -222,10 +222,12 @@ def test_an_observation_is_a_function_of_the_physical_state(name):
 
 @pytest.mark.parametrize("name", REWARD_ONLY)
 def test_contexts_that_touch_only_the_reward_leave_physics_and_observations_alone(name):
+    env = registry.make(name, horizon=HORIZON)
     still, moving = (play(registry.make(name, horizon=HORIZON, p=p)) for p in (0.0, 1.0))
     assert not same(still.context, moving.context)
     assert not same(still.reward, moving.reward)
-    assert same(still.physics, moving.physics)
+    moves = lambda x: (x.qpos, x.qvel) if has_physics(env) else x  # noqa: E731  what else it remembers may be of tasks
+    assert same(moves(still.physics), moves(moving.physics))
     assert same(still.obs, moving.obs)
 
 

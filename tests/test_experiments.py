@@ -116,7 +116,7 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
     runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, "x", "method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
-    known = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.5 [12.5, 12.5]", "0.250 [0.250, 0.250]")
+    known = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
     for line, cells in zip(lines, (("-",) * 4, known), strict=True):
         row = dict(zip(titles, (cell.strip() for cell in line.split("|")), strict=True))
         assert tuple(row[name] for name in ("regret", "posterior error", "scratches", "success")) == cells

@@ -1,0 +1,59 @@
+"""The animation of ScratchItch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config
+from PIL import Image
+
+from dynamite_jax import train
+from envs import registry
+from envs.scratch_itch import Itch, ScratchItch, itch_frame
+from experiments import animate
+
+
+def test_every_place_has_a_bin_of_its_limb():
+    limb, along, angle = jnp.meshgrid(jnp.arange(2.0), jnp.linspace(0, 1, 13), jnp.linspace(-1, 1, 13) * jnp.pi / 2)
+    found = np.asarray(animate.bins(Itch(limb, along, angle)))
+    assert set(found.ravel()) == set(range(2 * animate.ALONG * animate.AROUND))
+    place = lambda *itch: int(animate.bins(Itch(*map(jnp.float32, itch))))  # noqa: E731
+    assert place(0, 0.0, -1.5) == 0 and place(0, 1.0, 1.5) == animate.ALONG * animate.AROUND - 1
+    assert place(1, 0.0, -1.5) == animate.ALONG * animate.AROUND and place(0, 0.2, 0.0) == animate.AROUND + 1
+
+
+def test_an_animation_shows_the_arm_the_itch_and_the_belief(tmp_path):
+    env = registry.make("scratch_itch")
+    assert isinstance(env, ScratchItch)
+    state = env.reset(jax.random.key(0))
+    scene = animate.Scene(env, state.physics.female)
+    itch = np.asarray(itch_frame(state.physics.female, state.context)[0])
+    here, elsewhere = (scene.draw(np.asarray(state.physics.qpos), at).astype(int) for at in (itch, itch + 5.0))
+    scene.close()
+    assert here.shape == (animate.HEIGHT, animate.WIDTH, 3) and here.std() > 10
+    changed = np.abs(here - elsewhere).sum(-1) > 60
+    assert 20 < changed.sum() < 1000  # a small ball
+    red, green, _ = here[changed].mean(0)
+    assert red > 2 * green
+
+    states = jax.tree.map(lambda x: jnp.stack([x] * 7), state)
+    read = np.random.default_rng(0).dirichlet(np.ones(36), 6).reshape(6, 2, animate.ALONG, animate.AROUND)
+    animate.animate(env, states, np.zeros(6), read, tmp_path / "a.gif", every=2)
+    with Image.open(tmp_path / "a.gif") as picture:
+        assert getattr(picture, "n_frames", 1) == 3
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ("--out a.png", "out is 'a.png'; its name must end in .gif"),
+        ("--every 0", "every is 0; it must be 1 or more"),
+        ("--seed 9", "of probe_match; it must be of scratch_itch"),
+    ],
+)
+def test_what_can_not_be_animated_is_one_line(flags, said, tmp_path, monkeypatch, capsys):
+    train.train(tiny_config("probe_match", "markov", steps=160, chunk=1), tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["animate", "--run", str(tmp_path / "run"), *flags.split()])
+    with pytest.raises(SystemExit) as stop:
+        animate.main()
+    assert stop.value.code == 2 and said in capsys.readouterr().err
