@@ -19,6 +19,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints when the optional p
     from mujoco import mjx
 
 from envs.dlcmdp import DLCMDP, Array, check_count
+from envs.quaternions import matrix, multiply, rotate
 
 ASSETS = Path(__file__).parent / "assets"
 IMPLEMENTATIONS = ("jax", "warp")
@@ -104,9 +105,11 @@ class Simulator:
         return load(self.asset)
 
     @property
-    def path(self) -> Path:
-        """The model's file."""
-        return ASSETS / f"{self.asset}.xml"
+    def joint_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest position of each joint, rad or m, infinite where it has none, [nq]."""
+        low, high = self.model.jnt_range.T
+        limited = self.model.jnt_limited.astype(bool)
+        return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
 
     @property
     def dt(self) -> float:
@@ -125,9 +128,11 @@ class Simulator:
             Where it stands after `substeps` steps.
         """
         step = self.stepper()
-        return jax.lax.scan(lambda motion, _: (step(motion, control, applied)[0], None), motion, length=self.substeps)[
-            0
-        ]
+
+        def substep(motion: Motion, _: None) -> tuple[Motion, None]:
+            return step(motion, control, applied)[0], None
+
+        return jax.lax.scan(substep, motion, length=self.substeps)[0]
 
     def stepper(self, **changes: Array) -> Callable[[Motion, Array, Array], tuple[Motion, Any]]:
         """A function that makes one step of the model.
@@ -261,31 +266,6 @@ def _pose_chain(model: Any, data: Any) -> Any:
     geom_xpos, geom_xmat = parts(model.geom_bodyid, model.geom_pos, model.geom_quat)
     data = data.replace(xpos=xpos, xquat=xquat, xmat=matrix(xquat), xanchor=xanchor, xaxis=xaxis)
     return data.replace(xipos=xipos, ximat=ximat, geom_xpos=geom_xpos, geom_xmat=geom_xmat)
-
-
-def multiply(a: Array, b: Array) -> Array:
-    """Product of quaternions, [..., 4]."""
-    (w, x, y, z), (p, q, r, s) = ([of[..., part] for part in range(4)] for of in (a, b))
-    parts = w * p - x * q - y * r - z * s, w * q + x * p + y * s - z * r
-    return jnp.stack([*parts, w * r - x * s + y * p + z * q, w * s + x * r - y * q + z * p], axis=-1)
-
-
-def cross(a: Array, b: Array) -> Array:
-    """Cross product, [..., 3]; `jnp.cross` takes the compiler minutes in a chain."""
-    (x, y, z), (p, q, r) = ([of[..., part] for part in range(3)] for of in (a, b))
-    return jnp.stack([y * r - z * q, z * p - x * r, x * q - y * p], axis=-1)
-
-
-def rotate(quaternion: Array, vector: Array) -> Array:
-    """Vectors [..., 3] turned by unit quaternions [..., 4]."""
-    scalar, axis = quaternion[..., :1], quaternion[..., 1:]
-    along = 2.0 * jnp.sum(axis * vector, axis=-1, keepdims=True) * axis
-    return along + (2.0 * scalar**2 - 1.0) * vector + 2.0 * scalar * cross(axis, vector)
-
-
-def matrix(quaternion: Array) -> Array:
-    """Rotation matrices of unit quaternions, [..., 4] -> [..., 3, 3]."""
-    return jnp.moveaxis(rotate(quaternion[..., None, :], jnp.eye(3)), -1, -2)
 
 
 def check_implementation(impl: str) -> None:

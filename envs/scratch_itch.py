@@ -15,11 +15,11 @@ from flax import struct
 
 from envs import scratch_itch_poses
 from envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
-from envs.physics import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator, contacts, cross, multiply, rotate
+from envs.physics import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator, contacts
+from envs.quaternions import cross, multiply, rotate
 
 ROBOT = Simulator("scratch_itch", substeps=5, chain=True)
 LIMBS = ("upper_arm", "forearm")
-TIP = np.array([0.0, 0.0, 0.095])  # from the end effector, m
 START = np.array([-0.505, 0.0, 0.8])  # mean place of the tip when an episode starts, m
 
 # Of a male and a female person, in m. Limbs are capsules; the forearm's ends before the wrist.
@@ -150,7 +150,7 @@ class ScratchItch(MuJoCoDLCMDP):
         self, physics: Scratching, context: Itch, action: Array, key: Array
     ) -> tuple[Scratching, Array, Array]:
         """0.1 s towards the joints' targets; the reward by contacts as its last 0.02 s began, all else by its end."""
-        low, high = self._range()
+        low, high = self.simulator.joint_limits
         target = jnp.clip(physics.qpos + REACH * action, low, high)
         step = self.simulator.stepper(**person(physics.female))
 
@@ -201,16 +201,11 @@ class ScratchItch(MuJoCoDLCMDP):
         """Scratches, and whether they are `SUCCESS` or more."""
         return {"scratches": physics.scratches, "success": physics.scratches >= SUCCESS}
 
-    def _range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest angle of each joint."""
-        model = self.simulator.model
-        limited = model.jnt_limited.astype(bool)
-        return np.where(limited, model.jnt_range[:, 0], -np.inf), np.where(limited, model.jnt_range[:, 1], np.inf)
-
 
 def tool(pose: Pose) -> tuple[Array, Array]:
     """Place of the tip in m, [3], and orientation of the tool, [4]."""
-    return pose.position[-1] + rotate(pose.quaternion[-1], jnp.asarray(TIP, jnp.float32)), pose.quaternion[-1]
+    tip = jnp.asarray(ROBOT.model.geom("tip").pos, jnp.float32)
+    return pose.position[-1] + rotate(pose.quaternion[-1], tip), pose.quaternion[-1]
 
 
 def jacobian(pose: Pose, place: Array) -> Array:

@@ -9,8 +9,7 @@ from typing import Any
 import mujoco as untyped
 import numpy as np
 
-from envs import physics
-from envs.physics import ASSETS
+from envs.physics import ASSETS, Simulator
 
 mujoco: Any = untyped
 FILE = ASSETS / "scratch_itch_poses.csv"
@@ -37,12 +36,11 @@ def solve(place: np.ndarray) -> np.ndarray | None:
     Returns:
         Angles, [7]; None where the place is missed by more than `MISS` or reached at more than `TILT`.
     """
-    model = physics.load("scratch_itch")
+    simulator = Simulator("scratch_itch", substeps=1)
+    model, (low, high) = simulator.model, simulator.joint_limits
     data, tool = mujoco.MjData(model), model.body("tool").id
     data.qpos[:] = NEARBY
-    limited = model.jnt_limited.astype(bool)
-    low = np.where(limited, model.jnt_range[:, 0] + MARGIN, -np.inf)
-    high = np.where(limited, model.jnt_range[:, 1] - MARGIN, np.inf)
+    low, high = low + MARGIN, high - MARGIN
     wanted, back, turn, tilt = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(3)
     mujoco.mju_euler2Quat(wanted, np.array([0.0, np.pi / 2, 0.0]), "XYZ")
     jacobian = np.zeros((6, model.nv))
@@ -55,7 +53,7 @@ def solve(place: np.ndarray) -> np.ndarray | None:
         miss = place - data.xpos[tool]
         mujoco.mj_jacBody(model, data, jacobian[:3], jacobian[3:], tool)
         moves, error = jacobian * np.repeat([1.0, TILT_WEIGHT], 3)[:, None], np.concatenate([miss, TILT_WEIGHT * tilt])
-        for _ in range(int(limited.sum()) + 1):  # each time round, joints that would leave their range are held
+        for _ in range(1 + int(np.isfinite(low).sum())):  # each time, joints that would leave their range are held
             change = moves.T @ np.linalg.solve(moves @ moves.T + DAMPING * np.eye(6), error)
             held = ((data.qpos <= low) & (change < 0)) | ((data.qpos >= high) & (change > 0))
             moves[:, held] = 0.0
@@ -69,8 +67,9 @@ def main() -> None:
     rng, poses, missed = np.random.default_rng(SEED), [], 0
     while len(poses) < POSES:
         pose = solve(CENTRE + rng.uniform(-SPREAD, SPREAD, 3))
-        missed += pose is None
-        if pose is not None:
+        if pose is None:
+            missed += 1
+        else:
             poses.append(pose)
     np.savetxt(FILE, poses, fmt="%.6f", delimiter=",")
     print(f"{POSES} poses in {FILE}, {missed} places not reached, mean {np.round(np.mean(poses, axis=0), 3)}")

@@ -3,6 +3,7 @@
 python -m experiments.animate --run runs/NAME --out scratch.gif
 """
 
+import copy
 import os
 import sys
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Arguments:
     """Number of the agent among the seeds of the run."""
     episode: int = 0
     """Which fresh episode: a root of its contexts and start."""
-    every: int = 2
+    every: int = 3
     """Steps from one picture to the next."""
 
 
@@ -84,7 +85,7 @@ class Scene:
 
     def __init__(self, env: ScratchItch, female: Array):
         """Put the person there; `close` frees the renderer."""
-        self._model = mujoco.MjModel.from_xml_path(str(env.simulator.path))
+        self._model = copy.copy(env.simulator.model)
         for name, value in person(female).items():
             getattr(self._model, name)[:] = np.asarray(value)
         self._data = mujoco.MjData(self._model)
@@ -147,9 +148,10 @@ def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray,
         said = f"step {step}  session {int(states.session[step])}  scratches {scratches}  return {earned:.0f}"
         left.set_title(said, fontsize=9)
 
+    rate: Any = 1.0 / (every * env.simulator.dt)  # as fast as it is
     try:
         frames = range(0, len(reward), every)
-        FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(fps=round(10 / every)))  # type: ignore[arg-type]
+        FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(rate))  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise ConfigError(f"out is {str(out)!r}, which can't be written: {error}") from None
     finally:

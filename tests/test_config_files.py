@@ -1,0 +1,141 @@
+"""Configs on disk: the way to JSON and back, what is refused, and how two differ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from settings import BASE, FIELDS, change, with_value
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.config import ConfigError
+
+
+def test_every_field_survives_json(tmp_path):
+    config = change(
+        BASE,
+        env_options=("p=0.1", "kernel=[[0.5, 0.5], [0.5, 0.5]]"),
+        seed=2**32 - 1,
+        network__policy_hidden=(),
+        network__activation="relu",
+        vae__boundaries="predicted",
+        vae__conditioning=False,
+        ppo__lr=1e-05,
+    )
+    configs.save(config, tmp_path / "config.json")
+    assert configs.load(tmp_path / "config.json") == config
+
+
+def saved(tmp_path: Path) -> tuple[Path, Any]:
+    configs.save(presets.default("gridworld", "dynamite"), tmp_path / "config.json")
+    return tmp_path / "config.json", json.loads((tmp_path / "config.json").read_text())
+
+
+def unreadable(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        configs.load(path)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.7, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path, kept):
+    path, _ = saved(tmp_path)
+    text = path.read_text().rstrip()
+    path.write_text(text[: int(kept * len(text))])
+    message = unreadable(path)
+    assert str(path) in message and "not JSON" in message
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"seeds: 4", b"{'env': 'gridworld'}"])
+def test_a_file_that_is_not_json_is_refused(tmp_path, text):
+    path, _ = saved(tmp_path)
+    path.write_bytes(text)
+    assert str(path) in unreadable(path)
+
+
+@pytest.mark.parametrize("data", [[], 3, None, "gridworld", {}, [{"env": "gridworld"}]])
+def test_json_that_is_no_config_is_refused(tmp_path, data):
+    path, _ = saved(tmp_path)
+    path.write_text(json.dumps(data))
+    assert str(path) in unreadable(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert str(tmp_path / "none.json") in unreadable(tmp_path / "none.json")
+    assert str(tmp_path) in unreadable(tmp_path)
+
+
+@pytest.mark.parametrize("section", [None, "network", "vae", "ppo"])
+def test_unknown_and_missing_fields_are_named(tmp_path, section):
+    path, data = saved(tmp_path)
+    inner = data[section] if section else data
+    inner["colour"] = 3
+    path.write_text(json.dumps(data))
+    assert str(path) in unreadable(path) and "colour" in unreadable(path)
+    del inner["colour"]
+    missing = next(iter(inner))
+    del inner[missing]
+    path.write_text(json.dumps(data))
+    assert missing in unreadable(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (None, "seeds", "4"),
+        (None, "seeds", 4.0),
+        (None, "env", ["gridworld"]),
+        (None, "env_options", [1]),
+        (None, "env_options", "p=1"),
+        ("network", "latent", None),
+        ("network", "policy_hidden", 128),
+        ("network", "policy_hidden", [128, "128"]),
+        ("vae", "lr", "0.001"),
+        ("vae", "session_mask", 1),
+        ("vae", "kl_target", "other"),
+        ("vae", "kl_target", ["latent_dynamics"]),
+        ("ppo", "gamma", {}),
+        ("ppo", "epochs", True),
+        ("ppo", "gamma", 1.5),
+        ("ppo", "lr", float("nan")),
+        ("ppo", "minibatches", 0),
+    ],
+)
+def test_edited_values_are_refused_by_name(tmp_path, section, field, value):
+    path, data = saved(tmp_path)
+    (data[section] if section else data)[field] = value
+    path.write_text(json.dumps(data))
+    assert (f"{section}.{field} is" if section else f"{field} is") in unreadable(path)
+
+
+@pytest.mark.parametrize("section", ["network", "vae", "ppo"])
+@pytest.mark.parametrize("value", [None, 3, [], "default"])
+def test_a_section_must_be_one(tmp_path, section, value):
+    path, data = saved(tmp_path)
+    data[section] = value
+    path.write_text(json.dumps(data))
+    assert str(path) in unreadable(path)
+
+
+# -- differences -------------------------------------------------------------------------------------------------
+
+
+def test_a_config_does_not_differ_from_itself():
+    assert configs.differences(BASE, BASE) == []
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_difference_in_any_field_is_named(name):
+    assert configs.differences(BASE, with_value(name, "other")) == [f"{name}: {FIELDS[name]!r} -> 'other'"]
+
+
+def test_all_differences_are_named_old_before_new():
+    old = change(BASE, steps=4, network__policy_hidden=(16,), ppo__lr=0.1)
+    new = change(BASE, steps=5, network__policy_hidden=(8,), ppo__lr=0.5)
+    assert configs.differences(old, new) == [
+        "steps: 4 -> 5",
+        "network.policy_hidden: (16,) -> (8,)",
+        "ppo.lr: 0.1 -> 0.5",
+    ]

@@ -1,0 +1,75 @@
+"""Presets: that each can run, and what a method or an environment can not take."""
+
+import dataclasses
+
+import pytest
+from settings import BASE, change
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.config import ConfigError
+from dynamite_jax.methods import METHODS
+from envs import registry
+
+PRESETS = [(env, method) for env in sorted(registry.MAKERS) for method in sorted(METHODS)]
+
+
+@pytest.mark.parametrize("scale", ["cores", "accelerator"])
+@pytest.mark.parametrize(("env", "method"), PRESETS)
+def test_every_preset_can_run(env, method, scale):
+    config = presets.default(env, method, scale)
+    assert (config.env, config.method) == (env, method)
+    assert (config.steps == 10**8 and 2**11 <= config.num_envs <= 2**14) == (scale == "accelerator")
+    configs.check(config)
+    configs.check_against_horizon(config, registry.make(env).horizon)
+
+
+@pytest.mark.parametrize(("env", "method"), PRESETS)
+def test_every_preset_survives_json(tmp_path, env, method):
+    config = presets.default(env, method)
+    configs.save(config, tmp_path / "config.json")
+    loaded = configs.load(tmp_path / "config.json")
+    assert loaded == config
+    assert repr(loaded) == repr(config)  # types too: a tuple is no list, a real number no whole one
+
+
+def test_a_probe_takes_fewer_steps_and_environments_than_the_gridworld():
+    probe, gridworld = presets.default("probe_match", "dynamite"), presets.default("gridworld", "dynamite")
+    assert probe.steps < gridworld.steps / 10
+    assert probe.num_envs < gridworld.num_envs
+
+
+def test_varibad_switches_the_session_aware_parts_off():
+    vae = presets.default("gridworld", "varibad").vae
+    assert (vae.session_mask, vae.conditioning, vae.consistency, vae.boundary_head) == (False,) * 4
+    assert vae.kl_target == "previous_belief"
+    full = presets.default("gridworld", "dynamite").vae
+    assert full.session_mask and full.conditioning and full.consistency and full.boundary_head
+    assert full.kl_target == "latent_dynamics"
+
+
+@pytest.mark.parametrize(
+    ("env", "method", "near"),
+    [("gridwrld", "dynamite", "gridworld"), ("gridworld", "varibda", "varibad"), ("gridworld", "orcle", "oracle")],
+)
+def test_an_unknown_preset_is_answered_with_the_nearest_name(env, method, near):
+    with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
+        presets.default(env, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
+    config = presets.default("gridworld", method)
+    config = dataclasses.replace(config, network=dataclasses.replace(config.network, encoder="transformer"))
+    if method in ("dynamite", "varibad"):
+        presets.check(config)
+    else:
+        with pytest.raises(ConfigError, match=f"network.encoder is 'transformer'; with method {method} it must be"):
+            presets.check(config)
+
+
+@pytest.mark.parametrize(("env", "said"), [("gridworld", "in gridworld it must be 'jax'"), ("reacher", "it needs ")])
+def test_physics_that_can_not_run_is_refused(env, said):
+    presets.check(change(BASE, env=env))
+    with pytest.raises(ConfigError, match=f"^physics.impl is 'warp'; {said}"):
+        presets.check(change(BASE, env=env, physics__impl="warp"))
