@@ -1,0 +1,382 @@
+"""Wall-clock against PyTorch: this project's trainer and `experiments.torch_reference`, in turn, on one machine.
+
+python -m experiments.benchmark --env gridworld
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import jax
+import matplotlib
+import numpy as np
+from rich.console import Console
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from dynamite_jax import config as configs
+from dynamite_jax import metrics, parallel, presets
+from dynamite_jax.config import Config
+from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.evaluate import evaluate
+from envs import registry
+from experiments import jax_program, runs
+from experiments.watched import Line, Watched, watch
+
+# Sizes of public VariBAD code for tasks like these (github.com/lmzintgraf/varibad), with the networks of our presets.
+_CUSTOMARY = {"num_envs": 16, "vae.buffer_episodes": 1000, "vae.minibatches": 1, "ppo.epochs": 2}
+CUSTOMARY = {
+    "gridworld": {**_CUSTOMARY, "vae.trajectories": 25, "vae.epochs": 3, "ppo.minibatches": 4},
+    "halfcheetah_vel": {**_CUSTOMARY, "vae.trajectories": 10, "vae.epochs": 1, "ppo.minibatches": 8},
+}
+# Return that is to be reached: 90 % of Bayes-optimal; a half-cheetah that clearly follows its target.
+TARGETS = {"gridworld": 0.9 * 46.15, "halfcheetah_vel": -120.0}
+# Ways to run the PyTorch program, of which the fastest counts: processes that step environments, threads.
+LAYOUTS = ((0, 1), (0, 2), (2, 1), (16, 1))
+PASSED_STEPS = 100_000  # environment steps over which returns are averaged to tell that a target is passed
+EVALUATED = 512  # episodes behind each point of a curve of returns over time
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time complete training in both programs, each in a process of its own."""
+
+    env: Literal["gridworld", "halfcheetah_vel"] = "gridworld"
+    """Environment."""
+    repeats: int = 3
+    """Runs of each program at the customary size, and to the return; medians are reported."""
+    seconds: float = 15.0
+    """Seconds for which a program is timed once it has made its first update."""
+    limit: float = 600.0
+    """Seconds after which a run that has not reached the return is given up."""
+    sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384)
+    """Numbers of environments."""
+    seeds: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Numbers of agents trained at once."""
+    target: float | None = None
+    """Return to reach, by deterministic policies; by default 90 % of Bayes-optimal, or -120 in halfcheetah_vel."""
+    reference_command: str = ""
+    """Another trainer to time instead of the PyTorch program: a command that prints JSON lines with its environment
+    `steps` so far; it is timed at the size it has, and its memory is measured."""
+    out: Path = Path("results/benchmark")
+    """Where ENV.json, ENV.md and ENV.png go."""
+
+
+def sized(preset: Config, num_envs: int) -> Config:
+    """A preset with another number of environments, and no more minibatches than those allow."""
+    trajectories = min(preset.vae.trajectories or num_envs, num_envs)
+    changes = {
+        "num_envs": num_envs,
+        "chunk": max(1, preset.chunk * preset.num_envs // num_envs),
+        "vae.trajectories": trajectories,
+        "vae.minibatches": min(preset.vae.minibatches, trajectories),
+    }
+    if preset.ppo.shuffle == "episodes":
+        changes["ppo.minibatches"] = min(preset.ppo.minibatches, num_envs)
+    return configs.changed(preset, changes)
+
+
+class Stand:
+    """Runs both programs by configs and keeps them apart: one after the other, each a process of its own."""
+
+    def __init__(self, arguments: Arguments, folder: Path):
+        self.arguments, self.folder = arguments, folder
+        self.console = Console(stderr=True)
+
+    def ours(self, config: Config, enough: Callable | None = None, snapshots: Path | None = None) -> Watched:
+        """This project's program; `parallel.prepare` lays its seeds out."""
+        command = [sys.executable, "-m", "experiments.jax_program", "--config", self._write(config)]
+        return self._watch(command + (["--snapshots", str(snapshots)] if snapshots else []), enough)
+
+    def theirs(
+        self, config: Config, layout: tuple[int, int], enough: Callable | None = None, snapshots: Path | None = None
+    ) -> Watched:
+        """The PyTorch program."""
+        workers, threads = layout
+        command = [sys.executable, "-m", "experiments.torch_reference", "--config", self._write(config)]
+        command += ["--workers", str(workers), "--threads", str(threads), "--seed", str(config.seed)]
+        if snapshots:
+            command += ["--snapshots", str(snapshots), "--every", str(config.chunk)]
+        return self._watch(command, enough)
+
+    def other(self) -> Watched:
+        """The trainer of `reference_command`."""
+        return self._watch(shlex.split(self.arguments.reference_command), None)
+
+    def fastest(self, config: Config) -> tuple[tuple[int, int], dict[str, float]]:
+        """The best layout of the PyTorch program at a size, and the steps per second of each."""
+        rates = {}
+        for workers, threads in LAYOUTS:
+            if workers and config.num_envs % workers:
+                continue
+            rates[workers, threads] = self.theirs(config, (workers, threads), self.for_seconds(5.0)).rate
+        best = max(rates, key=lambda layout: rates[layout])
+        return best, {f"{workers} workers, {threads} threads": rate for (workers, threads), rate in rates.items()}
+
+    def for_seconds(self, seconds: float | None = None) -> Callable[[list[Line]], bool]:
+        """Enough is said when a run has gone on for so long after its first line."""
+        seconds = self.arguments.seconds if seconds is None else seconds
+        return lambda lines: len(lines) > 1 and lines[-1]["seconds"] - lines[0]["seconds"] > seconds
+
+    def say(self, text: str) -> None:
+        """Progress, on the terminal."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def _watch(self, command: list[str], enough: Callable | None) -> Watched:
+        return watch(command, self.arguments.limit, enough or self.for_seconds())
+
+    def _write(self, config: Config) -> str:
+        configs.check(config)
+        path = self.folder / "config.json"
+        configs.save(config, path)
+        return str(path)
+
+
+def spread(values: list[float]) -> metrics.Record:
+    """Median, least and greatest of a few repeats."""
+    return {"median": float(np.median(values)), "least": min(values), "greatest": max(values), "all": values}
+
+
+def timed(found: list[Watched]) -> metrics.Record:
+    """What a table says of the repeats of one program."""
+    return {
+        "steps_per_s": spread([run.rate for run in found]),
+        "start_s": spread([run.start_s for run in found]),
+        "peak_mb": spread([run.peak_mb for run in found]),
+    }
+
+
+def customary(stand: Stand, preset: Config) -> metrics.Record:
+    """Both programs with 16 environments and the updates of public VariBAD code, in turn."""
+    config = configs.changed(preset, CUSTOMARY[preset.env])
+    config = dataclasses.replace(config, chunk=preset.chunk * preset.num_envs // config.num_envs, seeds=1)
+    layout, layouts = stand.fastest(config)
+    ours, theirs = [], []
+    for _ in range(stand.arguments.repeats):
+        theirs.append(stand.theirs(config, layout))
+        ours.append(stand.ours(config))
+    return {"num_envs": 16, "layout": layout, "layouts": layouts, "ours": timed(ours), "theirs": timed(theirs)}
+
+
+def growth(stand: Stand, preset: Config) -> list[metrics.Record]:
+    """Both programs at each number of environments, by the preset."""
+    rows = []
+    for num_envs in stand.arguments.sizes:
+        config = sized(dataclasses.replace(preset, seeds=1), num_envs)
+        layout, layouts = stand.fastest(config)
+        row = {"num_envs": num_envs, "layout": layout, "layouts": layouts, "theirs": max(layouts.values())}
+        ours = stand.ours(config)
+        rows.append(row | {"ours": ours.rate, "ours_mb": ours.peak_mb})
+        stand.say(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {row['theirs']:,.0f} steps/s")
+    return rows
+
+
+def with_seeds(stand: Stand, preset: Config) -> list[metrics.Record]:
+    """Steps per second of all agents together, and how much longer they take than one does."""
+    rows = []
+    for seeds in stand.arguments.seeds:
+        ours = stand.ours(dataclasses.replace(preset, seeds=seeds))
+        row = {"seeds": seeds, "ours": ours.rate, "ours_mb": ours.peak_mb}
+        one = rows[0] if rows else row
+        rows.append(row | {"times_one": seeds / one["seeds"] * one["ours"] / ours.rate})
+        stand.say(f"{seeds} seeds: {ours.rate:,.0f} steps/s, {rows[-1]['times_one']:.2f} times the time of one")
+    return rows
+
+
+def to_return(stand: Stand, preset: Config, layout: tuple[int, int], target: float) -> metrics.Record:
+    """Seconds from the start of a program until its policy pays the target, the same evaluation for both.
+
+    Weights are saved as training goes on and evaluated afterwards, in the order in which they were saved.
+    """
+    config = dataclasses.replace(preset, seeds=1)
+    env = registry.make(config.env, **configs.env_options(config))
+    program = parallel.Program(config, env)
+    states = program.init()
+    like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
+
+    def first_reached(run: Watched) -> metrics.Record:
+        curve = []
+        for line in run.lines:
+            if "snapshot" not in line:
+                continue
+            with np.load(line["snapshot"]) as found:
+                acting = jax.tree.map(lambda x: np.asarray(x)[None], jax_program.acting(dict(found), like))
+            trained = states.replace(
+                belief_params=acting.belief_params, policy_params=acting.policy_params, normaliser=acting.normaliser
+            )
+            paid = evaluate(config, env, program.agent, trained, EVALUATED, config.seed)["return"]["iqm"]
+            curve.append({"seconds": line["seconds"], "steps": line["steps"], "return": paid})
+            if paid >= target:
+                return {"seconds": line["seconds"], "curve": curve}
+        return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": curve}
+
+    def passed(lines: list[Line]) -> bool:
+        """Whether policies that still explore pay the target, so that the deterministic ones have done so before."""
+        last = [line["return"] for line in lines if lines[-1]["steps"] - line["steps"] < PASSED_STEPS]
+        return len(lines) > 1 and float(np.mean(last)) >= target
+
+    found: dict[str, list] = {"ours": [], "theirs": []}
+    for repeat in range(stand.arguments.repeats):
+        again = dataclasses.replace(config, seed=config.seed + repeat)
+        for name in found:
+            with tempfile.TemporaryDirectory(dir=stand.folder) as folder:
+                if name == "ours":
+                    run = stand.ours(again, passed, Path(folder))
+                else:
+                    run = stand.theirs(again, layout, passed, Path(folder))
+                found[name].append(first_reached(run))
+            stand.say(f"{name}, repeat {repeat + 1}: return {target:.1f} after {found[name][-1]['seconds']} s")
+    return {"target": target, "limit_s": stand.arguments.limit, **found}
+
+
+def _lines(found: metrics.Record) -> list[str]:
+    """The report, in Markdown."""
+    machine, versions = found["machine"], ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines = [f"# {found['env']}: this project beside PyTorch", ""]
+    lines += [f"{machine['cores']} cores of {machine['processor']}, {machine['device']}; {versions}.", ""]
+    if "other" in found:
+        rate, memory = (_cell(found["other"][key], 0) for key in ("steps_per_s", "peak_mb"))
+        lines += [f"`{found['reference_command']}`: {rate} steps/s, {memory} MB.", ""]
+    if "customary" in found:
+        row = found["customary"]
+        workers, threads = row["layout"]
+        lines += [
+            f"16 environments, updates of public VariBAD code; median (least - greatest). PyTorch: {workers} worker"
+            f" processes, {threads} threads, the fastest of {len(row['layouts'])} layouts.",
+            "",
+            "| | steps/s | first update after, s | peak memory, MB |",
+            "|---|---|---|---|",
+        ]
+        for name, title in (("ours", "dynamite_jax"), ("theirs", "PyTorch")):
+            cells = [
+                _cell(row[name][key], digits) for key, digits in (("steps_per_s", 0), ("start_s", 1), ("peak_mb", 0))
+            ]
+            lines += [f"| {title} | {' | '.join(cells)} |"]
+        ratio = row["ours"]["steps_per_s"]["median"] / row["theirs"]["steps_per_s"]["median"]
+        lines += ["", f"Ratio of medians: {ratio:.1f}.", ""]
+    if "growth" in found:
+        lines += ["| environments | dynamite_jax, steps/s | PyTorch, steps/s | ratio |", "|---|---|---|---|"]
+        for row in found["growth"]:
+            theirs = f"{row['theirs']:,.0f} | {row['ours'] / row['theirs']:.1f}" if row["theirs"] else "- | -"
+            lines += [f"| {row['num_envs']:,} | {row['ours']:,.0f} | {theirs} |"]
+        best = {name: max(row[name] for row in found["growth"]) for name in ("ours", "theirs")}
+        ours, theirs = best["ours"], best["theirs"]
+        lines += ["", f"Each at its best: {ours:,.0f} and {theirs:,.0f} steps/s, {ours / theirs:.1f} times.", ""]
+    if "seeds" in found:
+        lines += ["| seeds at once | dynamite_jax, steps/s of all | times the time of one |", "|---|---|---|"]
+        lines += [f"| {row['seeds']} | {row['ours']:,.0f} | {row['times_one']:.2f} |" for row in found["seeds"]]
+        lines += [""]
+    if "to_return" in found:
+        part = found["to_return"]
+        lines += [
+            f"Seconds from the start of the program to a return of {part['target']:.2f}, {EVALUATED} episodes, by run:",
+            "",
+        ]
+        for name, title in (("ours", "dynamite_jax"), ("theirs", "PyTorch")):
+            lines += [f"- {title}: {', '.join(_reached(run) for run in part[name])}"]
+        lines += [""]
+    return lines
+
+
+def _cell(values: metrics.Record, digits: int) -> str:
+    return f"{values['median']:,.{digits}f} ({values['least']:,.{digits}f} - {values['greatest']:,.{digits}f})"
+
+
+def _reached(run: metrics.Record) -> str:
+    if run["seconds"] is not None:
+        return f"{run['seconds']:.1f}"
+    return (
+        f"not within {run['watched_s']:.0f} (best {max((point['return'] for point in run['curve']), default=0.0):.1f})"
+    )
+
+
+def draw(found: metrics.Record, out: Path) -> None:
+    """Three panels: steps per second by environments, time by seeds, return by seconds."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    names = {"ours": "dynamite_jax", "theirs": "PyTorch"}
+    for name, title in names.items():
+        rows = [row for row in found["growth"] if row[name]]
+        left.plot([row["num_envs"] for row in rows], [row[name] for row in rows], marker="o", label=title)
+        for run in found["to_return"][name]:
+            curve = run["curve"]
+            color = "C0" if name == "ours" else "C1"
+            right.plot([p["seconds"] for p in curve], [p["return"] for p in curve], color=color, label=title)
+            title = None
+    left.set(xscale="log", yscale="log", xlabel="environments", ylabel="environment steps/s, training", xticks=[])
+    left.set_xscale("log", base=2)
+    seeds = [row["seeds"] for row in found["seeds"]]
+    middle.plot(seeds, [row["times_one"] for row in found["seeds"]], marker="o", label="dynamite_jax")
+    middle.plot(seeds, seeds, color="black", linewidth=1, linestyle=":", label="one after the other")
+    middle.set(xlabel="seeds at once", ylabel="times the time of one seed")
+    right.axhline(found["to_return"]["target"], color="black", linewidth=1, linestyle="--")
+    right.set(xscale="log", xlabel="seconds from the start of the program", ylabel="return")
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.suptitle(found["env"])
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse what can't be measured.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    for name in ("repeats", "seconds", "limit"):
+        if getattr(arguments, name) <= 0:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be more than 0")
+    for name in ("sizes", "seeds"):
+        if not getattr(arguments, name) or min(getattr(arguments, name)) < 1:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
+    if not find_spec("torch"):
+        raise ValueError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
+
+
+@one_line_errors
+def main() -> None:
+    """Measure part after part; what is done is written, so that a run that is cut off leaves what it has."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.benchmark")
+    check(arguments)
+    runs.make_folder(arguments.out)
+    preset = presets.default(arguments.env, "dynamite")
+    found: metrics.Record = {"env": arguments.env, "machine": parallel.machine(), "versions": {}}
+    found["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
+
+    def write() -> None:
+        (arguments.out / f"{arguments.env}.json").write_text(json.dumps(found, indent=2) + "\n")
+        (arguments.out / f"{arguments.env}.md").write_text("\n".join(_lines(found)))
+
+    with tempfile.TemporaryDirectory() as folder:
+        stand = Stand(arguments, Path(folder))
+        if arguments.reference_command:
+            found["reference_command"] = arguments.reference_command
+            found["other"] = timed([stand.other() for _ in range(arguments.repeats)])
+            write()
+        found["customary"] = customary(stand, preset)
+        write()
+        found["growth"] = growth(stand, preset)
+        write()
+        found["seeds"] = with_seeds(stand, preset)
+        write()
+        layout, _ = stand.fastest(dataclasses.replace(preset, seeds=1))
+        target = TARGETS[arguments.env] if arguments.target is None else arguments.target
+        found["to_return"] = to_return(stand, preset, layout, target)
+        write()
+    draw(found, arguments.out / f"{arguments.env}.png")
+    print("\n".join(_lines(found)))
+
+
+if __name__ == "__main__":
+    main()
