@@ -39,12 +39,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot animate table ablations sweep-p tune bench test test-slow lint format lock clean
+.PHONY: help setup train eval plot animate table ablations sweep-p tune bench benchmark test test-slow lint format lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb"
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
 	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(OUT),--out $(OUT)) $(ARGS)
@@ -75,6 +75,9 @@ tune: $(STAMP)  ## Search presets at random, the same budget for each method: EN
 
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
 	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
+
+benchmark: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
+	$(BIN)/python -m experiments.benchmark --env $(ENV) $(ARGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)

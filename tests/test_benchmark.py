@@ -1,0 +1,179 @@
+"""Programs watched from outside, weights from one to the other, and the sizes that are compared."""
+
+import dataclasses
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import build, tiny_config
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.rollout import play
+from experiments import benchmark, jax_program
+from experiments.torch_reference import weights
+from experiments.watched import watch
+
+TALKS = """
+import json, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; block = bytearray(150_000_000); time.sleep(60)"])
+print("a word")
+for k in range(1, 40):
+    print(json.dumps({"steps": 1000 * k, "return": k}), flush=True)
+    time.sleep(0.1)
+"""
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_speed_and_memory_of_a_program_and_its_children_are_seen():
+    seen = watch(python(TALKS), limit_s=60.0, enough=lambda lines: len(lines) == 12)
+    assert [line["steps"] for line in seen.lines] == list(range(1000, 13000, 1000))
+    assert 3000 < seen.rate < 10_050  # 1,000 steps in 0.1 s and a little
+    assert 150 < seen.peak_mb < 400
+    assert not seen.ended
+    assert seen.start_s == seen.lines[0]["seconds"]
+
+
+def test_what_a_program_started_ends_with_it(tmp_path):
+    beats = tmp_path / "beats"
+    code = f"""
+import json, subprocess, sys, time
+loop = "import time\\nwhile True: open({str(beats)!r}, 'a').write('.'); time.sleep(0.02)"
+subprocess.Popen([sys.executable, "-c", loop])
+for k in range(1, 1000): print(json.dumps({{"steps": k}}), flush=True); time.sleep(0.1)
+"""
+    watch(python(code), limit_s=60.0, enough=lambda lines: beats.exists() and len(lines) > 3)
+    before = beats.stat().st_size
+    time.sleep(0.3)
+    assert beats.stat().st_size == before
+
+
+def test_a_program_is_stopped_at_the_limit():
+    start = time.perf_counter()
+    seen = watch(python(TALKS), limit_s=1.5)
+    assert time.perf_counter() - start < 10.0
+    assert len(seen.lines) >= 2
+    assert not seen.ended
+
+
+def test_a_program_that_comes_to_its_end_has_ended():
+    code = 'import json\nfor k in (1, 2): print(json.dumps({"steps": k}))'
+    assert watch(python(code), limit_s=60.0).ended
+
+
+@pytest.mark.parametrize(
+    "command, named",
+    [
+        (["/no/such/program"], "can't be run"),
+        (python("raise SystemExit('it is broken')"), "it is broken"),
+        (python('print(1); print("[]"); print("{}")'), "0 lines with steps"),
+    ],
+)
+def test_what_measures_nothing_is_refused_in_one_line(command, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        watch(command, limit_s=30.0)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("env", ["gridworld", "halfcheetah_vel"])
+@pytest.mark.parametrize("num_envs", [1, 2, 16, 64, 1024, 16384])
+def test_every_size_is_a_config_that_runs(env, num_envs):
+    preset = presets.default(env, "dynamite")
+    config = benchmark.sized(preset, num_envs)
+    configs.check(config)
+    assert config.num_envs == num_envs
+    if num_envs >= preset.num_envs:
+        assert config.ppo.minibatches == preset.ppo.minibatches
+        assert config.vae.minibatches == preset.vae.minibatches
+    assert benchmark.sized(preset, preset.num_envs) == preset.__class__(
+        **{**vars(preset), "vae": preset.vae.replace(trajectories=preset.vae.trajectories or preset.num_envs)}
+    )
+
+
+@pytest.mark.parametrize("env", benchmark.CUSTOMARY)
+def test_the_customary_size_is_a_config_that_runs(env):
+    config = configs.changed(presets.default(env, "dynamite"), benchmark.CUSTOMARY[env])
+    configs.check(config)
+    assert config.num_envs == 16
+
+
+def test_weights_that_were_saved_act_as_before(tmp_path):
+    config = tiny_config("gridworld")
+    program, states = build(config)
+    acting = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
+    rng = np.random.default_rng(0)
+    acting = acting.replace(  # running means that are not 0 and deviations that are not 1
+        normaliser=acting.normaliser.replace(
+            mean=jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), acting.normaliser.mean),
+            std=jax.tree.map(lambda x: rng.uniform(0.5, 2.0, x.shape).astype(np.float32), acting.normaliser.std),
+        )
+    )
+    weights.save(tmp_path / "1.npz", jax_program.arrays(acting))
+    with np.load(tmp_path / "1.npz") as found:
+        back = jax_program.acting(dict(found), jax.tree.map(np.zeros_like, acting))
+
+    def paid(acting):
+        keys = jax.random.split(jax.random.key(0), config.num_envs)
+        start = jax.vmap(program.env.reset)(keys)
+        belief = program.agent.belief.initial((config.num_envs,))
+        return play(program.agent, program.env, acting, start, belief, jax.random.key(1))[0]
+
+    jax.tree.map(np.testing.assert_array_equal, paid(back), paid(acting))
+
+
+def test_our_program_says_how_far_it_is(tmp_path):
+    config = dataclasses.replace(tiny_config("gridworld"), steps=8 * 60 * 6)  # three chunks of two episodes
+    configs.save(config, tmp_path / "config.json")
+    command = [sys.executable, "-m", "experiments.jax_program", "--config", str(tmp_path / "config.json")]
+    seen = watch([*command, "--snapshots", str(tmp_path)], limit_s=300.0)
+    assert seen.ended
+    assert [line["steps"] for line in seen.lines] == [2 * 960, 4 * 960, 6 * 960]  # of both seeds
+    for line in seen.lines:
+        with np.load(line["snapshot"]) as found:
+            assert found["deviation.reward"].shape == ()
+
+
+@pytest.mark.parametrize("flags", [["--repeats", "0"], ["--sizes", "0"], ["--seeds", "-1"], ["--limit", "0"]])
+def test_a_bad_argument_is_one_line_and_exit_code_2(flags, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *flags, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert flags[0].removeprefix("--") in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_gives_ratios_of_medians():
+    def timed(rate):
+        cell = {"median": rate, "least": 0.9 * rate, "greatest": 1.1 * rate}
+        return {"steps_per_s": cell, "start_s": cell, "peak_mb": cell}
+
+    curve = [{"seconds": 1.0, "steps": 1, "return": 3.5}]
+    found = {
+        "env": "gridworld",
+        "machine": {"cores": 2, "processor": "p", "device": "cpu"},
+        "versions": {"jax": "1"},
+        "customary": {"layout": (2, 1), "layouts": {"a": 1.0}, "ours": timed(9000.0), "theirs": timed(200.0)},
+        "growth": [
+            {"num_envs": 16, "ours": 5000.0, "theirs": 100.0},
+            {"num_envs": 64, "ours": 8000.0, "theirs": 400.0},
+        ],
+        "seeds": [{"seeds": 1, "ours": 10.0, "times_one": 1.0}, {"seeds": 8, "ours": 40.0, "times_one": 2.0}],
+        "to_return": {
+            "target": 41.5,
+            "ours": [{"seconds": 12.34, "curve": curve}],
+            "theirs": [{"seconds": None, "watched_s": 600.0, "curve": curve}],
+        },
+    }
+    text = "\n".join(benchmark._lines(json.loads(json.dumps(found))))
+    for told in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
+        assert told in text
+    assert "not within 600 (best 3.5)" in text
