@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import matplotlib
@@ -44,7 +44,11 @@ TARGETS = {"gridworld": 0.9 * 46.15, "halfcheetah_vel": -120.0}
 # Ways to run the PyTorch program, of which the fastest counts: processes that step environments, threads.
 LAYOUTS = ((0, 1), (0, 2), (2, 1), (16, 1))
 PASSED_STEPS = 100_000  # environment steps over which returns are averaged to tell that a target is passed
+PROGRAMS = {"ours": "dynamite_jax", "theirs": "PyTorch"}
 EVALUATED = 512  # episodes behind each point of a curve of returns over time
+
+
+Part = Literal["customary", "growth", "seeds", "to_return"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,13 @@ class Arguments:
     """Seconds for which a program is timed once it has made its first update."""
     limit: float = 600.0
     """Seconds after which a run that has not reached the return is given up."""
+    parts: tuple[Literal["customary", "growth", "seeds", "to_return"], ...] = (
+        "customary",
+        "growth",
+        "seeds",
+        "to_return",
+    )
+    """What to measure; the parts of an earlier report that are left out stay in it where machine and versions agree."""
     sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384)
     """Numbers of environments."""
     seeds: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -193,12 +204,13 @@ def with_seeds(stand: Stand, preset: Config) -> list[metrics.Record]:
     return rows
 
 
-def to_return(stand: Stand, preset: Config, layout: tuple[int, int], target: float) -> metrics.Record:
+def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     """Seconds from the start of a program until its policy pays the target, the same evaluation for both.
 
     Weights are saved as training goes on and evaluated afterwards, in the order in which they were saved.
     """
     config = dataclasses.replace(preset, seeds=1)
+    layout, _ = stand.fastest(config)
     env = registry.make(config.env, **configs.env_options(config))
     program = parallel.Program(config, env)
     states = program.init()
@@ -239,7 +251,7 @@ def to_return(stand: Stand, preset: Config, layout: tuple[int, int], target: flo
     return {"target": target, "limit_s": stand.arguments.limit, **found}
 
 
-def _lines(found: metrics.Record) -> list[str]:
+def report(found: metrics.Record) -> list[str]:
     """The report, in Markdown."""
     machine, versions = found["machine"], ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [f"# {found['env']}: this project beside PyTorch", ""]
@@ -257,7 +269,7 @@ def _lines(found: metrics.Record) -> list[str]:
             "| | steps/s | first update after, s | peak memory, MB |",
             "|---|---|---|---|",
         ]
-        for name, title in (("ours", "dynamite_jax"), ("theirs", "PyTorch")):
+        for name, title in PROGRAMS.items():
             cells = [
                 _cell(row[name][key], digits) for key, digits in (("steps_per_s", 0), ("start_s", 1), ("peak_mb", 0))
             ]
@@ -282,7 +294,7 @@ def _lines(found: metrics.Record) -> list[str]:
             f"Seconds from the start of the program to a return of {part['target']:.2f}, {EVALUATED} episodes, by run:",
             "",
         ]
-        for name, title in (("ours", "dynamite_jax"), ("theirs", "PyTorch")):
+        for name, title in PROGRAMS.items():
             lines += [f"- {title}: {', '.join(_reached(run) for run in part[name])}"]
         lines += [""]
     return lines
@@ -301,31 +313,45 @@ def _reached(run: metrics.Record) -> str:
 
 
 def draw(found: metrics.Record, out: Path) -> None:
-    """Three panels: steps per second by environments, time by seeds, return by seconds."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    names = {"ours": "dynamite_jax", "theirs": "PyTorch"}
-    for name, title in names.items():
-        rows = [row for row in found["growth"] if row[name]]
-        left.plot([row["num_envs"] for row in rows], [row[name] for row in rows], marker="o", label=title)
-        for run in found["to_return"][name]:
-            curve = run["curve"]
-            color = "C0" if name == "ours" else "C1"
-            right.plot([p["seconds"] for p in curve], [p["return"] for p in curve], color=color, label=title)
-            title = None
-    left.set(xscale="log", yscale="log", xlabel="environments", ylabel="environment steps/s, training", xticks=[])
-    left.set_xscale("log", base=2)
-    seeds = [row["seeds"] for row in found["seeds"]]
-    middle.plot(seeds, [row["times_one"] for row in found["seeds"]], marker="o", label="dynamite_jax")
-    middle.plot(seeds, seeds, color="black", linewidth=1, linestyle=":", label="one after the other")
-    middle.set(xlabel="seeds at once", ylabel="times the time of one seed")
-    right.axhline(found["to_return"]["target"], color="black", linewidth=1, linestyle="--")
-    right.set(xscale="log", xlabel="seconds from the start of the program", ylabel="return")
-    for axes in (left, middle, right):
+    """Steps per second by environments, time by seeds, return by seconds: a panel for each part that is there."""
+    panels = {"growth": _draw_growth, "seeds": _draw_seeds, "to_return": _draw_returns}
+    parts = [part for part in panels if part in found]
+    if not parts:
+        return
+    figure, several = plt.subplots(1, len(parts), figsize=(4 * len(parts), 3.8), layout="constrained", squeeze=False)
+    for axes, part in zip(several[0], parts, strict=True):
+        panels[part](axes, found[part])
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.suptitle(found["env"])
     figure.savefig(out, dpi=110)
     plt.close(figure)
+
+
+def _draw_growth(axes: Any, rows: list[metrics.Record]) -> None:
+    for name, title in PROGRAMS.items():
+        points = [(row["num_envs"], row[name]) for row in rows if row[name]]
+        axes.plot(*zip(*points, strict=True), marker="o", label=title)
+    axes.set(yscale="log", xlabel="environments", ylabel="environment steps/s, training")
+    axes.set_xscale("log", base=2)
+
+
+def _draw_seeds(axes: Any, rows: list[metrics.Record]) -> None:
+    seeds = [row["seeds"] for row in rows]
+    axes.plot(seeds, [row["times_one"] for row in rows], marker="o", label=PROGRAMS["ours"])
+    axes.plot(
+        seeds, [n / seeds[0] for n in seeds], color="black", linewidth=1, linestyle=":", label="one after the other"
+    )
+    axes.set(xlabel="seeds at once", ylabel="times the time of one seed")
+
+
+def _draw_returns(axes: Any, part: metrics.Record) -> None:
+    for color, (name, title) in zip(("C0", "C1"), PROGRAMS.items(), strict=True):
+        for number, run in enumerate(part[name]):
+            points = [(point["seconds"], point["return"]) for point in run["curve"]]
+            axes.plot(*zip(*points, strict=True), color=color, label=None if number else title)
+    axes.axhline(part["target"], color="black", linewidth=1, linestyle="--")
+    axes.set(xscale="log", xlabel="seconds from the start of the program", ylabel="return")
 
 
 def check(arguments: Arguments) -> None:
@@ -351,12 +377,11 @@ def main() -> None:
     check(arguments)
     runs.make_folder(arguments.out)
     preset = presets.default(arguments.env, "dynamite")
-    found: metrics.Record = {"env": arguments.env, "machine": parallel.machine(), "versions": {}}
-    found["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
+    found = _earlier(arguments, preset.env)
 
     def write() -> None:
         (arguments.out / f"{arguments.env}.json").write_text(json.dumps(found, indent=2) + "\n")
-        (arguments.out / f"{arguments.env}.md").write_text("\n".join(_lines(found)))
+        (arguments.out / f"{arguments.env}.md").write_text("\n".join(report(found)))
 
     with tempfile.TemporaryDirectory() as folder:
         stand = Stand(arguments, Path(folder))
@@ -364,18 +389,32 @@ def main() -> None:
             found["reference_command"] = arguments.reference_command
             found["other"] = timed([stand.other() for _ in range(arguments.repeats)])
             write()
-        found["customary"] = customary(stand, preset)
-        write()
-        found["growth"] = growth(stand, preset)
-        write()
-        found["seeds"] = with_seeds(stand, preset)
-        write()
-        layout, _ = stand.fastest(dataclasses.replace(preset, seeds=1))
         target = TARGETS[arguments.env] if arguments.target is None else arguments.target
-        found["to_return"] = to_return(stand, preset, layout, target)
-        write()
+        measures: dict[str, Callable[[], Any]] = {
+            "customary": lambda: customary(stand, preset),
+            "growth": lambda: growth(stand, preset),
+            "seeds": lambda: with_seeds(stand, preset),
+            "to_return": lambda: to_return(stand, preset, target),
+        }
+        for part in arguments.parts:
+            found[part] = measures[part]()
+            write()
     draw(found, arguments.out / f"{arguments.env}.png")
-    print("\n".join(_lines(found)))
+    print("\n".join(report(found)))
+
+
+def _earlier(arguments: Arguments, env: str) -> metrics.Record:
+    """A report without numbers, or an earlier one of this machine with these versions."""
+    fresh: metrics.Record = {"env": env, "machine": parallel.machine()}
+    fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
+    path = arguments.out / f"{env}.json"
+    if not path.is_file():
+        return fresh
+    try:
+        earlier = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"out is {str(arguments.out)!r}; {path.name} there is no report") from None
+    return earlier if all(earlier.get(key) == value for key, value in fresh.items()) else fresh
 
 
 if __name__ == "__main__":

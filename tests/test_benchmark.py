@@ -173,7 +173,7 @@ def test_the_report_gives_ratios_of_medians():
             "theirs": [{"seconds": None, "watched_s": 600.0, "curve": curve}],
         },
     }
-    text = "\n".join(benchmark._lines(json.loads(json.dumps(found))))
+    text = "\n".join(benchmark.report(json.loads(json.dumps(found))))
     for told in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
         assert told in text
     assert "not within 600 (best 3.5)" in text
