@@ -211,11 +211,11 @@ def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_
         "peak_mb": parallel.peak_mb(),
         "versions": {name: metadata.version(name) for name in REPORTED} | {"python": sys.version.split()[0]},
         "machine": parallel.machine(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the source, marked when the tree differs from it; None outside a checkout."""
     git = [
         "git",

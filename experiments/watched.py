@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import platform
-import resource
 import signal
 import subprocess
 import tempfile
@@ -17,6 +15,7 @@ from typing import IO, Any
 
 Line = dict[str, Any]
 PROC = Path("/proc")
+SAMPLED_S = 2.0  # seconds between two looks at memory: each keeps the program waiting, 10 ms for a GB
 
 
 @dataclass
@@ -25,13 +24,13 @@ class Watched:
 
     Attributes:
         lines: JSON lines that it printed, each with `seconds` since its start; `steps` counts its environment steps.
-        peak_mb: greatest memory of it and its children, each page counted once; 0 where that is not known.
-        ended: whether it came to its end, and was not stopped.
+        peak_mb: greatest memory of it and its children, without the files of libraries; 0 where that is not known.
+        stopped: whether it was stopped, and did not come to its end.
     """
 
     lines: list[Line] = field(default_factory=list)
     peak_mb: float = 0.0
-    ended: bool = False
+    stopped: bool = False
 
     @property
     def start_s(self) -> float:
@@ -45,34 +44,57 @@ class Watched:
         return (last["steps"] - first["steps"]) / (last["seconds"] - first["seconds"])
 
 
-def watch(command: list[str], limit_s: float, enough: Callable[[list[Line]], bool] = lambda lines: False) -> Watched:
+def watch(
+    command: list[str],
+    limit_s: float,
+    enough: Callable[[list[Line]], bool] = lambda lines: False,
+    environment: dict[str, str] | None = None,
+) -> Watched:
     """Run a program until it ends, until it has said `enough`, or for `limit_s` seconds; what it started ends with it.
 
     Args:
         command: program and arguments.
         limit_s: seconds from its start.
         enough: of the lines so far.
+        environment: variables of the shell beside those that are set.
 
     Raises:
         ValueError: it can't be run, it failed, or it printed fewer than two lines with `steps`.
     """
     with tempfile.TemporaryFile("w+") as said:
-        return _watch(command, limit_s, enough, said)
+        return _watch(command, limit_s, enough, environment or {}, said)
 
 
-def _watch(command: list[str], limit_s: float, enough: Callable[[list[Line]], bool], said: IO[str]) -> Watched:
+def _watch(
+    command: list[str],
+    limit_s: float,
+    enough: Callable[[list[Line]], bool],
+    environment: dict[str, str],
+    said: IO[str],
+) -> Watched:
     """The same, with a file for what the program says on stderr."""
     start = time.perf_counter()
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True)
-    except OSError as error:
-        raise ValueError(f"{command[0]!r} can't be run: {error.strerror}") from None
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        )
+    except (OSError, IndexError) as error:
+        raise ValueError(f"`{' '.join(command)}` can't be run: {error}") from None
     seen, done = Watched(), threading.Event()
 
     def look_after() -> None:
+        sampled = 0.0
         while not done.wait(0.1):
-            seen.peak_mb = max(seen.peak_mb, _memory_mb(process.pid))
-            if time.perf_counter() - start > limit_s:
+            now = time.perf_counter() - start
+            if now - sampled > SAMPLED_S:
+                sampled, seen.peak_mb = now, max(seen.peak_mb, _memory_mb(process.pid))
+            if now > limit_s:
+                seen.stopped = True
                 _stop(process)
 
     watcher = threading.Thread(target=look_after)
@@ -81,8 +103,10 @@ def _watch(command: list[str], limit_s: float, enough: Callable[[list[Line]], bo
         assert process.stdout is not None
         for text in process.stdout:
             if (line := _parse(text)) is not None:
-                seen.lines.append({"seconds": time.perf_counter() - start, **line})
+                seen.lines.append({**line, "seconds": time.perf_counter() - start})
                 if enough(seen.lines):
+                    seen.stopped = True
+                    seen.peak_mb = max(seen.peak_mb, _memory_mb(process.pid))
                     _stop(process)
                     break
         code = process.wait()
@@ -90,11 +114,11 @@ def _watch(command: list[str], limit_s: float, enough: Callable[[list[Line]], bo
         done.set()
         watcher.join()
         _stop(process)
-    seen.ended = code == 0
-    if code > 0 or len(seen.lines) < 2:
+    failed = code != 0 and not seen.stopped
+    if failed or len(seen.lines) < 2:
         said.seek(0)
-        told = said.read().strip().splitlines()
-        cause = told[-1] if code > 0 and told else f"{len(seen.lines)} lines with steps in {limit_s:.0f} s"
+        told = said.read().strip().splitlines() or [f"exit code {code}"]
+        cause = told[-1] if failed else f"{len(seen.lines)} lines with steps in {limit_s:.0f} s"
         raise ValueError(f"`{' '.join(command)}` gave no measurement: {cause}")
     return seen
 
@@ -116,11 +140,10 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _memory_mb(root: int) -> float:
-    """Memory of a process group now, in MB; pages that several share are shared out among them."""
-    if platform.system() != "Linux":
-        unit = 2**20 if platform.system() == "Darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+    """Memory of a process group now, in MB, without the files of its libraries; what processes share counts once."""
     total = 0
+    if not PROC.is_dir():
+        return 0.0
     for folder in PROC.iterdir():
         if not folder.name.isdigit():
             continue
@@ -131,5 +154,6 @@ def _memory_mb(root: int) -> float:
             rollup = (folder / "smaps_rollup").read_text()
         except OSError:  # it has just ended
             continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
+        total += sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
     return total / 2**10

@@ -13,6 +13,7 @@ from conftest import build, tiny_config
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.rollout import play
+from envs import registry
 from experiments import benchmark, jax_program
 from experiments.torch_reference import weights
 from experiments.watched import watch
@@ -36,7 +37,7 @@ def test_speed_and_memory_of_a_program_and_its_children_are_seen():
     assert [line["steps"] for line in seen.lines] == list(range(1000, 13000, 1000))
     assert 3000 < seen.rate < 10_050  # 1,000 steps in 0.1 s and a little
     assert 150 < seen.peak_mb < 400
-    assert not seen.ended
+    assert seen.stopped
     assert seen.start_s == seen.lines[0]["seconds"]
 
 
@@ -59,18 +60,20 @@ def test_a_program_is_stopped_at_the_limit():
     seen = watch(python(TALKS), limit_s=1.5)
     assert time.perf_counter() - start < 10.0
     assert len(seen.lines) >= 2
-    assert not seen.ended
+    assert seen.stopped
 
 
-def test_a_program_that_comes_to_its_end_has_ended():
+def test_a_program_that_comes_to_its_end_was_not_stopped():
     code = 'import json\nfor k in (1, 2): print(json.dumps({"steps": k}))'
-    assert watch(python(code), limit_s=60.0).ended
+    assert not watch(python(code), limit_s=60.0).stopped
 
 
 @pytest.mark.parametrize(
     "command, named",
     [
         (["/no/such/program"], "can't be run"),
+        ([], "can't be run"),
+        (python("import os, signal; print('x', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"), "exit code -11"),
         (python("raise SystemExit('it is broken')"), "it is broken"),
         (python('print(1); print("[]"); print("{}")'), "0 lines with steps"),
     ],
@@ -82,18 +85,18 @@ def test_what_measures_nothing_is_refused_in_one_line(command, named):
 
 
 @pytest.mark.parametrize("env", ["gridworld", "halfcheetah_vel"])
-@pytest.mark.parametrize("num_envs", [1, 2, 16, 64, 1024, 16384])
+@pytest.mark.parametrize("num_envs", [4, 16, 64, 256, 1024, 4096, 16384])
 def test_every_size_is_a_config_that_runs(env, num_envs):
     preset = presets.default(env, "dynamite")
     config = benchmark.sized(preset, num_envs)
     configs.check(config)
+    configs.check_against_horizon(config, registry.make(env).horizon)
     assert config.num_envs == num_envs
     if num_envs >= preset.num_envs:
         assert config.ppo.minibatches == preset.ppo.minibatches
         assert config.vae.minibatches == preset.vae.minibatches
-    assert benchmark.sized(preset, preset.num_envs) == preset.__class__(
-        **{**vars(preset), "vae": preset.vae.replace(trajectories=preset.vae.trajectories or preset.num_envs)}
-    )
+    same = {"steps": preset.steps, "vae.trajectories": preset.vae.trajectories}
+    assert configs.changed(benchmark.sized(preset, preset.num_envs), same) == preset
 
 
 @pytest.mark.parametrize("env", benchmark.CUSTOMARY)
@@ -132,14 +135,24 @@ def test_our_program_says_how_far_it_is(tmp_path):
     configs.save(config, tmp_path / "config.json")
     command = [sys.executable, "-m", "experiments.jax_program", "--config", str(tmp_path / "config.json")]
     seen = watch([*command, "--snapshots", str(tmp_path)], limit_s=300.0)
-    assert seen.ended
+    assert not seen.stopped
     assert [line["steps"] for line in seen.lines] == [2 * 960, 4 * 960, 6 * 960]  # of both seeds
     for line in seen.lines:
         with np.load(line["snapshot"]) as found:
             assert found["deviation.reward"].shape == ()
 
 
-@pytest.mark.parametrize("flags", [["--repeats", "0"], ["--sizes", "0"], ["--seeds", "-1"], ["--limit", "0"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--repeats", "0"],
+        ["--sizes", "0"],
+        ["--reference-command", " "],
+        ["--seeds", "-1"],
+        ["--limit", "0"],
+        ["--sizes", "48"],
+    ],
+)
 def test_a_bad_argument_is_one_line_and_exit_code_2(flags, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["benchmark", *flags, "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
@@ -147,11 +160,11 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(flags, monkeypatch, capsys, 
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
-    assert flags[0].removeprefix("--") in said
+    assert flags[0].removeprefix("--").replace("-", "_") in said
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_gives_ratios_of_medians():
+def test_the_report_gives_ratios_of_medians(tmp_path):
     def timed(rate):
         cell = {"median": rate, "least": 0.9 * rate, "greatest": 1.1 * rate}
         return {"steps_per_s": cell, "start_s": cell, "peak_mb": cell}
@@ -165,6 +178,7 @@ def test_the_report_gives_ratios_of_medians():
         "growth": [
             {"num_envs": 16, "ours": 5000.0, "theirs": 100.0},
             {"num_envs": 64, "ours": 8000.0, "theirs": 400.0},
+            {"num_envs": 4096, "ours": 7000.0, "theirs": 0.0},
         ],
         "seeds": [{"seeds": 1, "ours": 10.0, "times_one": 1.0}, {"seeds": 8, "ours": 40.0, "times_one": 2.0}],
         "to_return": {
@@ -177,3 +191,6 @@ def test_the_report_gives_ratios_of_medians():
     for told in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
         assert told in text
     assert "not within 600 (best 3.5)" in text
+    assert "| 4,096 | 7,000 | - | - |" in text
+    benchmark.draw(found, tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000

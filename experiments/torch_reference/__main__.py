@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 METHODS = ("dynamite", "varibad")
 
@@ -40,13 +40,30 @@ def read(path: Path) -> SimpleNamespace:
 
 def env_options(config: SimpleNamespace) -> dict[str, Any]:
     """Options of the environment, `name=value` with JSON values."""
-    pairs = (entry.partition("=") for entry in config.env_options)
-    return {name: json.loads(value) for name, _, value in pairs}
+    options = {}
+    for entry in config.env_options:
+        name, equals, value = entry.partition("=")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
+    return options
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2."""
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def main() -> int:
     """Train and report; bad input is one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.torch_reference", description=__doc__)
+    parser = Parser(prog="python -m experiments.torch_reference", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="config.json of a run")
     parser.add_argument("--seed", type=int, default=0, help="of all random streams")
     parser.add_argument("--workers", type=int, default=0, help="processes that step environments; 0: none but this one")
@@ -70,6 +87,9 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: bad input, or no PyTorch.
         OSError: what can't be read or written.
     """
+    for name, least in {"workers": 0, "threads": 1, "every": 1}.items():
+        if getattr(arguments, name) < least:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be {least} or more")
     config = read(arguments.config)
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -83,7 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         env.reset(seed=arguments.seed)
         steps = config.num_envs * env.horizon
-        agent = trainer.Trainer(config, env, -(-config.steps // steps), arguments.compile)
+        chunks = -(-config.steps // (config.chunk * steps))  # as many whole chunks as the JAX program makes
+        agent = trainer.Trainer(config, env, chunks * config.chunk, arguments.compile)
         while agent.done < agent.meta_updates:
             line: dict[str, Any] = {"return": agent.meta_update(), "steps": agent.done * steps}
             if arguments.snapshots and not agent.done % arguments.every:

@@ -4,8 +4,10 @@ Here nothing compiles environments together, so they are stepped in turn, or sid
 numbers its sessions in `info["session"]`, the session under which the step was made: a label for losses.
 """
 
+import contextlib
+import inspect
 import multiprocessing
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -22,7 +24,7 @@ MOVES = np.array([(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)])
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
-class DLCMDP(gymnasium.vector.VectorEnv):
+class DLCMDP(gymnasium.vector.VectorEnv, ABC):
     """The session process that both share; all environments start and end together.
 
     Attributes:
@@ -63,7 +65,7 @@ class DLCMDP(gymnasium.vector.VectorEnv):
         """Observations, [N, O]."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every environment."""
+        """Start an episode in every environment; observations [N, O]."""
         if seed is not None:
             self.random = np.random.default_rng(seed)
         self.session, self.made = np.zeros(self.num_envs, np.int32), 0
@@ -72,7 +74,7 @@ class DLCMDP(gymnasium.vector.VectorEnv):
         return self.observe(), {"session": self.session}
 
     def step(self, actions: np.ndarray) -> Step:
-        """Act under the contexts, then let sessions end."""
+        """Act under the contexts, [N] or [N, A], then let sessions end: observations [N, O], rewards and flags [N]."""
         reward = self.move(actions)
         self.made += 1
         info = {"session": self.session}
@@ -200,6 +202,9 @@ def make(name: str, num_envs: int, workers: int, **options: Any) -> Any:
     """
     if name not in MAKERS:
         raise ValueError(f"env is {name!r}; in PyTorch there are {', '.join(MAKERS)}")
+    allowed = list(inspect.signature(MAKERS[name].__init__).parameters)[2:]
+    if unknown := [option for option in options if option not in allowed]:
+        raise ValueError(f"env_options sets {unknown[0]}; in PyTorch {name} has {', '.join(allowed)}")
     if not workers:
         return MAKERS[name](num_envs, **options)
     if num_envs % workers:
@@ -236,6 +241,8 @@ class Workers(gymnasium.vector.VectorEnv):
             process.start()
             self._pipes.append(here)
             self._processes.append(process)
+        self._all(b"r")
+        self._memory.unlink()  # all have attached to it; it goes with the last of them, whatever ends them
 
     def _all(self, command: bytes) -> None:
         for pipe in self._pipes:
@@ -268,11 +275,12 @@ class Workers(gymnasium.vector.VectorEnv):
     def close(self, **kwargs: Any) -> None:
         """End the processes and free what they shared."""
         for pipe, process in zip(self._pipes, self._processes, strict=True):
-            pipe.send_bytes(b"q")
+            with contextlib.suppress(OSError):  # it has died, of which the caller has heard
+                pipe.send_bytes(b"q")
             process.join()
-        del self._arrays
-        self._memory.close()
-        self._memory.unlink()
+        self._arrays = {}
+        with contextlib.suppress(BufferError):  # somebody still looks at it
+            self._memory.close()
 
 
 def _layout(alone: DLCMDP, num_envs: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -304,7 +312,8 @@ def _work(pipe: Any, name: str, options: dict, memory_name: str, layout: dict, p
             arrays["observation"][:], arrays["reward"][:], _, _, info = env.step(arrays["action"])
             arrays["session"][:] = info["session"]
         else:
-            arrays["observation"][:], _ = env.reset(seed=int(command[1:]) if command[1:] else None)
+            arrays["observation"][:], info = env.reset(seed=int(command[1:]) if command[1:] else None)
+            arrays["session"][:] = info["session"]
         pipe.send_bytes(b".")
     del arrays
     memory.close()

@@ -99,9 +99,8 @@ class Encoder(nn.Module):
 
         Where nothing depends on predicted boundaries the recurrence is one call of the library's GRU.
         """
-        gates = self.embed(evidence)
         if self.conditioning:
-            hidden, belief = self._conditioned(gates)
+            hidden, belief = self._conditioned(self.embed(evidence))
         else:
             hidden = self._fused(torch.relu(self.input(evidence)))
             belief = bounded(self.head(hidden))

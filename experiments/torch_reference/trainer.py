@@ -1,5 +1,6 @@
 """The usual loop: play an episode in every environment, update the belief, update the policy."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +61,7 @@ class Buffer:
 
 
 class Rollout(SimpleNamespace):
-    """One episode of E environments, named and shaped as `dynamite_jax.types.Rollout`."""
+    """One episode of E environments, as `dynamite_jax.types.Rollout`; `encoded` are actions as networks see them."""
 
     observation: Tensor
     action: Tensor
@@ -167,14 +168,22 @@ class Trainer:
             self.buffer.add(fresh)
         else:
             fresh = self._evidence(fresh)
-        count = vae.trajectories or self.env.num_envs
         for _ in range(vae.epochs):
-            for chosen in torch.randperm(self.env.num_envs)[:count].reshape(vae.minibatches, -1):
-                size = len(chosen)
-                batch = self._evidence(self.buffer.sample(size)) if self.buffer else fresh.of(chosen)
+            for batch in self._belief_batches(fresh):
                 draws = elbo.draw(batch, self.config.network.latent, vae)
                 loss, _ = elbo.loss(self.model, batch, self.start, draws, vae)
                 self._descend(self.vae_optimiser, self.model, loss, vae.max_grad_norm)
+
+    def _belief_batches(self, fresh: Episodes) -> Iterator[Episodes]:
+        """Minibatches of a pass: episodes of the buffer with replacement, or fresh ones, each once."""
+        vae = self.config.vae
+        count = vae.trajectories or self.env.num_envs
+        if self.buffer:
+            for _ in range(vae.minibatches):
+                yield self._evidence(self.buffer.sample(count // vae.minibatches))
+        else:
+            for chosen in torch.randperm(self.env.num_envs)[:count].reshape(vae.minibatches, -1):
+                yield fresh.of(chosen)
 
     def _evidence(self, episodes: Episodes) -> Episodes:
         observation = self.normalise("observation", episodes.observation)
