@@ -15,6 +15,7 @@ from dynamite_jax import presets
 from dynamite_jax.rollout import play
 from envs import registry
 from experiments import benchmark, jax_program
+from experiments.benchmark_report import draw, report
 from experiments.torch_reference import weights
 from experiments.watched import watch
 
@@ -183,14 +184,15 @@ def test_the_report_gives_ratios_of_medians(tmp_path):
         "seeds": [{"seeds": 1, "ours": 10.0, "times_one": 1.0}, {"seeds": 8, "ours": 40.0, "times_one": 2.0}],
         "to_return": {
             "target": 41.5,
+            "episodes": 512,
             "ours": [{"seconds": 12.34, "curve": curve}],
             "theirs": [{"seconds": None, "watched_s": 600.0, "curve": curve}],
         },
     }
-    text = "\n".join(benchmark.report(json.loads(json.dumps(found))))
+    text = "\n".join(report(json.loads(json.dumps(found))))
     for told in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
         assert told in text
     assert "not within 600 (best 3.5)" in text
     assert "| 4,096 | 7,000 | - | - |" in text
-    benchmark.draw(found, tmp_path / "drawn.png")
+    draw(found, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 10_000
