@@ -39,7 +39,11 @@ def read(path: Path) -> SimpleNamespace:
 
 
 def env_options(config: SimpleNamespace) -> dict[str, Any]:
-    """Options of the environment, `name=value` with JSON values."""
+    """Options of the environment, as `dynamite_jax.config.env_options` reads them, which would bring JAX with it.
+
+    Raises:
+        ValueError: an entry without a name or whose value isn't JSON.
+    """
     options = {}
     for entry in config.env_options:
         name, equals, value = entry.partition("=")
@@ -68,7 +72,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all random streams")
     parser.add_argument("--workers", type=int, default=0, help="processes that step environments; 0: none but this one")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch's operations")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the encoder's step and the policy's loss")
     parser.add_argument("--snapshots", type=Path, help="folder for weights, written after each --every meta-updates")
     parser.add_argument("--every", type=int, default=10, help="meta-updates between two snapshots")
     arguments = parser.parse_args()
@@ -104,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         env.reset(seed=arguments.seed)
         steps = config.num_envs * env.horizon
         chunks = -(-config.steps // (config.chunk * steps))  # as many whole chunks as the JAX program makes
-        agent = trainer.Trainer(config, env, chunks * config.chunk, arguments.compile)
+        agent = trainer.Trainer(config, env, chunks * config.chunk)
         while agent.done < agent.meta_updates:
             line: dict[str, Any] = {"return": agent.meta_update(), "steps": agent.done * steps}
             if arguments.snapshots and not agent.done % arguments.every:

@@ -84,14 +84,13 @@ class Trainer:
         statistics: of features, observations, rewards and returns.
     """
 
-    def __init__(self, config: Any, env: Any, meta_updates: int, compiled: bool = False):
+    def __init__(self, config: Any, env: Any, meta_updates: int):
         """Build the agent.
 
         Args:
             config: the run.
             env: its environments, `config.num_envs` of them.
             meta_updates: of the whole run, over which rates are annealed.
-            compiled: let `torch.compile` make the step of the encoder and the loss of the policy.
         """
         self.config, self.env, self.meta_updates, self.done = config, env, meta_updates, 0
         space = env.single_action_space
@@ -111,10 +110,6 @@ class Trainer:
         self.ppo_optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.ppo.lr, fused=True)
         self.start = torch.zeros(self.actions) if self.continuous else self.encode(torch.zeros((), dtype=torch.long))
         self.buffer = Buffer(config.vae.buffer_episodes) if config.vae.buffer_episodes else None
-        self.policy_loss = self._policy_loss
-        if compiled:
-            self.model.encoder.step = torch.compile(self.model.encoder.step)
-            self.policy_loss = torch.compile(self._policy_loss)
 
     def encode(self, action: Tensor) -> Tensor:
         """Network input for actions: what the environment executes, or one-hot."""
@@ -212,7 +207,7 @@ class Trainer:
         units = numbers[:, None] if hyper.shuffle == "steps" else numbers.reshape(-1, self.env.num_envs).T
         for _ in range(hyper.epochs):
             for chosen in units[torch.randperm(len(units))].reshape(hyper.minibatches, -1):
-                loss = self.policy_loss(samples.of(chosen), now)
+                loss = self._policy_loss(samples.of(chosen), now)
                 self._descend(self.ppo_optimiser, self.policy, loss, hyper.max_grad_norm)
 
     def _policy_loss(self, batch: ppo.Samples, hyper: Any) -> Tensor:
