@@ -125,9 +125,14 @@ class Stand:
         """The trainer of `reference_command`."""
         return self._watch(shlex.split(self.arguments.reference_command), None)
 
-    def fastest(self, config: Config) -> tuple[tuple[int, int], dict[str, float]]:
-        """The best layout of the PyTorch program at a size, and the steps per second of each, 0 if it is too slow."""
-        rates = {}
+    def fastest(self, config: Config) -> metrics.Record:
+        """The PyTorch program at a size.
+
+        Returns:
+            `layout`, the best; `layouts`, the steps per second of each, 0 if it is too slow; of the best `theirs`, its
+            steps per second, and `theirs_mb`.
+        """
+        rates, memory = {}, {}
         for workers, threads in LAYOUTS:
             if workers and config.num_envs % workers:
                 continue
@@ -135,8 +140,10 @@ class Stand:
                 lambda w=workers, t=threads: self.theirs(config, (w, t), self.for_seconds(5.0))
             )
             rates[workers, threads] = seen.rate if seen else 0.0
+            memory[workers, threads] = seen.peak_mb if seen else 0.0
         best = max(rates, key=lambda layout: rates[layout])
-        return best, {f"{workers} workers, {threads} threads": rate for (workers, threads), rate in rates.items()}
+        layouts = {f"{workers} workers, {threads} threads": rate for (workers, threads), rate in rates.items()}
+        return {"layout": best, "layouts": layouts, "theirs": rates[best], "theirs_mb": memory[best]}
 
     def _unless_too_slow(self, run: Callable[[], Watched]) -> Watched | None:
         """None where a program says too little within the limit; it is told."""
@@ -182,12 +189,13 @@ def timed(found: list[Watched]) -> metrics.Record:
 def customary(stand: Stand, preset: Config) -> metrics.Record:
     """Both programs with 16 environments and the updates of public VariBAD code, in turn."""
     config = configs.changed(preset, {**CUSTOMARY[preset.env], "seeds": 1, "steps": ENDLESS})
-    layout, layouts = stand.fastest(config)
+    best = stand.fastest(config)
     ours, theirs = [], []
     for _ in range(stand.arguments.repeats):
-        theirs.append(stand.theirs(config, layout))
+        theirs.append(stand.theirs(config, best["layout"]))
         ours.append(stand.ours(config))
-    return {"num_envs": 16, "layout": layout, "layouts": layouts, "ours": timed(ours), "theirs": timed(theirs)}
+    kept = {name: best[name] for name in ("layout", "layouts")}
+    return {"num_envs": 16, **kept, "ours": timed(ours), "theirs": timed(theirs)}
 
 
 def growth(stand: Stand, preset: Config) -> list[metrics.Record]:
@@ -195,11 +203,9 @@ def growth(stand: Stand, preset: Config) -> list[metrics.Record]:
     rows = []
     for num_envs in stand.arguments.sizes:
         config = sized(dataclasses.replace(preset, seeds=1), num_envs)
-        layout, layouts = stand.fastest(config)
-        ours, theirs = stand.ours(config), max(layouts.values())
-        row = {"num_envs": num_envs, "layout": layout, "layouts": layouts, "theirs": theirs}
-        rows.append(row | {"ours": ours.rate, "ours_mb": ours.peak_mb})
-        stand.say(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {theirs:,.0f} steps/s")
+        best, ours = stand.fastest(config), stand.ours(config)
+        rows.append({"num_envs": num_envs, **best, "ours": ours.rate, "ours_mb": ours.peak_mb})
+        stand.say(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {best['theirs']:,.0f} steps/s")
     return rows
 
 
@@ -221,7 +227,7 @@ def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     Weights are saved as training goes on and evaluated afterwards, in the order in which they were saved.
     """
     config = dataclasses.replace(preset, seeds=1)
-    layout, _ = stand.fastest(config)
+    layout = stand.fastest(config)["layout"]
     env = registry.make(config.env, **configs.env_options(config))
     program = parallel.Program(config, env)
     states = program.init()

@@ -40,10 +40,14 @@ def report(found: metrics.Record) -> list[str]:
         ratio = row["ours"]["steps_per_s"]["median"] / row["theirs"]["steps_per_s"]["median"]
         lines += ["", f"Ratio of medians: {ratio:.1f}.", ""]
     if "growth" in found:
-        lines += ["| environments | dynamite_jax, steps/s | PyTorch, steps/s | ratio |", "|---|---|---|---|"]
+        lines += [
+            "| environments | dynamite_jax, steps/s | MB | PyTorch, steps/s | MB | ratio |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in found["growth"]:
-            theirs = f"{row['theirs']:,.0f} | {row['ours'] / row['theirs']:.1f}" if row["theirs"] else "- | -"
-            lines += [f"| {row['num_envs']:,} | {row['ours']:,.0f} | {theirs} |"]
+            ratio = f"{row['ours'] / row['theirs']:.1f}" if row["theirs"] else "-"
+            cells = [f"{row[name]:,.0f}" if row[name] else "-" for name in ("ours", "ours_mb", "theirs", "theirs_mb")]
+            lines += [f"| {row['num_envs']:,} | {' | '.join(cells)} | {ratio} |"]
         ours, theirs = (max(row[name] for row in found["growth"]) for name in PROGRAMS)
         lines += [""]
         if theirs:

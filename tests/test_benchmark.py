@@ -178,9 +178,9 @@ def test_the_report_gives_ratios_of_medians(tmp_path):
         "versions": {"jax": "1"},
         "customary": {"layout": (2, 1), "layouts": {"a": 1.0}, "ours": timed(9000.0), "theirs": timed(200.0)},
         "growth": [
-            {"num_envs": 16, "ours": 5000.0, "theirs": 100.0},
-            {"num_envs": 64, "ours": 8000.0, "theirs": 400.0},
-            {"num_envs": 4096, "ours": 7000.0, "theirs": 0.0},
+            {"num_envs": 16, "ours": 5000.0, "ours_mb": 900.0, "theirs": 100.0, "theirs_mb": 250.0},
+            {"num_envs": 64, "ours": 8000.0, "ours_mb": 901.0, "theirs": 400.0, "theirs_mb": 251.0},
+            {"num_envs": 4096, "ours": 7000.0, "ours_mb": 902.0, "theirs": 0.0, "theirs_mb": 0.0},
         ],
         "seeds": [{"seeds": 1, "ours": 10.0, "times_one": 1.0}, {"seeds": 8, "ours": 40.0, "times_one": 2.0}],
         "to_return": {
@@ -194,6 +194,7 @@ def test_the_report_gives_ratios_of_medians(tmp_path):
     for told in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
         assert told in text
     assert "not within 600 (best 3.5)" in text
-    assert "| 4,096 | 7,000 | - | - |" in text
+    assert "| 64 | 8,000 | 901 | 400 | 251 | 20.0 |" in text
+    assert "| 4,096 | 7,000 | 902 | - | - | - |" in text
     draw(found, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 10_000

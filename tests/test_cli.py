@@ -1,6 +1,7 @@
 """Bad input ends in one line on stderr and exit code 2, before anything is compiled or overwritten."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -380,7 +381,26 @@ def test_help_is_no_error(monkeypatch, capsys):
         assert "--help" in capsys.readouterr().out
 
 
-def test_make_refuses_a_variable_it_does_not_know():
-    found = subprocess.run(["make", "-n", "train", "SEED=3"], capture_output=True, text=True, cwd=CHECKOUT)
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["train", "SEED=3"], "SEED is not a variable of this Makefile; known are ENV METHOD"),
+        (["table", "METHOD=varibad"], "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE ARGS"),
+        (["benchmark", "SEEDS=3"], "make benchmark takes no SEEDS=; it takes EXTRAS ENV ARGS"),
+        (["lint", "ARGS=-x"], "make lint takes no ARGS=; it takes none"),
+    ],
+)
+def test_make_refuses_a_variable_that_would_change_nothing(words, said):
+    found = subprocess.run(["make", "-n", *words], capture_output=True, text=True, cwd=CHECKOUT)
     assert found.returncode == 2
-    assert "SEED is not a variable of this Makefile; known are ENV METHOD" in found.stderr
+    assert said in found.stderr
+
+
+def test_make_takes_every_variable_that_its_help_names():
+    for line in (CHECKOUT / "Makefile").read_text().splitlines():
+        if found := re.match("([a-z-]+):.*## (.*)", line):
+            target, said = found.groups()
+            taken = set(re.findall(r"[A-Z]+(?==)", said))
+            words = [f"{name}=1" for name in taken - {"EXTRAS", "SCALE"}]
+            found = subprocess.run(["make", "-n", target, *words], capture_output=True, text=True, cwd=CHECKOUT)
+            assert found.returncode == 0, found.stderr

@@ -244,3 +244,13 @@ def test_bad_input_of_the_program_is_one_line_and_exit_code_2(change, flags, nam
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
     assert named in ran.stderr
+
+
+def test_a_config_of_another_version_is_one_line_and_exit_code_2(tmp_path):
+    configs.save(tiny_config("gridworld"), tmp_path / "config.json")
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["vae"]["until"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    ran = run_reference("--config", tmp_path / "config.json")
+    assert ran.returncode == 2
+    assert ran.stderr == "error: the config holds no 'until'\n"

@@ -15,7 +15,15 @@ from typing import Any, NoReturn
 METHODS = ("dynamite", "varibad")
 
 
-def read(path: Path) -> SimpleNamespace:
+class Fields(SimpleNamespace):
+    """A section of a config."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """A field that isn't there, as in a config of another version, is bad input."""
+        raise AttributeError(name) if name.startswith("__") else ValueError(f"the config holds no {name!r}")
+
+
+def read(path: Path) -> Fields:
     """A config that `dynamite_jax.config.save` wrote; sections are namespaces too.
 
     Raises:
@@ -23,7 +31,7 @@ def read(path: Path) -> SimpleNamespace:
         OSError: it can't be read.
     """
     try:
-        config = json.loads(path.read_text(), object_hook=lambda fields: SimpleNamespace(**fields))
+        config = json.loads(path.read_text(), object_hook=lambda fields: Fields(**fields))
         asked = {
             "method": (config.method, METHODS),
             "network.encoder": (config.network.encoder, ("gru",)),
@@ -38,7 +46,7 @@ def read(path: Path) -> SimpleNamespace:
     return config
 
 
-def env_options(config: SimpleNamespace) -> dict[str, Any]:
+def env_options(config: Fields) -> dict[str, Any]:
     """Options of the environment, as `dynamite_jax.config.env_options` reads them, which would bring JAX with it.
 
     Raises:
