@@ -43,6 +43,29 @@ def test_an_animation_shows_the_arm_the_itch_and_the_belief(tmp_path):
         assert getattr(picture, "n_frames", 1) == 3
 
 
+def test_the_itch_is_marked_on_its_limb_where_it_is(tmp_path):
+    env = registry.make("scratch_itch")
+    assert isinstance(env, ScratchItch)
+    state = env.reset(jax.random.key(0))
+
+    def marked(limb: float, along: float) -> np.ndarray:
+        itch = Itch(jnp.float32(limb), jnp.float32(along), jnp.float32(0.0))
+        states = jax.tree.map(lambda x: jnp.stack([x] * 2), state.replace(context=itch))
+        animate.animate(
+            env, states, np.zeros(1), np.zeros((1, 2, animate.ALONG, animate.AROUND)), tmp_path / "a.gif", 1
+        )
+        with Image.open(tmp_path / "a.gif") as picture:
+            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), -1, 0)
+        row, column = np.nonzero((red > 180) & (green < 90) & (blue < 90))
+        panels = column > 0.62 * red.shape[1]  # right of the picture of the arm
+        assert panels.sum() > 10
+        return np.array([row[panels].mean(), column[panels].mean()])
+
+    upper, lower, farther = marked(0, 0.2), marked(1, 0.2), marked(1, 0.8)
+    assert lower[1] - upper[1] > 40 and abs(lower[0] - upper[0]) < 3
+    assert farther[0] - lower[0] > 40 and abs(farther[1] - lower[1]) < 3
+
+
 @pytest.mark.parametrize(
     "flags, said",
     [
