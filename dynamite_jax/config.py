@@ -23,9 +23,7 @@ class VAEConfig(struct.PyTreeNode):
     lr: float = 1e-3
     """Adam's step size."""
     anneal: float = 0.0
-    """Final fraction of its training over which the learning rate falls linearly to 0."""
-    until: float = 1.0
-    """First fraction of training in which the belief learns; the policy then goes on with a belief that stays."""
+    """Final fraction of training over which the learning rate falls linearly to 0."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
     reward_weight: float = 1.0
@@ -209,7 +207,6 @@ _RULES = {
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
-    "vae.until": ("more than 0 and at most 1", lambda x: 0 < x <= 1),
     **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),

@@ -123,7 +123,7 @@ def update_belief(
     # The buffer fills from the front: until it is full only its first columns hold episodes.
     held = jnp.minimum(data.reward.shape[1], (state.meta_updates + 1) * batch)
     count = hyper.trajectories or batch
-    lr = hyper.lr * remaining(progress(config, env, state) / hyper.until, hyper.anneal)
+    lr = hyper.lr * remaining(progress(config, env, state), hyper.anneal)
     optimise = optimiser(lr, hyper.max_grad_norm)
     grad = jax.grad(agent.belief.loss, has_aux=True)
 

@@ -182,14 +182,12 @@ def test_a_meta_update_moves_both_networks_and_takes_in_what_was_seen():
 
 @pytest.mark.parametrize("done", [0, 7, 15, 19, 20, 30, 39])
 def test_rates_are_annealed_as_ours_are(done):
-    config, _, _, trainer = agents(
-        vae={"anneal": 0.8, "until": 0.5, "lr": 0.3}, ppo={"anneal": 0.4, "delay": 0.2, "lr": 0.2}
-    )
+    config, _, _, trainer = agents(vae={"anneal": 0.8, "lr": 0.3}, ppo={"anneal": 0.4, "delay": 0.2, "lr": 0.2})
     trainer.done = done
     trainer.meta_update()
     gone = done / 40
     belief, policy = (optimiser.param_groups[0]["lr"] for optimiser in (trainer.vae_optimiser, trainer.ppo_optimiser))
-    assert belief == pytest.approx(0.3 * float(remaining(gone / 0.5, 0.8)), abs=1e-6)
+    assert belief == pytest.approx(0.3 * float(remaining(gone, 0.8)), abs=1e-6)
     assert policy == pytest.approx(0.0 if gone < 0.2 else 0.2 * float(remaining(gone, 0.4)), abs=1e-6)
 
 
@@ -249,8 +247,8 @@ def test_bad_input_of_the_program_is_one_line_and_exit_code_2(change, flags, nam
 def test_a_config_of_another_version_is_one_line_and_exit_code_2(tmp_path):
     configs.save(tiny_config("gridworld"), tmp_path / "config.json")
     saved = json.loads((tmp_path / "config.json").read_text())
-    del saved["vae"]["until"]
+    del saved["vae"]["anneal"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     ran = run_reference("--config", tmp_path / "config.json")
     assert ran.returncode == 2
-    assert ran.stderr == "error: the config holds no 'until'\n"
+    assert ran.stderr == "error: the config holds no 'anneal'\n"

@@ -157,7 +157,7 @@ class Trainer:
     def update_belief(self, rollout: Rollout) -> None:
         """Maximise the ELBO on the episodes, or on those of the buffer."""
         vae = self.config.vae
-        self._set_rate(self.vae_optimiser, vae.lr * self._remaining(vae.anneal, vae.until))
+        self._set_rate(self.vae_optimiser, vae.lr * self._remaining(vae.anneal))
         fresh = Episodes(rollout.observation, rollout.encoded, rollout.reward, rollout.session)
         if self.buffer:
             self.buffer.add(fresh)
@@ -220,9 +220,9 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(module.parameters(), norm, foreach=True)
         optimiser.step()
 
-    def _remaining(self, anneal: float, until: float = 1.0) -> float:
+    def _remaining(self, anneal: float) -> float:
         """Factor of an annealed number, as in `dynamite_jax.train_step`."""
-        left = 1.0 - self.done / self.meta_updates / until
+        left = 1.0 - self.done / self.meta_updates
         return max(0.0, min(1.0, left / max(anneal, 1e-8)))
 
     def _set_rate(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
