@@ -25,6 +25,7 @@ from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.train import commit
+from dynamite_jax.types import Acting
 from envs import registry
 from experiments import jax_program, runs
 from experiments.benchmark_report import draw, report
@@ -224,7 +225,7 @@ def with_seeds(stand: Stand, preset: Config) -> list[metrics.Record]:
 def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     """Seconds from the start of a program until its policy pays the target, the same evaluation for both.
 
-    Weights are saved as training goes on and evaluated afterwards, in the order in which they were saved.
+    Weights are saved as training goes on and evaluated afterwards, all of a run at once.
     """
     config = dataclasses.replace(preset, seeds=1)
     layout = stand.fastest(config)["layout"]
@@ -234,20 +235,21 @@ def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
 
     def first_reached(run: Watched) -> metrics.Record:
-        curve = []
-        for line in run.lines:
-            if "snapshot" not in line:
-                continue
-            with np.load(line["snapshot"]) as found:
-                acting = jax.tree.map(lambda x: np.asarray(x)[None], jax_program.acting(dict(found), like))
-            trained = states.replace(
-                belief_params=acting.belief_params, policy_params=acting.policy_params, normaliser=acting.normaliser
-            )
-            paid = evaluate(config, env, program.agent, trained, EVALUATED, config.seed)["return"]["iqm"]
-            curve.append({"seconds": line["seconds"], "steps": line["steps"], "return": paid})
-            if paid >= target:
-                return {"seconds": line["seconds"], "curve": curve}
-        return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": curve}
+        told = [line for line in run.lines if "snapshot" in line]
+        if not told:
+            return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": []}
+        several = [_acting(line["snapshot"], like) for line in told]
+        acting = jax.tree.map(lambda *each: np.stack(each), *several)  # evaluated as if they were so many seeds
+        trained = states.replace(
+            belief_params=acting.belief_params, policy_params=acting.policy_params, normaliser=acting.normaliser
+        )
+        paid = evaluate(config, env, program.agent, trained, EVALUATED, config.seed)["return"]["per_seed"]
+        curve = [
+            {"seconds": line["seconds"], "steps": line["steps"], "return": value}
+            for line, value in zip(told, paid, strict=True)
+        ]
+        reached = next((point["seconds"] for point in curve if point["return"] >= target), None)
+        return {"seconds": reached, "watched_s": run.lines[-1]["seconds"], "curve": curve}
 
     def passed(lines: list[Line]) -> bool:
         """Whether policies that still explore pay the target, with weights just saved."""
@@ -266,6 +268,12 @@ def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
                 found[name].append(first_reached(run))
             stand.say(f"{name}, repeat {repeat + 1}: return {target:.1f} after {found[name][-1]['seconds']} s")
     return {"target": target, "episodes": EVALUATED, "limit_s": stand.arguments.limit, **found}
+
+
+def _acting(path: str, like: Acting) -> Acting:
+    """What acts, as a program saved it."""
+    with np.load(path) as found:
+        return jax.tree.map(np.asarray, jax_program.acting(dict(found), like))
 
 
 def check(arguments: Arguments) -> None:
