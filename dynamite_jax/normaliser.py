@@ -27,9 +27,9 @@ def init(features: int, observation: int) -> Any:
     return running_statistics.init_state(Seen(*(specs.Array(shape, jnp.dtype("float32")) for shape in shapes)))
 
 
-def update(state: Any, seen: Seen, axis: str | None = None) -> Any:
-    """Take in a batch, or the parts of it that lie along a mapped axis."""
-    return running_statistics.update(state, seen, pmap_axis_name=axis)
+def update(state: Any, seen: Seen) -> Any:
+    """Take in a batch."""
+    return running_statistics.update(state, seen)
 
 
 def normalise(state: Any, name: str, x: Array, clip: float) -> Array:

@@ -1,10 +1,6 @@
-"""Seeds side by side: vmapped on each device, and spread over the devices there are.
-
-Where there are more devices than seeds, the environments of each seed are shared out as well.
-"""
+"""Seeds side by side: vmapped on each device, and spread over the devices there are."""
 
 import contextlib
-import dataclasses
 import os
 import platform
 import resource
@@ -16,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dynamite_jax import train_step
@@ -26,23 +21,17 @@ from dynamite_jax.types import TrainState
 from envs.dlcmdp import DLCMDP
 
 SEEDS, SAME = PartitionSpec("seed"), PartitionSpec()
-ENVIRONMENTS = PartitionSpec("seed", train_step.SHARES)  # of leaves [seeds, E, ...]
-EPISODES = PartitionSpec("seed", None, train_step.SHARES)  # of leaves [seeds, H, E, ...]
-_PLACES: dict[str, Any] = {field.name: SEEDS for field in dataclasses.fields(TrainState)}
-_PLACES |= {"environment": ENVIRONMENTS, "belief": ENVIRONMENTS, "buffer": EPISODES}
-STATES = TrainState(**_PLACES)
 
 
 def prepare(seeds: int) -> None:
     """Set JAX up for a run; call it before anything touches a device.
 
-    On the CPU one device a core beats threads inside every operation. The
+    On the CPU one device a core, as far as they divide the seeds, beats threads inside every operation. The
     persistent compilation cache lies in a folder of its own for each processor model, because code compiled
     for another one can crash. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
     with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
-        each = _largest_divisor(seeds, cores())
-        jax.config.update("jax_num_cpu_devices", each * (cores() // each))
+        jax.config.update("jax_num_cpu_devices", _largest_divisor(seeds, cores()))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "dynamite_jax" / _processor()))
@@ -57,8 +46,6 @@ class Program:
         env: its environment.
         agent: its agent.
         hyper: traced hyperparameters.
-        shares: devices over which the environments of each seed are shared out.
-        devices: that it runs on.
         compile_s: seconds that compiling the chunk took; 0 before `compile`.
     """
 
@@ -66,12 +53,8 @@ class Program:
         """Lay the seeds out over the devices; nothing is compiled yet."""
         self.config, self.env, self.agent = config, env, Agent.build(config, env)
         self.hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (config.vae, config.ppo))
-        each = _largest_divisor(config.seeds, jax.device_count())
-        left = range(jax.device_count() // each, 0, -1)
-        self.shares = next(shares for shares in left if train_step.can_share(config, env.horizon, shares))
-        self.devices = each * self.shares
-        grid = np.array(jax.devices()[: self.devices]).reshape(each, self.shares)
-        self._mesh = Mesh(grid, ("seed", train_step.SHARES), axis_types=(AxisType.Auto,) * 2)
+        devices = jax.devices()[: _largest_divisor(config.seeds, jax.device_count())]
+        self._mesh = Mesh(devices, ("seed",), axis_types=(AxisType.Auto,))
         self.compile_s = 0.0
 
     def init(self, ids: Sequence[int] | None = None) -> TrainState:
@@ -83,15 +66,14 @@ class Program:
         one = partial(train_step.init, self.config, self.env, self.agent)
         numbers = jnp.arange(self.config.seeds) if ids is None else jnp.asarray(ids)
         states = jax.jit(lambda ids: jax.lax.map(one, ids))(numbers)
-        place = lambda spec, part: jax.device_put(part, NamedSharding(self._mesh, spec))  # noqa: E731
-        return jax.tree.map(place, STATES, states, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        return jax.device_put(states, NamedSharding(self._mesh, SEEDS))
 
-    def over_seeds(self, function: Callable, inputs: Any, outputs: Any) -> Callable:
-        """A function of one seed's arrays as one of all seeds', [seeds, ...], by where inputs and outputs lie.
+    def over_seeds(self, function: Callable) -> Callable:
+        """A function of one seed's arrays as one of all seeds', [seeds, ...].
 
         Seeds never meet: `shard_map` keeps the compiler from joining their loops by collectives.
         """
-        return jax.shard_map(jax.vmap(function), mesh=self._mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+        return jax.shard_map(jax.vmap(function), mesh=self._mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
 
     def compile(
         self, states: TrainState, hyper: train_step.Hyper | None = None
@@ -106,15 +88,10 @@ class Program:
         hyper = self.hyper if hyper is None else hyper
 
         def chunk(env: DLCMDP, hyper: train_step.Hyper, states: TrainState):
-            config, shared = train_step.share(self.config, self.shares), self.shares > 1
-            vae, ppo = hyper
-            sizes = {name: getattr(config.vae, name) for name in ("trajectories", "buffer_episodes")}
-            run = partial(train_step.chunk, config, self.agent, shared=shared)
-            return jax.vmap(run, in_axes=(None, axis, 0))(env, (vae.replace(**sizes), ppo), states)
+            run = partial(train_step.chunk, self.config, self.agent)
+            return jax.vmap(run, in_axes=(None, axis, 0))(env, hyper, states)
 
-        sharded = jax.shard_map(
-            chunk, mesh=self._mesh, in_specs=(SAME, where, STATES), out_specs=(STATES, SEEDS), check_vma=False
-        )
+        sharded = jax.shard_map(chunk, mesh=self._mesh, in_specs=(SAME, where, SEEDS), out_specs=SEEDS, check_vma=False)
         start = time.perf_counter()
         executable = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states).compile()
         self.compile_s = time.perf_counter() - start

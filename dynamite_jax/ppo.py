@@ -1,6 +1,5 @@
 """PPO (Schulman et al., 2017) on features that are fixed inputs: the beliefs get no gradient from here."""
 
-from collections.abc import Callable
 from typing import Any
 
 import distrax
@@ -100,14 +99,7 @@ def samples(
     )
 
 
-def loss(
-    policy: Array,
-    value: Array,
-    batch: Samples,
-    space: Discrete | Box,
-    hyper: Any,
-    across: Callable[[Array], Array] = lambda x: x,
-) -> tuple[Array, dict]:
+def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyper: Any) -> tuple[Array, dict]:
     """Clipped surrogate, clipped value error and entropy bonus.
 
     Args:
@@ -116,7 +108,6 @@ def loss(
         batch: the minibatch; advantages are normalised within it.
         space: action space.
         hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
-        across: mean over the parts of a minibatch, where `batch` is one of several equal ones.
 
     Returns:
         Scalar loss and named means.
@@ -124,8 +115,7 @@ def loss(
     distribution = policy_distribution(policy, space)
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    advantage = batch.advantage - across(batch.advantage.mean())
-    advantage = advantage / (jnp.sqrt(across((advantage**2).mean())) + 1e-8)
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
     clipped = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
     policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
 

@@ -1,11 +1,4 @@
-"""The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO.
-
-Where the environments of an agent are shared out over devices, each device runs the step on its share under the mapped
-axis `SHARES`: gradients, statistics and metrics are averaged over it, everything else stays where it is.
-"""
-
-import dataclasses
-from typing import Any
+"""The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +12,6 @@ from envs.dlcmdp import DLCMDP
 
 Metrics = dict[str, Array]
 Hyper = tuple[VAEConfig, PPOConfig]
-SHARES = "share"
 
 
 def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
@@ -62,64 +54,36 @@ def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainStat
     )
 
 
-def share(config: Config, shares: int) -> Config:
-    """A run as one of several devices makes it: as many updates, each on its share of the environments and data."""
-    vae = config.vae.replace(
-        trajectories=config.vae.trajectories // shares, buffer_episodes=config.vae.buffer_episodes // shares
-    )
-    return dataclasses.replace(config, steps=-(-config.steps // shares), num_envs=config.num_envs // shares, vae=vae)
-
-
-def can_share(config: Config, horizon: int, shares: int) -> bool:
-    """Whether a run's data can be dealt out in equal shares, with two trajectories or more of every minibatch each."""
-    trajectories = (config.vae.trajectories or config.num_envs) // config.vae.minibatches
-    numbers = [config.num_envs, config.vae.buffer_episodes, trajectories]
-    if config.ppo.shuffle == "episodes":
-        numbers += [config.num_envs // config.ppo.minibatches]
-    numbers += [config.num_envs * horizon // config.ppo.minibatches]
-    return shares == 1 or trajectories >= 2 * shares and all(number % shares == 0 for number in numbers)
-
-
-def across(x: Any, shared: bool) -> Any:
-    """Means over all shares of a run, where it is shared."""
-    return jax.lax.pmean(x, SHARES) if shared else x
-
-
 def meta_update(
-    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState, shared: bool = False
+    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     """Play one episode in every environment, improve the belief, improve the policy, reset.
 
     Args:
-        config: sizes of the run, or of the share of it; its numbers are read from `hyper`.
+        config: sizes of the run; its numbers are read from `hyper`.
         agent: the agent.
         env: the environment.
         hyper: traced hyperparameters.
         state: one agent's state.
-        shared: whether this is one share of several, under the axis `SHARES`.
 
     Returns:
         The next state, and scalar metrics.
     """
     vae, ppo_hyper = hyper
-    key, *keys = jax.random.split(state.key, 5)
-    if shared:
-        keys = [jax.random.fold_in(key, jax.lax.axis_index(SHARES)) for key in keys]
-    play_key, belief_key, policy_key, reset_key = keys
+    key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
     rollout, _, _ = play(agent, env, state.acting, state.environment, state.belief, play_key)
     metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session[-1].mean() + 1.0}
     if agent.belief.learns:
-        state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key, shared)
+        state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)
         metrics |= {f"vae/{name}": value for name, value in losses.items()}
     samples, returns = policy_samples(agent, rollout, ppo_hyper, state)
-    state, losses = update_policy(config, agent, env, rollout, samples, ppo_hyper, state, policy_key, shared)
+    state, losses = update_policy(config, agent, env, rollout, samples, ppo_hyper, state, policy_key)
     metrics |= {f"ppo/{name}": value for name, value in losses.items()}
-    metrics = across(metrics, shared)
     finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
     seen = normaliser.Seen(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
     return (
         state.replace(
-            normaliser=normaliser.update(state.normaliser, seen, SHARES if shared else None),
+            normaliser=normaliser.update(state.normaliser, seen),
             environment=jax.vmap(env.reset)(jax.random.split(reset_key, config.num_envs)),
             key=key,
             meta_updates=state.meta_updates + 1,
@@ -140,14 +104,7 @@ def remaining(progress: Array, anneal: Array | float) -> Array:
 
 
 def update_belief(
-    config: Config,
-    agent: Agent,
-    env: DLCMDP,
-    rollout: Rollout,
-    hyper: VAEConfig,
-    state: TrainState,
-    key: Array,
-    shared: bool = False,
+    config: Config, agent: Agent, env: DLCMDP, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
 ) -> tuple[TrainState, Metrics]:
     """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
     fresh = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
@@ -174,7 +131,7 @@ def update_belief(
         params, adam = carry
         chosen, key = chosen_and_key
         gradient, terms = grad(params, jax.tree.map(lambda x: x[:, chosen], data), key, hyper)
-        change, adam = optimise.update(across(gradient, shared), adam)
+        change, adam = optimise.update(gradient, adam)
         return (optax.apply_updates(params, change), adam), terms
 
     def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
@@ -209,7 +166,6 @@ def update_policy(
     hyper: PPOConfig,
     state: TrainState,
     key: Array,
-    shared: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
     episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
@@ -230,14 +186,14 @@ def update_policy(
             features = agent.normalise(state.normaliser, "features", seen)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
         policy, value = agent.policy(policy_params, flat.features)
-        return ppo.loss(policy, value, flat, env.action_space, hyper, lambda x: across(x, shared))
+        return ppo.loss(policy, value, flat, env.action_space, hyper)
 
     def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
         params, adam = carry
         batch = jax.tree.map(lambda x: x[:, chosen], data)
         whole = jax.tree.map(lambda x: x[:, chosen], episodes) if agent.belief.end_to_end else None
         gradient, terms = jax.grad(loss, has_aux=True)(params, batch, whole)
-        change, adam = optimise.update(across(gradient, shared), adam)
+        change, adam = optimise.update(gradient, adam)
         return (optax.apply_updates(params, change), adam), terms
 
     def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
@@ -252,11 +208,9 @@ def update_policy(
     return state, jax.tree.map(jnp.mean, terms)
 
 
-def chunk(
-    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState, shared: bool = False
-) -> tuple[TrainState, Metrics]:
+def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
     """`config.chunk` meta-updates; metrics are their means."""
-    body = lambda state, _: meta_update(config, agent, env, hyper, state, shared)  # noqa: E731
+    body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
     state, metrics = jax.lax.scan(body, state, length=config.chunk)
     return state, jax.tree.map(jnp.mean, metrics)
 

@@ -119,9 +119,8 @@ def _phases(
     Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments
     through the same actions, which are returned too, [seeds, H, E, ...].
     """
-    config, env, agent = train_step.share(program.config, program.shares), program.env, program.agent
-    vae, ppo = config.vae, config.ppo
-    shared = program.shares > 1
+    config, env, agent = program.config, program.env, program.agent
+    vae, ppo = program.hyper
     key = jax.random.key(0)
 
     def rollout(state: TrainState) -> Any:
@@ -132,32 +131,28 @@ def _phases(
         return jax.lax.scan(step, state.environment, played.action)[0]
 
     def belief(state: TrainState, played: Any) -> Any:
-        after, _ = train_step.update_belief(config, agent, env, played, vae, state, key, shared)
-        return after.belief_params
+        return train_step.update_belief(config, agent, env, played, vae, state, key)
 
     def policy(state: TrainState, played: Any) -> Any:
         samples, _ = train_step.policy_samples(agent, played, ppo, state)
-        after, _ = train_step.update_policy(config, agent, env, played, samples, ppo, state, key, shared)
-        return after.policy_params, after.belief_params
+        return train_step.update_policy(config, agent, env, played, samples, ppo, state, key)
 
-    steps = program.config.num_envs * env.horizon * config.seeds
+    steps = config.num_envs * env.horizon * config.seeds
 
-    def measured(function: Callable, outputs: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
-        inputs = (parallel.STATES, parallel.EPISODES)[: len(arguments)]
-        of_all = program.over_seeds(function, inputs, outputs)
-        result, seconds = _time(of_all, repeats, *arguments)
-        flops = program.devices * _products(jax.make_jaxpr(of_all)(*arguments).jaxpr)  # each does as many
+    def measured(function: Callable, *arguments: Any) -> tuple[Any, dict[str, float]]:
+        result, seconds = _time(program.over_seeds(function), repeats, *arguments)
+        flops = _products(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
         return result, {"us": seconds / steps * 1e6, "flops": flops / steps}
 
-    played, acting = measured(rollout, parallel.EPISODES, states)
-    phases = {"environment": measured(environment, parallel.ENVIRONMENTS, states, played)[1]}
+    played, acting = measured(rollout, states)
+    phases = {"environment": measured(environment, states, played)[1]}
     phases["encoder and policy"] = {
         name: max(0.0, value - phases["environment"][name]) for name, value in acting.items()
     }
     phases["environment"]["flops"] = 0.0  # of networks alone: what physics needs depends on its contacts
     if agent.belief.learns:
-        phases["vae update"] = measured(belief, parallel.SEEDS, states, played)[1]
-    phases["ppo update"] = measured(policy, parallel.SEEDS, states, played)[1]
+        phases["vae update"] = measured(belief, states, played)[1]
+    phases["ppo update"] = measured(policy, states, played)[1]
     return phases, played.action
 
 

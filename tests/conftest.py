@@ -22,8 +22,7 @@ from dynamite_jax.methods import METHODS
 from dynamite_jax.types import TrainState
 from envs import registry
 
-parallel.prepare(seeds=2)
-jax.config.update("jax_num_cpu_devices", 2)  # two seeds side by side, or the environments of one shared out
+parallel.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 
 
 @pytest.fixture
