@@ -83,7 +83,7 @@ _REACHER = dataclasses.replace(
 
 # A place on two limbs to be told from distances: a higher rate for the belief, a weak prior, hardly any pull within
 # sessions, more of it decoded. Shaped on the root seed 1000 by 4 settings of `oracle` of at most 1.2 M steps, which the
-# common preset suits, and 7 of `dynamite` of at most 0.7 M, none of which came off the ground.
+# common preset suits, and 13 of `dynamite` of at most 0.7 M, none of which came off the ground.
 _SCRATCH_ITCH = dataclasses.replace(
     _MUJOCO,
     steps=1_500_000,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import build, tiny_config
 
 from dynamite_jax import config as configs
-from dynamite_jax import presets
+from dynamite_jax import presets, train
 from dynamite_jax.rollout import play
 from envs import registry
 from experiments import benchmark, jax_program
@@ -164,6 +165,25 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(flags, monkeypatch, capsys, 
     assert len(said.splitlines()) == 1
     assert flags[0].removeprefix("--").replace("-", "_") in said
     assert not list(tmp_path.iterdir())
+
+
+def test_results_leave_the_commit_as_it_is_and_changed_code_does_not(tmp_path, monkeypatch):
+    source, result = tmp_path / "package" / "train.py", tmp_path / "results" / "report.json"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for path in (source, result):
+        path.parent.mkdir()
+        path.write_text("before")
+    monkeypatch.setattr(train, "__file__", str(source))
+    assert train.commit() is None
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run(git + command, check=True)
+    clean = train.commit()
+    assert len(clean) == 40
+
+    result.write_text("after")
+    assert train.commit() == clean
+    source.write_text("after")
+    assert train.commit() == f"{clean}-dirty"
 
 
 def test_the_report_gives_ratios_of_medians(tmp_path):
