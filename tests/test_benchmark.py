@@ -178,7 +178,7 @@ def test_results_leave_the_commit_as_it_is_and_changed_code_does_not(tmp_path, m
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
         subprocess.run(git + command, check=True)
     clean = train.commit()
-    assert len(clean) == 40
+    assert clean and len(clean) == 40
 
     result.write_text("after")
     assert train.commit() == clean
