@@ -181,6 +181,7 @@ def test_results_leave_the_commit_as_it_is_and_changed_code_does_not(tmp_path, m
     assert clean and len(clean) == 40
 
     result.write_text("after")
+    (tmp_path / "untracked").write_text("a run, say")
     assert train.commit() == clean
     source.write_text("after")
     assert train.commit() == f"{clean}-dirty"
