@@ -59,29 +59,29 @@ eval: $(if $(RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 
 plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a b" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
-	$(BIN)/python -m experiments.plot --runs $(RUNS) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.plot --runs $(RUNS) $(ARGS)
 
 animate: $(if $(RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
 	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))
-	$(BIN)/python -m experiments.animate --run $(RUN) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.animate --run $(RUN) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
-	$(BIN)/python -m experiments.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
 
 ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= ARGS=
-	$(BIN)/python -m experiments.ablations --env $(ENV) $(SIZES) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.ablations --env $(ENV) $(SIZES) $(ARGS)
 
 sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= STEPS= ARGS=
-	$(BIN)/python -m experiments.sweep_p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.sweep_p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
 tune: $(STAMP)  ## Search presets at random, the same budget for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
-	$(BIN)/python -m experiments.tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
-	$(BIN)/python -m experiments.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
+	$(BIN)/python -m dynamite_jax.commands.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
 
 benchmark: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
-	$(BIN)/python -m experiments.benchmark --env $(ENV) $(ARGS)
+	$(BIN)/python -m experiments.versus_torch.benchmark --env $(ENV) $(ARGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)

@@ -142,7 +142,7 @@ class Config:
     """One training run: everything that its result depends on."""
 
     env: str = "gridworld"
-    """Environment, by its name in envs/registry.py."""
+    """Environment, by its name in envs/dynamite_envs/registry.py."""
     method: str = "dynamite"
     """Method, by its name in dynamite_jax/methods."""
     env_options: tuple[str, ...] = ()

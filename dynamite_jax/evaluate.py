@@ -15,15 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynamite_envs import registry
+from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax import config as configs
-from dynamite_jax import elbo, metrics, parallel, presets, readout
-from dynamite_jax.checkpoint import Checkpoints
+from dynamite_jax import presets
+from dynamite_jax.analysis import readout
+from dynamite_jax.beliefs import elbo
 from dynamite_jax.config import Config
+from dynamite_jax.data.rollout import Agent, play
+from dynamite_jax.data.types import Acting, TrainState
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.rollout import Agent, play
-from dynamite_jax.types import Acting, TrainState
-from envs import registry
-from envs.dlcmdp import DLCMDP
+from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime.checkpoints import Checkpoints
 
 RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
 DETECTION_WINDOW = 3  # steps by which a boundary may be found late

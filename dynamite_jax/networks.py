@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dynamite_jax.types import Array, BeliefState, Gaussian
+from dynamite_jax.data.types import Array, BeliefState, Gaussian
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "silu": nn.silu}
 LOG_VARIANCE_RANGE = (-10.0, 4.0)  # keeps KL terms finite; a posterior deviation of 0.007 is sharp enough

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from dynamite_envs.physics.mjx import check_implementation
+from dynamite_envs.registry import MAKERS, nearest
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
-from dynamite_jax.latent import LatentBelief
 from dynamite_jax.methods import METHODS, rl2
-from envs.physics import check_implementation
-from envs.registry import MAKERS, nearest
 
 Scale = Literal["cores", "accelerator"]
 

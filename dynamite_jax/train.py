@@ -20,14 +20,15 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from dynamite_envs import registry
 from dynamite_jax import config as configs
-from dynamite_jax import metrics, parallel, presets
-from dynamite_jax.checkpoint import Checkpoints
+from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
+from dynamite_jax.data.types import TrainState
 from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.evaluate import evaluate, report
-from dynamite_jax.types import TrainState
-from envs import registry
+from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime.checkpoints import Checkpoints
 
 REPORTED = ("dynamite-jax", "jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
 

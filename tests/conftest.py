@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ.setdefault("MUJOCO_GL", "egl")  # as experiments.animate has it; MuJoCo reads it when it is imported
+os.environ.setdefault("MUJOCO_GL", "egl")  # as commands.animate has it; MuJoCo reads it when it is imported
 # Most tests compile far longer than they run, so the compiler is told not to try hard.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynamite_envs import registry
 from dynamite_jax import config as configs
-from dynamite_jax import parallel
 from dynamite_jax.config import Config, NetworkConfig
+from dynamite_jax.data.types import TrainState
 from dynamite_jax.methods import METHODS
-from dynamite_jax.types import TrainState
-from envs import registry
+from dynamite_jax.runtime import parallel
 
 parallel.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 

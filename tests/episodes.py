@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dynamite_jax import normaliser
+from dynamite_envs.dlcmdp import Box, Discrete, FiniteDLCMDP
+from dynamite_jax.agents import normaliser
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig
-from dynamite_jax.latent import LatentBelief
-from dynamite_jax.types import Trajectories
-from envs.dlcmdp import Box, Discrete, FiniteDLCMDP
+from dynamite_jax.data.types import Trajectories
 
 # One trajectory of 7 steps a row: ragged, ones inside, one session, every step its own, first and last of one step.
 SESSION = np.array(

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import mujoco as untyped
 import numpy as np
 
-from envs import registry
-from envs.dlcmdp import State
-from envs.physics import ASSETS
-from envs.scratch_itch import ScratchItch, person
-from envs.scratch_itch_reference import act
+from dynamite_envs import registry
+from dynamite_envs.dlcmdp import State
+from dynamite_envs.physics.mjx import ASSETS
+from dynamite_envs.scratch_itch.env import ScratchItch, person
+from dynamite_envs.scratch_itch.reference import act
 
 mujoco: Any = untyped
 KEYS = jax.random.split(jax.random.key(0), 20_000)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
 from PIL import Image
 
+from conftest import tiny_config
+from dynamite_envs import registry
+from dynamite_envs.scratch_itch.env import Itch, ScratchItch, itch_frame
 from dynamite_jax import train
-from envs import registry
-from envs.scratch_itch import Itch, ScratchItch, itch_frame
-from experiments import animate
+from dynamite_jax.commands import animate
 
 
 def test_every_place_has_a_bin_of_its_limb():

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
 
+from conftest import tiny_config
+from dynamite_envs import registry
+from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
+from dynamite_jax.commands import bench
 from dynamite_jax.methods import METHODS
-from envs import registry
-from envs.physics import Motion, MuJoCoDLCMDP
-from experiments import bench
 
 
 def test_matrix_products_are_counted_as_often_as_they_run():

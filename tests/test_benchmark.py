@@ -9,16 +9,16 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import build, tiny_config
 
+from conftest import build, tiny_config
+from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets, train
-from dynamite_jax.rollout import play
-from envs import registry
-from experiments import benchmark, jax_program
-from experiments.benchmark_report import draw, report
-from experiments.torch_reference import weights
-from experiments.watched import watch
+from dynamite_jax.data.rollout import play
+from experiments.versus_torch import benchmark, jax_program
+from experiments.versus_torch.report import draw, report
+from experiments.versus_torch.torch_reference import weights
+from experiments.versus_torch.watched import watch
 
 TALKS = """
 import json, subprocess, sys, time
@@ -136,7 +136,7 @@ def test_weights_that_were_saved_act_as_before(tmp_path):
 def test_our_program_says_how_far_it_is(tmp_path):
     config = dataclasses.replace(tiny_config("gridworld"), steps=8 * 60 * 6)  # three chunks of two episodes
     configs.save(config, tmp_path / "config.json")
-    command = [sys.executable, "-m", "experiments.jax_program", "--config", str(tmp_path / "config.json")]
+    command = [sys.executable, "-m", "experiments.versus_torch.jax_program", "--config", str(tmp_path / "config.json")]
     seen = watch([*command, "--snapshots", str(tmp_path)], limit_s=300.0)
     assert not seen.stopped
     assert [line["steps"] for line in seen.lines] == [2 * 960, 4 * 960, 6 * 960]  # of both seeds

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same
 
-from dynamite_jax.checkpoint import CheckpointError, Checkpoints
+from conftest import assert_same
+from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints
 
 
 def state(value: float = 1.0):

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from dynamite_envs import registry
+from dynamite_envs.gridworld.exact import solve
 from dynamite_jax import config as configs
-from dynamite_jax import errors, evaluate, metrics, parallel, presets, train
+from dynamite_jax import errors, evaluate, presets, train
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.methods import METHODS
-from envs import registry
-from envs.gridworld_exact import solve
-from experiments import bayes_optimal
+from dynamite_jax.runtime import metrics, parallel
+from experiments.studies import bayes_optimal
 
 Refused = Callable[..., str]
 CHECKOUT = Path(__file__).parents[1]
@@ -332,7 +333,7 @@ def test_the_exact_values_are_printed_as_one_json_line(monkeypatch, capfd):
     ("module", "flags", "named"),
     [
         ("dynamite_jax.train", ["--env", "gridwrold"], "did you mean 'gridworld'?"),
-        ("experiments.bayes_optimal", ["--p", "2"], "p of gridworld is 2"),
+        ("experiments.studies.bayes_optimal", ["--p", "2"], "p of gridworld is 2"),
     ],
 )
 def test_a_refused_command_says_one_line_and_leaves_nothing(tmp_path, module, flags, named):

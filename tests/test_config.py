@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from settings import BASE, FIELDS, change, refusal, with_value
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
+from settings import BASE, FIELDS, change, refusal, with_value
 
 NAN, INF = float("nan"), float("inf")
 FLOATS = [name for name, value in FIELDS.items() if type(value) is float]

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from settings import BASE, FIELDS, change, with_value
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import ConfigError
+from settings import BASE, FIELDS, change, with_value
 
 
 def test_every_field_survives_json(tmp_path):

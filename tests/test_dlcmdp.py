@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs import registry
-from envs.dlcmdp import DLCMDP, Array, Box, Discrete, FiniteDLCMDP, State
-from envs.physics import MuJoCoDLCMDP
+from dynamite_envs import registry
+from dynamite_envs.dlcmdp import DLCMDP, Array, Box, Discrete, FiniteDLCMDP, State
+from dynamite_envs.physics.mjx import MuJoCoDLCMDP
 
 HORIZON = 40
 # Of the half-cheetahs one: they differ in their contexts, tested in test_halfcheetah.py, and each takes a minute here.

@@ -4,11 +4,11 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_elbo as reference
 import pytest
 
-from dynamite_jax import elbo
-from dynamite_jax.types import Gaussian
+import numpy_elbo as reference
+from dynamite_jax.beliefs import elbo
+from dynamite_jax.data.types import Gaussian
 
 # One column a trajectory of 9 steps.
 PATTERNS = {

@@ -6,15 +6,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_elbo as reference
 import pytest
-from conftest import assert_same
-from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
 
+import numpy_elbo as reference
+from conftest import assert_same
 from dynamite_jax.config import Config
+from dynamite_jax.data.rollout import Agent, play
+from dynamite_jax.data.types import Acting, Trajectories
 from dynamite_jax.networks import Block
-from dynamite_jax.rollout import Agent, play
-from dynamite_jax.types import Acting, Trajectories
+from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
 
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])

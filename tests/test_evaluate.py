@@ -6,11 +6,13 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
 
-from dynamite_jax import evaluate, parallel, readout, train
-from envs import registry
-from envs.probes import Memory
+from conftest import tiny_config
+from dynamite_envs import registry
+from dynamite_envs.probes import Memory
+from dynamite_jax import evaluate, train
+from dynamite_jax.analysis import readout
+from dynamite_jax.runtime import parallel
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
 

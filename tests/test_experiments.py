@@ -6,13 +6,14 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import build, compiled, tiny_config
 
+from conftest import build, compiled, tiny_config
 from dynamite_jax import config as configs
-from dynamite_jax import metrics, presets
+from dynamite_jax import presets
+from dynamite_jax.commands import ablations, plot, runs, sweep_p, table, tune
 from dynamite_jax.config import ConfigError
 from dynamite_jax.methods import METHODS
-from experiments import ablations, plot, runs, sweep_p, table, tune
+from dynamite_jax.runtime import metrics
 
 
 def summary(returns, best=None):
@@ -188,7 +189,7 @@ def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path
     flags = "--env gridworld --seeds 2 --steps 30000 --runs runs --out"
     monkeypatch.setattr("sys.argv", ["command", *flags.split(), str(tmp_path)])
     module.main()
-    name = module.__name__.split(".")[1]
+    name = module.__name__.split(".")[-1]
     assert {"dynamite", "oracle", "markov"} <= wanted.keys()
     assert all((config.seeds, config.steps, config.seed) == (2, 30000, 1) for config in wanted.values())
     assert json.loads((tmp_path / "gridworld" / f"{name}.json").read_text())["runs"].keys() == wanted.keys()

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import build, compiled, tiny_config
 
-from dynamite_jax import normaliser
+from conftest import build, compiled, tiny_config
+from dynamite_jax.agents import normaliser
 from dynamite_jax.config import PhysicsConfig
 from dynamite_jax.methods import METHODS
 

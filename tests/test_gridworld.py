@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs import gridworld_exact, registry
-from envs.dlcmdp import Array
-from envs.gridworld import Cells, Gridworld
+from dynamite_envs import registry
+from dynamite_envs.dlcmdp import Array
+from dynamite_envs.gridworld import exact as gridworld_exact
+from dynamite_envs.gridworld.env import Cells, Gridworld
 
 NOOP, UP, RIGHT, DOWN, LEFT = range(5)
 ASYMMETRIC = {"kernel": [[0.3, 0.7], [0.1, 0.9]], "initial": [0.8, 0.2]}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs import registry
-from envs.halfcheetah import HalfCheetah, Task
+from dynamite_envs import registry
+from dynamite_envs.half_cheetah import HalfCheetah, Task
 
 VARIES = {
     "halfcheetah_vel": ("speed",),

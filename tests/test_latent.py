@@ -7,18 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_elbo as reference
 import pytest
-from conftest import assert_same, tiny_config
-from episodes import BATCH, HORIZON, LATENT, SESSION, WEIGHTS, build, drift, scattered, to_numpy, trajectories
 
+import numpy_elbo as reference
+from conftest import assert_same, tiny_config
+from dynamite_envs import registry
 from dynamite_jax import config as configs
-from dynamite_jax import normaliser, train_step
+from dynamite_jax.agents import normaliser
+from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data.rollout import Agent
+from dynamite_jax.data.types import BeliefState, Gaussian, Rollout
 from dynamite_jax.methods import varibad
-from dynamite_jax.rollout import Agent
-from dynamite_jax.types import BeliefState, Gaussian, Rollout
-from envs import registry
+from episodes import BATCH, HORIZON, LATENT, SESSION, WEIGHTS, build, drift, scattered, to_numpy, trajectories
 
 
 def slow_encode_action(discrete):

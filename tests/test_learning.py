@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.registry import MAKERS
+from dynamite_envs.registry import MAKERS
 
 
 def evaluation(out: Path, *flags: str) -> dict:

@@ -5,16 +5,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_elbo as reference
 import pytest
-from conftest import build, tiny_config
-from episodes import BATCH, HORIZON, NETWORK, SESSION, drift, scattered, statistics, to_numpy, trajectories
 
-from dynamite_jax import train_step
+import numpy_elbo as reference
+from conftest import build, tiny_config
+from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data.rollout import play
 from dynamite_jax.methods import METHODS, contrabar
 from dynamite_jax.methods.secbad import SegmentBelief
-from dynamite_jax.rollout import play
+from episodes import BATCH, HORIZON, NETWORK, SESSION, drift, scattered, statistics, to_numpy, trajectories
 
 
 def belief_of(method, env=None, **network):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dynamite_jax import metrics
+from dynamite_jax.runtime import metrics
 
 
 @pytest.mark.parametrize(

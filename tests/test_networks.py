@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_elbo as reference
 import pytest
 
+import numpy_elbo as reference
+from dynamite_jax.data.types import BeliefState, Gaussian
 from dynamite_jax.networks import MLP, ActorCritic, BeliefModel, Encoder, GaussianHead
-from dynamite_jax.types import BeliefState, Gaussian
 
 HIDDEN, LATENT, EMBEDDING, OBSERVATION, ACTION, BATCH = 6, 3, 5, 4, 2, 5
 EMBED = OBSERVATION + ACTION + 1

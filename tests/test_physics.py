@@ -12,10 +12,11 @@ import mujoco as untyped
 import numpy as np
 import pytest
 
-from envs import physics, registry
-from envs.halfcheetah import BODY, HalfCheetah, Task
-from envs.physics import Motion, Simulator
-from envs.reacher import ARM, Reacher
+from dynamite_envs import registry
+from dynamite_envs.half_cheetah import BODY, HalfCheetah, Task
+from dynamite_envs.physics import mjx as physics
+from dynamite_envs.physics.mjx import Motion, Simulator
+from dynamite_envs.reacher import ARM, Reacher
 
 mujoco: Any = untyped
 mujoco.set_mju_user_warning(lambda text: None)  # it would leave a log file where it stands

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs import registry
-from envs.point_robot import PointRobot
+from dynamite_envs import registry
+from dynamite_envs.point_robot import PointRobot
 
 
 def make(**options: Any) -> PointRobot:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamite_jax import ppo
+from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_jax.algorithms import ppo
 from dynamite_jax.config import PPOConfig
-from dynamite_jax.types import Rollout
-from envs.dlcmdp import Box, Discrete
+from dynamite_jax.data.types import Rollout
 
 HORIZON, BATCH = 8, 4
 N = 24

@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from settings import BASE, change
 
+from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import ConfigError
 from dynamite_jax.methods import METHODS
-from envs import registry
+from settings import BASE, change
 
 PRESETS = [(env, method) for env in sorted(registry.MAKERS) for method in sorted(METHODS)]
 

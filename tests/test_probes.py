@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs import registry
-from envs.dlcmdp import Array, FiniteDLCMDP
-from envs.probes import ContextBandit, Memory
+from dynamite_envs import registry
+from dynamite_envs.dlcmdp import Array, FiniteDLCMDP
+from dynamite_envs.probes import ContextBandit, Memory
 
 EPISODES = 8192
 Policy = Callable[[FiniteDLCMDP, Array, Array, Array, Array], tuple[Array, Array]]

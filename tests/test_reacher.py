@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs import registry
-from envs.reacher import Reacher
+from dynamite_envs import registry
+from dynamite_envs.reacher import Reacher
 
 KEYS = jax.random.split(jax.random.key(0), 20_000)
 

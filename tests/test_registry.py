@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs import registry
+from dynamite_envs import registry
 
 NAMES = sorted(registry.MAKERS)
 NAN, INF = float("nan"), float("inf")

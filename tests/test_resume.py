@@ -11,15 +11,16 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import assert_same, build, compiled, tiny_config
 
+from conftest import assert_same, build, compiled, tiny_config
+from dynamite_envs import registry
+from dynamite_envs.physics.mjx import MuJoCoDLCMDP
+from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
-from dynamite_jax import metrics, parallel, train
-from dynamite_jax.checkpoint import Checkpoints
+from dynamite_jax import train
 from dynamite_jax.methods import METHODS
-from envs import registry
-from envs.physics import MuJoCoDLCMDP
-from envs.registry import MAKERS
+from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime.checkpoints import Checkpoints
 
 # What the others add to these is tested by the slow tests.
 CASES = [(env, "dynamite") for env in ("gridworld", "point_robot", "probe_match", "reacher")]

@@ -8,12 +8,12 @@ import mujoco as untyped
 import numpy as np
 import pytest
 from scipy import stats
-from scratching import EPISODES, KEYS, arm, make, played, servo
 
-from envs import scratch_itch
-from envs.dlcmdp import State
-from envs.physics import Contact
-from envs.scratch_itch import Itch, ScratchItch, itch_frame, scratch
+from dynamite_envs.dlcmdp import State
+from dynamite_envs.physics.mjx import Contact
+from dynamite_envs.scratch_itch import env as scratch_itch
+from dynamite_envs.scratch_itch.env import Itch, ScratchItch, itch_frame, scratch
+from scratching import EPISODES, KEYS, arm, make, played, servo
 
 mujoco: Any = untyped
 

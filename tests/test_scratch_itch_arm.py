@@ -9,12 +9,13 @@ import mujoco as untyped
 import numpy as np
 import pytest
 from scipy import stats
-from scratching import KEYS, arm, make, played, servo
 
-from envs import scratch_itch, scratch_itch_poses
-from envs.physics import Contact, Motion, contacts
-from envs.quaternions import cross, matrix, multiply, rotate
-from envs.scratch_itch import ROBOT, Scratching, person
+from dynamite_envs.physics.mjx import Contact, Motion, contacts
+from dynamite_envs.physics.quaternions import cross, matrix, multiply, rotate
+from dynamite_envs.scratch_itch import env as scratch_itch
+from dynamite_envs.scratch_itch import poses as scratch_itch_poses
+from dynamite_envs.scratch_itch.env import ROBOT, Scratching, person
+from scratching import KEYS, arm, make, played, servo
 
 mujoco: Any = untyped
 POSE = np.array([1.5597, 1.9166, -1.4941, 1.9663, -2.7696, 1.215, -4.4972])

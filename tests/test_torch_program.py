@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from conftest import build as build_program
 from conftest import tiny_config
-from episodes import statistics
-from torch_weights import module_with, tensor, torch
-
+from dynamite_envs import registry
+from dynamite_envs.half_cheetah import Task
 from dynamite_jax import config as configs
-from dynamite_jax import ppo as jax_ppo
-from dynamite_jax.train_step import policy_samples, remaining
-from dynamite_jax.types import Rollout, Trajectories
-from envs import registry
-from envs.halfcheetah import Task
-from experiments import jax_program
-from experiments.torch_reference import elbo, environments
-from experiments.torch_reference.trainer import Trainer
+from dynamite_jax.algorithms import ppo as jax_ppo
+from dynamite_jax.algorithms.meta_ppo import policy_samples, remaining
+from dynamite_jax.data.types import Rollout, Trajectories
+from episodes import statistics
+from experiments.versus_torch import jax_program
+from experiments.versus_torch.torch_reference import elbo, environments
+from experiments.versus_torch.torch_reference.trainer import Trainer
+from torch_weights import module_with, tensor, torch
 
 
 def test_the_gridworld_moves_and_pays_alike():
@@ -205,7 +205,7 @@ def test_the_buffer_gives_as_many_episodes_as_ours_takes_and_forgets_the_oldest(
 
 
 def run_reference(*flags):
-    command = [sys.executable, "-m", "experiments.torch_reference", *map(str, flags)]
+    command = [sys.executable, "-m", "experiments.versus_torch.torch_reference", *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

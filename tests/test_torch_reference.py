@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from episodes import BATCH, HORIZON, LATENT, NETWORK, WEIGHTS, build, drift, scattered, trajectories
-from torch_weights import module_with, tensor, torch
 
-from dynamite_jax import elbo as jax_elbo
-from dynamite_jax import ppo as jax_ppo
+from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_jax.algorithms import ppo as jax_ppo
+from dynamite_jax.algorithms.meta_ppo import optimiser
+from dynamite_jax.beliefs import elbo as jax_elbo
 from dynamite_jax.config import Config, PPOConfig
 from dynamite_jax.methods import varibad
 from dynamite_jax.networks import ActorCritic as JaxActorCritic
-from dynamite_jax.train_step import optimiser
-from envs.dlcmdp import Box, Discrete
-from experiments.torch_reference import elbo, ppo, weights
-from experiments.torch_reference.networks import ActorCritic, BeliefModel
-from experiments.torch_reference.trainer import Moments, Trainer
+from episodes import BATCH, HORIZON, LATENT, NETWORK, WEIGHTS, build, drift, scattered, trajectories
+from experiments.versus_torch.torch_reference import elbo, ppo, weights
+from experiments.versus_torch.torch_reference.networks import ActorCritic, BeliefModel
+from experiments.versus_torch.torch_reference.trainer import Moments, Trainer
+from torch_weights import module_with, tensor, torch
 
 PRECISIONS = {"float32": 1e-5, "float64": 1e-10}
 SWITCHES = {

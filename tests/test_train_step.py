@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same, build, compiled, tiny_config
-from episodes import statistics
 
-from dynamite_jax import ppo, train_step
+from conftest import assert_same, build, compiled, tiny_config
+from dynamite_jax.algorithms import meta_ppo as train_step
+from dynamite_jax.algorithms import ppo
+from dynamite_jax.data.rollout import play
 from dynamite_jax.methods import METHODS
-from dynamite_jax.rollout import play
+from episodes import statistics
 
 
 @pytest.mark.parametrize(

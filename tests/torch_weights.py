@@ -7,7 +7,7 @@ import pytest
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is an extra: make setup EXTRAS=torch")
 
-from experiments.torch_reference import weights  # noqa: E402
+from experiments.versus_torch.torch_reference import weights  # noqa: E402
 
 
 def tensor(x) -> Any:

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dynamite_jax.belief import HistoryBelief
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax.beliefs.belief import HistoryBelief
 from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data.types import Array, Params, Trajectories
 from dynamite_jax.networks import GRU, gated
-from dynamite_jax.types import Array, Params, Trajectories
-from envs.dlcmdp import DLCMDP
 
 LOOK_AHEAD = 10
 NEGATIVES = 15

@@ -1,7 +1,7 @@
 """DynaMITE-RL (Liang et al., 2024): a latent belief that knows about sessions."""
 
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config
-from dynamite_jax.latent import LatentBelief
 
 build = LatentBelief.build
 

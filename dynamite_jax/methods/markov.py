@@ -1,8 +1,8 @@
 """No memory: the policy sees the observation alone. The lower reference."""
 
-from dynamite_jax.belief import Belief
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import Config
-from envs.dlcmdp import DLCMDP
 
 
 def build(config: Config, env: DLCMDP) -> Belief:

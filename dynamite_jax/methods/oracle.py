@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import jax
 
-from dynamite_jax.belief import Belief
+from dynamite_envs.dlcmdp import DLCMDP, State
+from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import Config
-from dynamite_jax.types import Array
-from envs.dlcmdp import DLCMDP, State
+from dynamite_jax.data.types import Array
 
 
 @dataclass(frozen=True)

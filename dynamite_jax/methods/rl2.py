@@ -3,10 +3,10 @@
 import dataclasses
 import math
 
-from dynamite_jax.belief import HistoryBelief
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax.beliefs.belief import HistoryBelief
 from dynamite_jax.config import Config
 from dynamite_jax.networks import GRU
-from envs.dlcmdp import DLCMDP
 
 
 class RecurrentPolicy(HistoryBelief):

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dynamite_jax import elbo
-from dynamite_jax.belief import evidence
+from dynamite_envs.dlcmdp import DLCMDP, State
+from dynamite_jax.beliefs import elbo
+from dynamite_jax.beliefs.belief import evidence
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, VAEConfig
-from dynamite_jax.latent import LatentBelief
-from dynamite_jax.types import Array, BeliefState, Gaussian, Params, Trajectories
-from envs.dlcmdp import DLCMDP, State
+from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
 
 HYPOTHESES = 8  # the least likely makes room for the newest; exact where there are as many as steps
 NOISE = 1.0  # assumed error of a reward's prediction, in deviations of rewards

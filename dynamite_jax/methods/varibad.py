@@ -6,8 +6,8 @@ what knows about sessions.
 
 import dataclasses
 
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config
-from dynamite_jax.latent import LatentBelief
 
 build = LatentBelief.build
 

@@ -1,0 +1,234 @@
+"""The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax.agents import normaliser
+from dynamite_jax.algorithms import ppo
+from dynamite_jax.config import Config, PPOConfig, VAEConfig
+from dynamite_jax.data.rollout import Agent, play
+from dynamite_jax.data.types import Array, Params, Rollout, TrainState, Trajectories
+
+Metrics = dict[str, Array]
+Hyper = tuple[VAEConfig, PPOConfig]
+
+
+def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
+    """Adam on gradients of bounded global norm; its state does not depend on the numbers.
+
+    All parameters are updated as one flat vector: one kernel instead of several for each small array.
+    """
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate)))
+
+
+def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainState:
+    """State of one agent before its first meta-update.
+
+    Args:
+        config: the run.
+        env: its environment.
+        agent: its agent.
+        seed_id: global number of the agent, []; together with `config.seed` it fixes every random stream.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), seed_id)
+    key, belief_key, policy_key, env_key = jax.random.split(key, 4)
+    belief_params = agent.belief.init(belief_key)
+    environment = jax.vmap(env.reset)(jax.random.split(env_key, config.num_envs))
+    belief = agent.belief.initial((config.num_envs,))
+    features = agent.features(environment, belief)
+    policy_params = agent.network.init(policy_key, features[:1])
+    adam = optimiser(0.0, 1.0)
+    return TrainState(
+        belief_params=belief_params,
+        belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
+        policy_params=policy_params,
+        policy_optimiser=adam.init(_trained_by_policy(agent, policy_params, belief_params)),
+        normaliser=normaliser.init(features.shape[-1], env.observation_size),
+        environment=environment,
+        belief=belief,
+        buffer=_empty_buffer(config, env),
+        key=key,
+        meta_updates=jnp.zeros((), jnp.int32),
+        finite=jnp.ones((), bool),
+    )
+
+
+def meta_update(
+    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState
+) -> tuple[TrainState, Metrics]:
+    """Play one episode in every environment, improve the belief, improve the policy, reset.
+
+    Args:
+        config: sizes of the run; its numbers are read from `hyper`.
+        agent: the agent.
+        env: the environment.
+        hyper: traced hyperparameters.
+        state: one agent's state.
+
+    Returns:
+        The next state, and scalar metrics.
+    """
+    vae, ppo_hyper = hyper
+    key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
+    rollout, _, _ = play(agent, env, state.acting, state.environment, state.belief, play_key)
+    metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session[-1].mean() + 1.0}
+    if agent.belief.learns:
+        state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)
+        metrics |= {f"vae/{name}": value for name, value in losses.items()}
+    samples, returns = policy_samples(agent, rollout, ppo_hyper, state)
+    state, losses = update_policy(config, agent, env, rollout, samples, ppo_hyper, state, policy_key)
+    metrics |= {f"ppo/{name}": value for name, value in losses.items()}
+    finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
+    seen = normaliser.Seen(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+    return (
+        state.replace(
+            normaliser=normaliser.update(state.normaliser, seen),
+            environment=jax.vmap(env.reset)(jax.random.split(reset_key, config.num_envs)),
+            key=key,
+            meta_updates=state.meta_updates + 1,
+            finite=state.finite & finite,
+        ),
+        metrics,
+    )
+
+
+def progress(config: Config, env: DLCMDP, state: TrainState) -> Array:
+    """Fraction of training that is done."""
+    return state.meta_updates / config.meta_updates(env.horizon)
+
+
+def remaining(progress: Array, anneal: Array | float) -> Array:
+    """Factor of an annealed number: 1, then falling linearly to 0 over the last fraction `anneal` of training."""
+    return jnp.clip((1.0 - progress) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
+
+
+def update_belief(
+    config: Config, agent: Agent, env: DLCMDP, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
+) -> tuple[TrainState, Metrics]:
+    """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
+    fresh = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
+    data, buffer = fresh, state.buffer
+    if hyper.buffer_episodes:
+        # Newest first; what falls off the end is the oldest.
+        buffer = jax.tree.map(
+            lambda new, old: jnp.concatenate([new, old], axis=1)[:, : hyper.buffer_episodes],
+            fresh,
+            state.buffer,
+        )
+        data = buffer
+    data = agent.evidence(state.normaliser, data)
+    choose_key, key = jax.random.split(key)
+    batch = fresh.reward.shape[1]
+    # The buffer fills from the front: until it is full only its first columns hold episodes.
+    held = jnp.minimum(data.reward.shape[1], (state.meta_updates + 1) * batch)
+    count = hyper.trajectories or batch
+    lr = hyper.lr * remaining(progress(config, env, state), hyper.anneal)
+    optimise = optimiser(lr, hyper.max_grad_norm)
+    grad = jax.grad(agent.belief.loss, has_aux=True)
+
+    def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
+        params, adam = carry
+        chosen, key = chosen_and_key
+        gradient, terms = grad(params, jax.tree.map(lambda x: x[:, chosen], data), key, hyper)
+        change, adam = optimise.update(gradient, adam)
+        return (optax.apply_updates(params, change), adam), terms
+
+    def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+        order_key, key = jax.random.split(key)
+        if hyper.buffer_episodes:
+            chosen = jax.random.randint(order_key, (count,), 0, held)
+        else:
+            chosen = jax.random.permutation(order_key, batch)[:count]
+        chosen = chosen.reshape(hyper.minibatches, -1)
+        return jax.lax.scan(minibatch, carry, (chosen, jax.random.split(key, hyper.minibatches)))
+
+    carry = (state.belief_params, state.belief_optimiser)
+    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(choose_key, hyper.epochs))
+    state = state.replace(belief_params=params, belief_optimiser=adam, buffer=buffer)
+    return state, jax.tree.map(jnp.mean, terms)
+
+
+def policy_samples(agent: Agent, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
+    """What the policy learns from, [H, E, ...], and the returns that its critic is taught, [H, E]."""
+    features = agent.normalise(state.normaliser, "features", rollout.features[:-1])
+    mean, deviation = normaliser.moments(state.normaliser, "returns") if hyper.normalise_returns else (0.0, 1.0)
+    samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
+    return samples, mean + deviation * samples.target
+
+
+def update_policy(
+    config: Config,
+    agent: Agent,
+    env: DLCMDP,
+    rollout: Rollout,
+    data: ppo.Samples,
+    hyper: PPOConfig,
+    state: TrainState,
+    key: Array,
+) -> tuple[TrainState, Metrics]:
+    """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
+    episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
+    if hyper.shuffle == "steps":  # each an episode of its own to what follows
+        data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
+    gone = progress(config, env, state)
+    left = remaining(gone, hyper.anneal)
+    waits = agent.belief.learns & (gone < hyper.delay)
+    hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
+    optimise = optimiser(hyper.lr, hyper.max_grad_norm)
+
+    def loss(params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories | None) -> tuple[Array, Metrics]:
+        policy_params, belief_params = params
+        features = batch.features
+        if episodes is not None:
+            states = agent.belief.encode(belief_params, agent.evidence(state.normaliser, episodes))
+            seen = jnp.concatenate([episodes.observation[:-1], states], axis=-1)
+            features = agent.normalise(state.normaliser, "features", seen)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
+        policy, value = agent.policy(policy_params, flat.features)
+        return ppo.loss(policy, value, flat, env.action_space, hyper)
+
+    def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
+        params, adam = carry
+        batch = jax.tree.map(lambda x: x[:, chosen], data)
+        whole = jax.tree.map(lambda x: x[:, chosen], episodes) if agent.belief.end_to_end else None
+        gradient, terms = jax.grad(loss, has_aux=True)(params, batch, whole)
+        change, adam = optimise.update(gradient, adam)
+        return (optax.apply_updates(params, change), adam), terms
+
+    def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+        order = jax.random.permutation(key, data.advantage.shape[1])
+        return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
+
+    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser)
+    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
+    state = state.replace(policy_params=params[0], policy_optimiser=adam)
+    if agent.belief.end_to_end:
+        state = state.replace(belief_params=params[1])
+    return state, jax.tree.map(jnp.mean, terms)
+
+
+def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
+    """`config.chunk` meta-updates; metrics are their means."""
+    body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
+    state, metrics = jax.lax.scan(body, state, length=config.chunk)
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _trained_by_policy(agent: Agent, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
+    """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
+    return policy_params, belief_params if agent.belief.end_to_end else {}
+
+
+def _empty_buffer(config: Config, env: DLCMDP) -> Trajectories | None:
+    """Room for `vae.buffer_episodes` episodes, [H(+1), N, ...]; None where none are kept."""
+    n, horizon = config.vae.buffer_episodes, env.horizon
+    if not n:
+        return None
+    return Trajectories(
+        observation=jnp.zeros((horizon + 1, n, env.observation_size)),
+        action=env.action_space.zeros((horizon, n)),
+        reward=jnp.zeros((horizon, n)),
+        session=jnp.zeros((horizon, n), jnp.int32),
+    )

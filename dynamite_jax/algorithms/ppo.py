@@ -1,0 +1,132 @@
+"""PPO (Schulman et al., 2017) on features that are fixed inputs: the beliefs get no gradient from here."""
+
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+import rlax
+from flax import struct
+
+from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_jax.data.types import Array, Rollout
+
+
+class Samples(struct.PyTreeNode):
+    """Steps to learn from, [N, ...]: inputs, what was done, and how good it was.
+
+    Attributes:
+        features: normalised inputs.
+        action: what was done.
+        log_prob: its log-probability then.
+        value: critic's output then.
+        advantage: in units of reward.
+        target: what the critic shall give.
+    """
+
+    features: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+    target: Array
+
+
+def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
+    """Distribution of actions: logits [..., n], or means and log-deviations [..., 2 size].
+
+    Continuous actions are not squashed; the environment clips them, so that every log-probability is finite.
+    """
+    if isinstance(space, Discrete):
+        return distrax.Categorical(logits=policy)
+    mean, log_std = jnp.split(policy, 2, axis=-1)
+    return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+
+
+def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | float, lambda_: Array | float) -> Array:
+    """Generalised advantage estimates (Schulman et al., 2016) over whole episodes.
+
+    A terminated step has no value behind it; the end of the horizon is a truncation, behind which stands the
+    critic's value of the last state.
+
+    Args:
+        reward: [H, E].
+        terminated: [H, E].
+        value: [H + 1, E], the last row that of the state after the last step.
+        gamma: discount.
+        lambda_: mixing of n-step estimates.
+
+    Returns:
+        [H, E].
+    """
+
+    def estimate(reward: Array, discount: Array, value: Array) -> Any:
+        return rlax.truncated_generalized_advantage_estimation(reward, discount, lambda_, value)
+
+    return jax.vmap(estimate, in_axes=1, out_axes=1)(reward, gamma * (1.0 - terminated), value)
+
+
+def samples(
+    rollout: Rollout,
+    features: Array,
+    gamma: Array | float,
+    lambda_: Array | float,
+    mean: Array | float = 0.0,
+    deviation: Array | float = 1.0,
+) -> Samples:
+    """Steps of a rollout to learn from.
+
+    Args:
+        rollout: the episodes.
+        features: normalised inputs, [H, E, F].
+        gamma: discount.
+        lambda_: mixing of n-step estimates.
+        mean: the return that the critic calls 0.
+        deviation: the difference of returns that the critic calls 1.
+
+    Returns:
+        Leaves [H, E, ...].
+    """
+    value = mean + deviation * rollout.value
+    advantage = advantages(rollout.reward, rollout.terminated, value, gamma, lambda_)
+    return Samples(
+        features=features,
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        value=rollout.value[:-1],
+        advantage=advantage,
+        target=(value[:-1] + advantage - mean) / deviation,
+    )
+
+
+def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyper: Any) -> tuple[Array, dict]:
+    """Clipped surrogate, clipped value error and entropy bonus.
+
+    Args:
+        policy: policy parameters under the current weights, [N, P].
+        value: critic's outputs under the current weights, [N].
+        batch: the minibatch; advantages are normalised within it.
+        space: action space.
+        hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
+
+    Returns:
+        Scalar loss and named means.
+    """
+    distribution = policy_distribution(policy, space)
+    log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    clipped = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
+    policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
+
+    moved = batch.value + jnp.clip(value - batch.value, -hyper.clip, hyper.clip)
+    value_loss = 0.5 * jnp.maximum((value - batch.target) ** 2, (moved - batch.target) ** 2).mean()
+    entropy = distribution.entropy().mean()
+    total = policy_loss + hyper.value_weight * value_loss - hyper.entropy * entropy
+    return total, {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": (ratio - 1.0 - log_ratio).mean(),
+        "clip_fraction": (jnp.abs(ratio - 1.0) > hyper.clip).mean(),
+    }

@@ -1,0 +1,67 @@
+"""How much of the exact posterior can be read off what a policy sees of its belief."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dynamite_jax.data.types import Array, Params
+from dynamite_jax.networks import MLP
+
+HIDDEN = (64, 64)
+UPDATES, BATCH, STEP_SIZE = 3000, 512, 3e-3
+FITTED = 0.75  # share of the episodes that the reader learns from; the others measure it
+
+
+def error(features: Array, posterior: Array, key: Array) -> Array:
+    """How far what can be read is from the posterior, on episodes that the reader has not seen.
+
+    A belief whose decoder answers in other terms than probabilities may still hold the whole posterior, and a
+    recurrent memory has no decoder at all: what can be read is the same question to every method.
+
+    Args:
+        features: what the policy sees, normalised, [H, N, F].
+        posterior: exact probabilities of the contexts, [H, N, n].
+        key: of the reader's parameters and batches.
+
+    Returns:
+        Mean absolute error of the read probabilities, [].
+    """
+    read = probabilities(features, posterior, key)
+    return jnp.abs(read - posterior[:, -read.shape[1] :]).mean()
+
+
+def probabilities(features: Array, posterior: Array, key: Array) -> Array:
+    """Train a small network to read a posterior, or labels, off what a policy sees of its belief.
+
+    Args:
+        features: what the policy sees, normalised, [H, N, F].
+        posterior: probabilities to learn from, one-hot where they are labels, [H, N, n].
+        key: of the reader's parameters and batches.
+
+    Returns:
+        Probabilities read in the last `1 - FITTED` of the episodes, which the reader has not seen, [H, M, n].
+    """
+    horizon, episodes = posterior.shape[:2]
+    split = int(FITTED * episodes)
+    reader = MLP(HIDDEN, posterior.shape[-1], "tanh")
+    init_key, key = jax.random.split(key)
+    params = reader.init(init_key, features[0, :1])
+    adam = optax.adam(optax.cosine_decay_schedule(STEP_SIZE, UPDATES))
+
+    def logits(params: Params, seen: Array) -> Any:
+        return reader.apply(params, seen)
+
+    def loss(params: Params, seen: Array, wanted: Array) -> Array:
+        return optax.softmax_cross_entropy(logits(params, seen), wanted).mean()
+
+    def update(carry: tuple, key: Array) -> tuple[tuple, None]:
+        params, state = carry
+        steps, chosen = jax.random.randint(key, (2, BATCH), 0, jnp.array([[horizon], [split]]))
+        gradient = jax.grad(loss)(params, features[steps, chosen], posterior[steps, chosen])
+        change, state = adam.update(gradient, state)
+        return (optax.apply_updates(params, change), state), None
+
+    (params, _), _ = jax.lax.scan(update, (params, adam.init(params)), jax.random.split(key, UPDATES))
+    return jax.nn.softmax(logits(params, features[:, split:]))

@@ -1,0 +1,228 @@
+"""The latent-variable belief, trained by the session-aware ELBO. DynaMITE and VariBAD are settings of it."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynamite_envs.dlcmdp import DLCMDP, Box, Discrete, State
+from dynamite_jax.beliefs import elbo
+from dynamite_jax.beliefs.belief import Belief, evidence
+from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
+from dynamite_jax.networks import BeliefModel, Encoder, TransformerEncoder
+
+
+@dataclass(frozen=True)
+class LatentBelief(Belief):
+    """How an agent with a learnt latent belief starts, updates its belief, shows it to the policy, and learns.
+
+    Attributes:
+        model: the networks.
+        space: action space.
+        observation_size: O.
+    """
+
+    model: BeliefModel
+    space: Discrete | Box
+    observation_size: int
+
+    learns = True
+    decodes = True
+
+    @property
+    def detects(self) -> bool:
+        """Where there is a boundary head."""
+        return self.model.encoder.boundary_head
+
+    @classmethod
+    def build(cls, config: Config, env: DLCMDP) -> "LatentBelief":
+        """Networks of the sizes that the config and the environment ask for."""
+        vae, network = config.vae, config.network
+        ends = (network.latent, vae.conditioning, vae.boundary_head)
+        if network.encoder == "gru":
+            encoder = Encoder(network.hidden, network.embedding, *ends)
+        else:
+            encoder = TransformerEncoder(env.horizon, network.hidden, network.heads, network.layers, *ends)
+        model = BeliefModel(
+            encoder,
+            network.decoder_hidden,
+            env.observation_size,
+            env.decode_state,
+            dynamics_prior=vae.conditioning,
+        )
+        return cls(model, env.action_space, env.observation_size)
+
+    def init(self, key: Array) -> Params:
+        """Parameters of all networks."""
+        observation, action = jnp.zeros((1, self.observation_size)), self.space.encode(self.space.zeros((1,)))
+        return self.model.init(key, self.model.encoder.initial((1,)), observation, action, jnp.zeros(1))
+
+    def _apply(self, params: Params, *inputs: Any, method: str) -> Any:
+        """One of the model's functions."""
+        return self.model.apply(params, *inputs, method=method)
+
+    def initial(self, batch: tuple[int, ...]) -> BeliefState:
+        """Belief before the first observation."""
+        return self.model.encoder.initial(batch)
+
+    def update(
+        self, params: Params, state: BeliefState, observation: Array, action: Array, reward: Array
+    ) -> BeliefState:
+        """Take in (s_t, a_{t-1}, r_{t-1}): [E, O], [E, ...], [E]."""
+        encoded = self.space.encode(action)
+        return self._apply(params, state, observation, encoded, reward, method="act")
+
+    def features(self, state: BeliefState, environment: State) -> Array:
+        """What the policy sees of the belief: mean and log-variance, [E, 2 L]."""
+        return state.belief.features
+
+    def boundary(self, state: BeliefState) -> Array:
+        """Whether the newest evidence is taken to come from a new session, [E]."""
+        return state.boundary_logit > 0.0
+
+    def shown(self, state: BeliefState) -> Gaussian:
+        """The belief, [E, L]."""
+        return state.belief
+
+    def encode(self, params: Params, data: Trajectories) -> BeliefState:
+        """Beliefs at the steps of whole episodes, [H, B, ...], exactly as when acting.
+
+        The predicted boundaries decide which belief conditions the encoder, in training too: a labelled one
+        would tell the encoder of the switch before any evidence does.
+        """
+        inputs = self._apply(params, *evidence(self.space, data), method="embed")
+
+        def step(state: BeliefState, x: Array) -> tuple[BeliefState, BeliefState]:
+            state = self._apply(params, state, x, method="step")
+            return state, state
+
+        return jax.lax.scan(step, self.initial((data.reward.shape[1],)), inputs)[1]
+
+    def decode_reward(
+        self,
+        params: Params,
+        belief: Gaussian,
+        key: Array,
+        observation: Array,
+        action: Array,
+        following: Array,
+    ) -> Array:
+        """Expected reward of steps under one belief, [k, O], [k, ...], [k, O] -> [k]; the mean over 32 samples."""
+        action = self.space.encode(action)
+        expected = lambda key: self._apply(  # noqa: E731
+            params,
+            observation,
+            action,
+            following,
+            jnp.broadcast_to(belief.sample(key), (len(observation), belief.mean.shape[-1])),
+            method="decode_reward",
+        )
+        return jax.vmap(expected)(jax.random.split(key, 32)).mean(0)
+
+    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
+        """Negative ELBO of a batch of trajectories, averaged over steps t and trajectories.
+
+        Args:
+            params: of the belief model.
+            data: episodes, [H(+1), B, ...].
+            key: samples of z, and the subsamples of t and j.
+            hyper: weights and switches.
+
+        Returns:
+            Scalar loss, and the means of its terms before they are weighted.
+        """
+        states = self.encode(params, data)
+        belief = states.belief
+        sessions = self._sessions(states, data.session, hyper)
+        bounds = elbo.session_bounds(sessions)
+        whole = elbo.session_bounds(jnp.zeros_like(sessions))  # what knows nothing of sessions sees one an episode
+        covered = bounds if hyper.session_mask else whole
+        terms = self._reconstruction(params, data, belief, *covered, key, hyper)
+        loss = hyper.reward_weight * terms["reward_error"]
+        if self.model.decode_state:
+            loss += hyper.state_weight * terms["state_error"]
+
+        first = (bounds if hyper.conditioning else whole)[0]
+        dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
+        prior = elbo.session_prior(belief, first, dynamics)
+        terms["kl"] = elbo.kl_to_prior(belief, prior, first, hyper.kl_target).mean()
+        loss += hyper.kl_weight * terms["kl"]
+        if hyper.consistency:
+            terms["consistency"] = elbo.consistency(belief, bounds[1]).sum() / data.reward.size
+            loss += hyper.consistency_weight * terms["consistency"]
+        if hyper.boundary_head:
+            if hyper.boundaries == "labels":
+                label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
+            else:
+                label = self._boundary_posterior(params, data, belief, hyper)
+            terms["boundary"] = elbo.boundary_loss(states.boundary_logit, label).mean()
+            loss += hyper.boundary_weight * terms["boundary"]
+        return loss, {"loss": loss, **terms}
+
+    def _sessions(self, states: BeliefState, labels: Array, hyper: VAEConfig) -> Array:
+        """Session index of each step as the losses see it, [H, B]."""
+        if hyper.boundaries == "labels":
+            return labels
+        # A boundary seen at t lies before step t - 1, whose reward is the evidence.
+        found = self.boundary(states).astype(labels.dtype)
+        return jnp.cumsum(jnp.concatenate([found[1:], jnp.zeros_like(found[:1])]), axis=0)
+
+    def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
+        """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
+
+        Bayes' rule on each reward: was it made under the belief that stood before it, or under what the latent
+        dynamics make of that belief at a switch? A target, so no gradient flows through it.
+        """
+        inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:])
+
+        def log_likelihood(z: Array) -> Array:
+            predicted = self._apply(params, *inputs, z, method="decode_reward")
+            return -0.5 * ((predicted - data.reward) / hyper.boundary_noise) ** 2
+
+        switched = (
+            self._apply(params, belief, method="prior").mean if hyper.conditioning else jnp.zeros_like(belief.mean)
+        )
+        odds = jnp.log(hyper.boundary_rate / (1.0 - hyper.boundary_rate))
+        odds += log_likelihood(switched) - log_likelihood(belief.mean)
+        told = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
+        # The reward of step t - 1 is seen at t; the first one has no session before it.
+        return jnp.concatenate([jnp.zeros_like(told[:2]), told[1:-1]])
+
+    def _reconstruction(
+        self,
+        params: Params,
+        data: Trajectories,
+        belief: Gaussian,
+        first: Array,
+        last: Array,
+        key: Array,
+        hyper: VAEConfig,
+    ) -> dict[str, Array]:
+        """Half the squared errors, summed over the session of t and averaged over t and trajectories."""
+        step_key, z_key, decode_key = jax.random.split(key, 3)
+        horizon, batch = data.reward.shape
+        if hyper.elbo_terms:
+            steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
+            belief, first, last = jax.tree.map(lambda x: x[steps], (belief, first, last))
+        z = belief.sample(z_key)  # [T, B, L]
+        if hyper.decode_terms:
+            chosen = elbo.decode_steps(decode_key, first, last, hyper.decode_terms)  # [T, B, K]
+            weight = ((last - first + 1) / hyper.decode_terms)[..., None]
+        else:
+            every = jnp.arange(horizon)
+            chosen = jnp.broadcast_to(every, (*first.shape, horizon))
+            weight = (every >= first[..., None]) & (every <= last[..., None])
+        # Gathered are inputs, never activations: no gradient has to be scattered back.
+        inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:], data.reward)
+        observation, action, following, reward = jax.tree.map(lambda x: x[chosen, jnp.arange(batch)[:, None]], inputs)
+        z = jnp.broadcast_to(z[:, :, None], (*chosen.shape, z.shape[-1]))
+        mean = lambda error: 0.5 * (weight * error).sum(-1).mean()  # noqa: E731
+        predicted = self._apply(params, observation, action, following, z, method="decode_reward")
+        terms = {"reward_error": mean((predicted - reward) ** 2)}
+        if self.model.decode_state:
+            predicted = self._apply(params, observation, action, z, method="decode_next")
+            terms["state_error"] = mean(((predicted - following) ** 2).sum(-1))
+        return terms

@@ -1,0 +1,69 @@
+"""DynaMITE without each of its parts.
+
+python -m dynamite_jax.commands.ablations --env gridworld --seeds 10
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamite_jax import presets
+from dynamite_jax.commands import plot, runs
+from dynamite_jax.commands.runs import REFERENCES
+from dynamite_jax.config import Config
+from dynamite_jax.errors import one_line_errors, parse
+
+PARTS = {
+    "dynamite": {},
+    "no consistency": {"consistency": False},
+    "no conditioning": {"conditioning": False},
+    "no session mask": {"session_mask": False},
+    "no boundary head": {"boundary_head": False},
+    "predicted boundaries": {"boundaries": "predicted"},
+    "boundary of the next step": {"boundary_alignment": "action"},
+    "chain of beliefs": {"kl_target": "previous_belief"},
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train DynaMITE, and DynaMITE with one switch changed at a time; the references beside them scale the score."""
+
+    env: str = "gridworld"
+    """Environment."""
+    seeds: int = 10
+    """Agents of each row, all from root seed 1."""
+    steps: int | None = None
+    """Environment steps of each seed, the same for all; by default the preset's."""
+    runs: Path = Path("runs/ablations")
+    """Where the run folders lie, under the name of the environment."""
+    out: Path = Path("results")
+    """Where ablations.md, ablations.json and ablations.png go, under the name of the environment."""
+
+
+def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
+    """Name of each row -> its config."""
+    base = presets.default(env, "dynamite")
+    shared = {"seeds": seeds, "steps": steps or base.steps}
+    wanted = {name: dataclasses.replace(base, vae=base.vae.replace(**part), **shared) for name, part in PARTS.items()}
+    network = dataclasses.replace(base.network, encoder="transformer")
+    wanted["transformer"] = dataclasses.replace(base, network=network, **shared)
+    return wanted | {name: dataclasses.replace(presets.default(env, name), **shared) for name in REFERENCES}
+
+
+@one_line_errors
+def main() -> None:
+    """Train, write, print."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.ablations")
+    wanted = variants(arguments.env, arguments.seeds, arguments.steps)
+    root, out = arguments.runs / arguments.env, arguments.out / arguments.env
+    runs.make_folder(out)
+    found = runs.rows(wanted, runs.complete(wanted, root))
+    runs.compare(found, "dynamite")
+    runs.write(found, wanted["dynamite"], out, "ablations", "variant")
+    plot.plot(tuple(root / name for name in wanted), out / "ablations.png", labels=tuple(wanted))
+
+
+if __name__ == "__main__":
+    main()

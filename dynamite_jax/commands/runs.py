@@ -1,0 +1,162 @@
+"""Many runs as one job, and the table that comes of them."""
+
+import dataclasses
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets, train
+from dynamite_jax.config import Config, ConfigError
+from dynamite_jax.errors import one_line_errors, writing
+from dynamite_jax.runtime import metrics
+
+REFERENCES = ("oracle", "markov")
+
+
+def _interval(summary: metrics.Record, digits: int) -> str:
+    low, high = summary["ci95"]
+    return f"{summary['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+COLUMNS = (  # title, what a row needs for it, cell
+    ("return", "iqm", lambda row: _interval(row, 2)),
+    ("score", "score", lambda row: _interval(row["score"], 3)),
+    ("regret", "regret", lambda row: _interval(row["regret"], 3)),
+    ("posterior error", "readout_error", lambda row: _interval(row["readout_error"], 3)),
+    ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
+    ("loss of score", "loss", lambda row: _interval(row["loss"], 3)),
+    ("steps a seed", "env_steps", lambda row: f"{row['env_steps'] / 1e6:.1f} M"),
+    ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
+    ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
+)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the results, before hours go into them.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def complete(wanted: dict[str, Config], root: Path) -> dict[str, metrics.Record]:
+    """Bring runs to their end one after the other: missing ones are trained, cut-off ones go on, finished ones stay.
+
+    Args:
+        wanted: name of each run -> its config.
+        root: folder of the run folders.
+
+    Returns:
+        Name of each run -> its summary.
+
+    Raises:
+        ConfigError: a folder holds another run.
+        SystemExit: a run stopped; what it said is on stderr, and the same command goes on from there.
+    """
+    for name, config in wanted.items():  # all of them before hours go into the first
+        path = root / name / "config.json"
+        if path.is_file() and (changed := configs.differences(configs.load(path), config)):
+            raise ConfigError(f"runs: {root / name} holds another run; {'; '.join(changed)}; name another folder")
+    summaries = {}
+    for number, (name, config) in enumerate(wanted.items(), start=1):
+        path = root / name / "summary.json"
+        if not path.is_file():
+            Console(stderr=True).print(f"run {number} of {len(wanted)}: {name}", markup=False)
+            # In a process of its own, so that its devices and the memory it reports are its own.
+            process = multiprocessing.get_context("spawn").Process(target=_train, args=(config, path.parent))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(abs(process.exitcode))
+        summaries[name] = json.loads(path.read_text())
+    return summaries
+
+
+@one_line_errors
+def _train(config: Config, out: Path) -> None:
+    train.train(config, out, resume=(out / "config.json").is_file())
+
+
+def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dict[str, metrics.Record]:
+    """What a table says of each run.
+
+    Returns:
+        Name -> `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief
+        holds, likewise where they are known; `outcomes`, what the environment counts; `score` likewise, the
+        fraction of the Bayes-optimal return if that is known, else of the way from `markov` to `oracle` where both are
+        among the runs; `env_steps`, `steps_per_s`, `wall_s`, `tuning_trials`,
+        `seed`, `config`, `commit`, `versions`, `machine`.
+    """
+    found = {}
+    for name, config in wanted.items():
+        summary = summaries[name]
+        result = summary["eval"]
+        found[name] = {
+            **result["return"],
+            **{key: summary[key] for key in ("env_steps", "steps_per_s", "wall_s", "commit", "versions", "machine")},
+            "config": dataclasses.asdict(config),
+            "tuning_trials": presets.tuning_trials(config),
+            "seed": config.seed,
+        }
+        measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
+        found[name] |= {key: value for key, value in measured.items() if value}
+        if "outcomes" in result:
+            found[name]["outcomes"] = result["outcomes"]
+        bottom, top = _scale(result["references"], summaries)
+        if top is not None:
+            score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]
+            found[name]["score"] = metrics.summarise(score)
+    return found
+
+
+def _scale(references: dict[str, float], summaries: dict[str, metrics.Record]) -> tuple[float, float | None]:
+    """Returns that score 0 and 1."""
+    if "bayes_optimal" in references:
+        return 0.0, references["bayes_optimal"]
+    if {"markov", "oracle"} <= summaries.keys():
+        return summaries["markov"]["eval"]["return"]["iqm"], summaries["oracle"]["eval"]["return"]["iqm"]
+    return 0.0, None
+
+
+def compare(found: dict[str, metrics.Record], base: str) -> None:
+    """Give each row `loss`: how much less it scores than `base`, seed by seed, as `metrics.summarise` has it."""
+    if "score" in found[base]:
+        best = found[base]["score"]["per_seed"]
+        for row in found.values():
+            row["loss"] = metrics.summarise([a - b for a, b in zip(best, row["score"]["per_seed"], strict=True)])
+
+
+def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: str, header: str) -> None:
+    """Write `folder`/`name`.json and .md, and print the latter.
+
+    Args:
+        found: what `rows` gave.
+        config: the first of the runs, for what all have in common.
+        folder: where they go.
+        name: of the files.
+        header: what the names of the runs are, over their column.
+    """
+    record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": found}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    lines = [
+        f"{config.env}, {config.seeds} seeds from root {config.seed}; interquartile mean [95 % bootstrap interval].",
+        "",
+    ]
+    columns = [column for column in COLUMNS if any(column[1] in row for row in found.values())]
+    counted = list(dict.fromkeys(outcome for row in found.values() for outcome in row.get("outcomes", {})))
+    titles = [header, *(title for title, _, _ in columns), *counted]
+    lines += [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for run, row in found.items():
+        cells = [cell(row) if key in row else "-" for _, key, cell in columns]
+        outcomes = row.get("outcomes", {})
+        cells += [_interval(outcomes[name], 3) if name in outcomes else "-" for name in counted]
+        lines += [f"| {' | '.join([run, *cells])} |"]
+    text = "\n".join(lines) + "\n"
+    (folder / f"{name}.md").write_text(text)
+    sys.stdout.write(text)

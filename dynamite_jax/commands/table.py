@@ -1,0 +1,55 @@
+"""Every method in one environment: the table of the comparison and its learning curves.
+
+python -m dynamite_jax.commands.table --env gridworld --seeds 10
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamite_jax import presets
+from dynamite_jax.commands import plot, runs
+from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train what is missing, go on with what was cut off, keep what is done; evaluate all the same way."""
+
+    env: str = "gridworld"
+    """Environment."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Methods, in the order of the rows."""
+    scale: presets.Scale = "cores"
+    """What the presets are sized for: a few cores, or a GPU or TPU."""
+    seeds: int = 10
+    """Agents of each method, all from root seed 1."""
+    steps: int | None = None
+    """Environment steps of each seed, the same for all; by default the preset's."""
+    runs: Path = Path("runs/table")
+    """Where the run folders lie, under the name of the environment."""
+    out: Path = Path("results")
+    """Where table.md, table.json and table.png go, under the name of the environment; the scale enters their names."""
+
+
+@one_line_errors
+def main() -> None:
+    """Train, write, print."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.table")
+    wanted = {}
+    for method in arguments.methods:
+        config = presets.default(arguments.env, method, arguments.scale)
+        steps = arguments.steps or config.steps
+        wanted[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
+    scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
+    root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
+    runs.make_folder(out)
+    found = runs.rows(wanted, runs.complete(wanted, root))
+    runs.write(found, next(iter(wanted.values())), out, f"table{scale}", "method")
+    plot.plot(tuple(root / method for method in wanted), out / f"table{scale}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""What a person can put right: bad input, told in one line."""
+
+
+class UserError(ValueError):
+    """Input that can't be used; the message is one line with field, value and what is allowed.
+
+    Commands print it without a traceback and end with exit code 2. Every other exception is a bug and traces.
+    """

@@ -1,0 +1,133 @@
+"""Probe environments: tiny problems whose best return is known in closed form, one for each ability.
+
+A trainer that fails one of them has a bug, and the probe's name says where to look.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP
+
+
+class ContextBandit(FiniteDLCMDP):
+    """One state. Reward 1 when the action equals the context, or, with `match=False`, when the context is 1."""
+
+    match: bool = struct.field(pytree_node=False, default=True)
+
+    @property
+    def observation_size(self) -> int:
+        """A constant."""
+        return 1
+
+    @property
+    def action_space(self) -> Discrete:
+        """One action a context."""
+        return Discrete(self.initial.shape[-1])
+
+    def init_physics(self, key: Array) -> Array:
+        """Nothing to draw."""
+        return jnp.ones(1)
+
+    def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
+        """Pay for the right action, or for the context alone."""
+        target = action if self.match else 1
+        return physics, (context == target).astype(jnp.float32), jnp.zeros((), bool)
+
+    def observe(self, physics: Array) -> Array:
+        """The constant."""
+        return physics
+
+    def references(self) -> dict[str, float]:
+        """Where a reward, right or wrong, leaves one context possible, as in every probe below, it is a sum of odds."""
+        step = _session_step(self)
+        if not self.match:
+            marginals = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon)]
+            return {"bayes_optimal": float(sum(m[1] for m in marginals))}
+        before = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon - 1)]
+        return {"bayes_optimal": float(np.max(self.initial) + sum(m @ step.max(axis=1) for m in before))}
+
+
+class Memory(FiniteDLCMDP):
+    """The first reward tells the context, -1 or +1; only the last action can earn: 1 if it equals the context."""
+
+    contexts = 2
+
+    @property
+    def observation_size(self) -> int:
+        """Fraction of the episode gone."""
+        return 1
+
+    @property
+    def action_space(self) -> Discrete:
+        """Two actions."""
+        return Discrete(2)
+
+    def init_physics(self, key: Array) -> Array:
+        """Steps made."""
+        return jnp.zeros((), jnp.int32)
+
+    def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
+        """Cue first, payment last, nothing between."""
+        cue = jnp.where(physics == 0, 2.0 * context - 1.0, 0.0)
+        payment = jnp.where(physics == self.horizon - 1, (action == context).astype(jnp.float32), 0.0)
+        return physics + 1, cue + payment, jnp.zeros((), bool)
+
+    def observe(self, physics: Array) -> Array:
+        """Time in [0, 1]."""
+        return (physics / self.horizon).astype(jnp.float32)[None]
+
+    def references(self) -> dict[str, float]:
+        """The mean cue, and the odds of the likeliest last context given the first."""
+        initial, steps = np.asarray(self.initial, float), np.linalg.matrix_power(_session_step(self), self.horizon - 1)
+        paid = (
+            initial @ steps.max(axis=1) if self.horizon > 1 else initial.max()
+        )  # the only action comes before the cue
+        return {"bayes_optimal": float(initial[1] - initial[0] + paid)}
+
+
+def _session_step(env: FiniteDLCMDP) -> np.ndarray:
+    """Context transition of one step, switch or not, [n, n]."""
+    p, kernel = float(env.p), np.asarray(env.kernel, float)
+    return (1.0 - p) * np.eye(len(kernel)) + p * kernel
+
+
+def context_reward(**fields) -> ContextBandit:
+    """Reward from the context alone: no action matters and the best mean return is horizon / 2."""
+    return match(**{"match": False, "kernel": [[0.5, 0.5], [0.5, 0.5]], **fields})
+
+
+def match(**fields) -> ContextBandit:
+    """The action must match a context that flips with p = 0.1: best mean return 0.5 + 0.9 (horizon - 1).
+
+    Every reward tells the context, and keeping it is right with probability 1 - p.
+    """
+    return ContextBandit(
+        **{"p": 0.1, "horizon": 20, "initial": [0.5, 0.5], "kernel": [[0.0, 1.0], [1.0, 0.0]], **fields}
+    )
+
+
+def static(**fields) -> ContextBandit:
+    """p = 0: one miss at most tells the context for good; best mean return horizon - 0.5."""
+    return match(**{"p": 0.0, **fields})
+
+
+def pomdp(**fields) -> ContextBandit:
+    """p = 1: the context flips after every step; best mean return horizon - 0.5."""
+    return match(**{"p": 1.0, **fields})
+
+
+def next_context(**fields) -> ContextBandit:
+    """Contexts follow each other 0, 1, 2, 0, ...: after a miss the new one is known from the previous session.
+
+    The first context is 0, so the best mean return is 1 + (1 - p) (horizon - 1); guessing among the two
+    others after a miss loses half of the steps that follow one.
+    """
+    cycle = jnp.roll(jnp.eye(3), 1, axis=1)
+    return match(**{"p": 0.2, "initial": [1.0, 0.0, 0.0], "kernel": cycle, **fields})
+
+
+def memory(**fields) -> Memory:
+    """The context must be remembered across horizon - 1 steps: best mean return 1 (the cue is 0 on average)."""
+    uniform = [[0.5, 0.5], [0.5, 0.5]]
+    return Memory(**{"p": 0.0, "horizon": 10, "initial": [0.5, 0.5], "kernel": uniform, **fields})

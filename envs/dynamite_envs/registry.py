@@ -1,0 +1,126 @@
+"""Name -> environment. A new environment is one module and one line here."""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dynamite_envs import half_cheetah as halfcheetah
+from dynamite_envs import point_robot, probes, reacher
+from dynamite_envs.dlcmdp import DLCMDP, FiniteDLCMDP
+from dynamite_envs.gridworld import env as gridworld
+from dynamite_envs.scratch_itch import env as scratch_itch
+
+MAKERS: dict[str, Callable[..., DLCMDP]] = {
+    "gridworld": gridworld.make,
+    "point_robot": point_robot.make,
+    "reacher": reacher.make,
+    "halfcheetah_vel": partial(halfcheetah.make, "speed"),
+    "halfcheetah_dir": partial(halfcheetah.make, "direction"),
+    "halfcheetah_wind": partial(halfcheetah.make, "wind"),
+    "halfcheetah_vel_wind": partial(halfcheetah.make, "speed", "wind"),
+    "halfcheetah_dir_wind": partial(halfcheetah.make, "direction", "wind"),
+    "scratch_itch": scratch_itch.make,
+    "probe_context_reward": probes.context_reward,
+    "probe_match": probes.match,
+    "probe_memory": probes.memory,
+    "probe_next_context": probes.next_context,
+    "probe_static": probes.static,
+    "probe_pomdp": probes.pomdp,
+}
+
+OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
+FIXED = ("simulator", "varies")  # fields that the name of an environment settles
+
+
+def nearest(name: str, names) -> str:
+    """The end of an error line: what is allowed, nearest name first."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(names)}"
+
+
+def make(name: str, **options: Any) -> DLCMDP:
+    """Build an environment.
+
+    Args:
+        name: one of `MAKERS`.
+        **options: fields of the environment (`p`, `horizon`, `kernel`, ...) or arguments of its maker.
+
+    Returns:
+        The environment, its numbers as float32 arrays.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that can't be one; one line that names it.
+    """
+    if name not in MAKERS:
+        raise ValueError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
+    maker = MAKERS[name]
+    own = [
+        q.name
+        for q in inspect.signature(maker).parameters.values()
+        if q.kind in (q.KEYWORD_ONLY, q.POSITIONAL_OR_KEYWORD)
+    ]
+    fields = {f.name: f for f in dataclasses.fields(maker())}
+    allowed = [key for key in dict.fromkeys([*own, *fields]) if key not in (*OF_PHYSICS, *FIXED)]
+    for key in options:
+        if key not in (*allowed, *(key for key in OF_PHYSICS if key in own)):
+            raise ValueError(f"env_options: {name} has no option {key!r}; {nearest(key, allowed)}")
+    try:
+        env = maker(**options)
+    except TypeError as error:
+        raise ValueError(f"env_options: {name} can't be made from {options}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"env_options: {error}") from None
+    numbers = {
+        key: _number(name, key, getattr(env, key), np.ndim(getattr(maker(), key)))
+        for key, field in fields.items()
+        if field.metadata.get("pytree_node", True)
+    }
+    _check_sizes(name, env, maker())
+    if isinstance(env, FiniteDLCMDP):
+        _check_contexts(name, env.contexts, numbers["initial"], numbers["kernel"])
+    return env.replace(**{key: jnp.asarray(value, jnp.float32) for key, value in numbers.items()})
+
+
+def _refuse(name: str, key: str, value: Any, allowed: str) -> None:
+    raise ValueError(f"env_options: {key} of {name} is {value!r}; it must be {allowed}")
+
+
+def _number(name: str, key: str, value: Any, dimensions: int) -> np.ndarray:
+    """A number or array of the dimensions of its default, refused unless float32 can hold it."""
+    allowed = ("a number", "a list of numbers", "a list of rows of numbers")[dimensions]
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unlike length
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf" or array.ndim != dimensions:
+        _refuse(name, key, value, allowed)
+    if not np.all(np.abs(array.astype(float)) <= np.finfo(np.float32).max):
+        _refuse(name, key, array.tolist(), "finite")
+    if key == "p" and not 0.0 <= array <= 1.0:
+        _refuse(name, key, value, "a probability, 0 to 1")
+    return array
+
+
+def _check_sizes(name: str, env: DLCMDP, default: DLCMDP) -> None:
+    """Refuse static fields of another type than the default, and a horizon below one step."""
+    if type(env.horizon) is not int or env.horizon < 1:
+        _refuse(name, "horizon", env.horizon, "a whole number of at least 1")
+    for field in dataclasses.fields(env):
+        if not field.metadata.get("pytree_node", True):
+            value, expected = getattr(env, field.name), type(getattr(default, field.name))
+            if type(value) is not expected:
+                _refuse(name, field.name, value, f"of type {expected.__name__}")
+
+
+def _check_contexts(name: str, contexts: int | None, initial: np.ndarray, kernel: np.ndarray) -> None:
+    """Refuse distributions that don't sum to 1 or have another number of contexts than the environment."""
+    n = contexts or len(initial)
+    for key, value, shape in (("initial", initial, (n,)), ("kernel", kernel, (n, n))):
+        if value.shape != shape or np.any(value < 0) or not np.allclose(value.sum(-1), 1.0, atol=1e-5):
+            _refuse(name, key, value.tolist(), f"{n} probabilities that sum to 1, in each row of it")

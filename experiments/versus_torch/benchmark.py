@@ -1,0 +1,361 @@
+"""Wall-clock against PyTorch: this project's trainer and `torch_reference`, in turn, on one machine.
+
+python -m experiments.versus_torch.benchmark --env gridworld
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from dynamite_envs import registry
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.commands import runs
+from dynamite_jax.config import Config, ConfigError
+from dynamite_jax.data.types import Acting
+from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.evaluate import evaluate
+from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.train import commit
+from experiments.versus_torch import jax_program
+from experiments.versus_torch.report import draw, report
+from experiments.versus_torch.watched import Line, Watched, watch
+
+# Updates as in public VariBAD code (github.com/lmzintgraf/varibad), with the networks of our presets; docs/benchmark.md
+# says in what they differ.
+_CUSTOMARY = {
+    "num_envs": 16,
+    "vae.buffer_episodes": 1000,
+    "vae.minibatches": 1,
+    "ppo.epochs": 2,
+    "ppo.minibatches": 4,
+}
+CUSTOMARY = {
+    "gridworld": {**_CUSTOMARY, "vae.trajectories": 25, "vae.epochs": 3},
+    "halfcheetah_vel": {**_CUSTOMARY, "vae.trajectories": 10, "vae.epochs": 1},
+}
+# Ways to run the PyTorch program, of which the fastest counts: processes that step environments, threads.
+LAYOUTS = tuple((workers, threads) for workers in (0, parallel.cores(), 16) for threads in (1, parallel.cores()))
+ENDLESS = 10**9  # environment steps of runs that are only timed
+PASSED_STEPS = 100_000  # environment steps over which returns are averaged to tell that a target is passed
+EVALUATED = 512  # episodes behind each point of a curve of returns over time
+
+
+Part = Literal["customary", "growth", "seeds", "to_return"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time complete training in both programs, each in a process of its own."""
+
+    env: Literal["gridworld", "halfcheetah_vel"] = "gridworld"
+    """Environment."""
+    repeats: int = 3
+    """Runs of each program at the customary size, and to the return; medians are reported."""
+    seconds: float = 15.0
+    """Seconds for which a program is timed once it has made its first update."""
+    limit: float = 600.0
+    """Seconds after which a run that has not reached the return is given up."""
+    parts: tuple[Part, ...] = ("customary", "growth", "seeds", "to_return")
+    """What to measure; the parts of an earlier report that are left out stay in it where machine, versions, commit
+    and preset agree."""
+    sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384)
+    """Numbers of environments."""
+    seeds: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Numbers of agents trained at once."""
+    target: float | None = None
+    """Return to reach, by deterministic policies; by default 90 % of Bayes-optimal, or -120 in halfcheetah_vel."""
+    reference_command: str = ""
+    """Another trainer to time instead of the PyTorch program: a command that prints JSON lines with its environment
+    `steps` so far; it is timed at the size it has, and its memory is measured."""
+    out: Path = Path("results/benchmark")
+    """Where ENV.json, ENV.md and ENV.png go."""
+
+
+def sized(preset: Config, num_envs: int) -> Config:
+    """A preset with another number of environments, and no more minibatches than those allow; it never ends."""
+    trajectories = min(preset.vae.trajectories or num_envs, num_envs)
+    changes = {
+        "steps": ENDLESS,
+        "num_envs": num_envs,
+        "chunk": max(1, preset.chunk * preset.num_envs // num_envs),
+        "vae.trajectories": trajectories,
+        "vae.minibatches": min(preset.vae.minibatches, trajectories),
+    }
+    if preset.ppo.shuffle == "episodes":
+        changes["ppo.minibatches"] = min(preset.ppo.minibatches, num_envs)
+    return configs.changed(preset, changes)
+
+
+class Stand:
+    """Runs both programs by configs and keeps them apart: one after the other, each a process of its own."""
+
+    def __init__(self, arguments: Arguments, folder: Path):
+        self.arguments, self.folder = arguments, folder
+        self.console = Console(stderr=True)
+
+    def ours(self, config: Config, enough: Callable | None = None, snapshots: Path | None = None) -> Watched:
+        """This project's program, without anything compiled before."""
+        command = [sys.executable, "-m", "experiments.versus_torch.jax_program", "--config", self._write(config)]
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            environment = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+            return self._watch(command + (["--snapshots", str(snapshots)] if snapshots else []), enough, environment)
+
+    def theirs(
+        self, config: Config, layout: tuple[int, int], enough: Callable | None = None, snapshots: Path | None = None
+    ) -> Watched:
+        """The PyTorch program."""
+        workers, threads = layout
+        command = [sys.executable, "-m", "experiments.versus_torch.torch_reference", "--config", self._write(config)]
+        command += ["--workers", str(workers), "--threads", str(threads), "--seed", str(config.seed)]
+        if snapshots:
+            command += ["--snapshots", str(snapshots), "--every", str(config.chunk)]
+        return self._watch(command, enough)
+
+    def other(self) -> Watched:
+        """The trainer of `reference_command`."""
+        return self._watch(shlex.split(self.arguments.reference_command), None)
+
+    def fastest(self, config: Config) -> metrics.Record:
+        """The PyTorch program at a size.
+
+        Returns:
+            `layout`, the best; `layouts`, the steps per second of each, 0 if it is too slow; of the best `theirs`, its
+            steps per second, and `theirs_mb`.
+        """
+        rates, memory = {}, {}
+        for workers, threads in LAYOUTS:
+            if workers and config.num_envs % workers:
+                continue
+            seen = self._unless_too_slow(
+                lambda w=workers, t=threads: self.theirs(config, (w, t), self.for_seconds(5.0))
+            )
+            rates[workers, threads] = seen.rate if seen else 0.0
+            memory[workers, threads] = seen.peak_mb if seen else 0.0
+        best = max(rates, key=lambda layout: rates[layout])
+        layouts = {f"{workers} workers, {threads} threads": rate for (workers, threads), rate in rates.items()}
+        return {"layout": best, "layouts": layouts, "theirs": rates[best], "theirs_mb": memory[best]}
+
+    def _unless_too_slow(self, run: Callable[[], Watched]) -> Watched | None:
+        """None where a program says too little within the limit; it is told."""
+        try:
+            return run()
+        except ValueError as error:
+            self.say(str(error))
+            return None
+
+    def for_seconds(self, seconds: float | None = None) -> Callable[[list[Line]], bool]:
+        """Enough is said when a run has gone on for so long after its first line."""
+        seconds = self.arguments.seconds if seconds is None else seconds
+        return lambda lines: len(lines) > 1 and lines[-1]["seconds"] - lines[0]["seconds"] > seconds
+
+    def say(self, text: str) -> None:
+        """Progress, on the terminal."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def _watch(self, command: list[str], enough: Callable | None, environment: dict[str, str] | None = None) -> Watched:
+        return watch(command, self.arguments.limit, enough or self.for_seconds(), environment)
+
+    def _write(self, config: Config) -> str:
+        configs.check(config)
+        path = self.folder / "config.json"
+        configs.save(config, path)
+        return str(path)
+
+
+def spread(values: list[float]) -> metrics.Record:
+    """Median, least and greatest of a few repeats."""
+    return {"median": float(np.median(values)), "least": min(values), "greatest": max(values), "all": values}
+
+
+def timed(found: list[Watched]) -> metrics.Record:
+    """What a table says of the repeats of one program."""
+    return {
+        "steps_per_s": spread([run.rate for run in found]),
+        "start_s": spread([run.start_s for run in found]),
+        "peak_mb": spread([run.peak_mb for run in found]),
+    }
+
+
+def customary(stand: Stand, preset: Config) -> metrics.Record:
+    """Both programs with 16 environments and the updates of public VariBAD code, in turn."""
+    config = configs.changed(preset, {**CUSTOMARY[preset.env], "seeds": 1, "steps": ENDLESS})
+    best = stand.fastest(config)
+    ours, theirs = [], []
+    for _ in range(stand.arguments.repeats):
+        theirs.append(stand.theirs(config, best["layout"]))
+        ours.append(stand.ours(config))
+    kept = {name: best[name] for name in ("layout", "layouts")}
+    return {"num_envs": 16, **kept, "ours": timed(ours), "theirs": timed(theirs)}
+
+
+def growth(stand: Stand, preset: Config) -> list[metrics.Record]:
+    """Both programs at each number of environments, by the preset."""
+    rows = []
+    for num_envs in stand.arguments.sizes:
+        config = sized(dataclasses.replace(preset, seeds=1), num_envs)
+        best, ours = stand.fastest(config), stand.ours(config)
+        rows.append({"num_envs": num_envs, **best, "ours": ours.rate, "ours_mb": ours.peak_mb})
+        stand.say(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {best['theirs']:,.0f} steps/s")
+    return rows
+
+
+def with_seeds(stand: Stand, preset: Config) -> list[metrics.Record]:
+    """Steps per second of all agents together, and how much longer they take than one does."""
+    rows = []
+    for seeds in stand.arguments.seeds:
+        ours = stand.ours(dataclasses.replace(preset, seeds=seeds, steps=ENDLESS))
+        row = {"seeds": seeds, "ours": ours.rate, "ours_mb": ours.peak_mb}
+        one = rows[0] if rows else row
+        rows.append(row | {"times_one": seeds / one["seeds"] * one["ours"] / ours.rate})
+        stand.say(f"{seeds} seeds: {ours.rate:,.0f} steps/s, {rows[-1]['times_one']:.2f} times the time of one")
+    return rows
+
+
+def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
+    """Seconds from the start of a program until its policy pays the target, the same evaluation for both.
+
+    Weights are saved as training goes on and evaluated afterwards, all of a run at once.
+    """
+    config = dataclasses.replace(preset, seeds=1)
+    layout = stand.fastest(config)["layout"]
+    env = registry.make(config.env, **configs.env_options(config))
+    program = parallel.Program(config, env)
+    states = program.init()
+    like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
+
+    def first_reached(run: Watched) -> metrics.Record:
+        told = [line for line in run.lines if "snapshot" in line]
+        if not told:
+            return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": []}
+        several = [_acting(line["snapshot"], like) for line in told]
+        acting = jax.tree.map(lambda *each: np.stack(each), *several)  # evaluated as if they were so many seeds
+        trained = states.replace(
+            belief_params=acting.belief_params, policy_params=acting.policy_params, normaliser=acting.normaliser
+        )
+        paid = evaluate(config, env, program.agent, trained, EVALUATED, config.seed)["return"]["per_seed"]
+        curve = [
+            {"seconds": line["seconds"], "steps": line["steps"], "return": value}
+            for line, value in zip(told, paid, strict=True)
+        ]
+        reached = next((point["seconds"] for point in curve if point["return"] >= target), None)
+        return {"seconds": reached, "watched_s": run.lines[-1]["seconds"], "curve": curve}
+
+    def passed(lines: list[Line]) -> bool:
+        """Whether policies that still explore pay the target, with weights just saved."""
+        last = [line["return"] for line in lines if lines[-1]["steps"] - line["steps"] < PASSED_STEPS]
+        return len(lines) > 1 and "snapshot" in lines[-1] and float(np.mean(last)) >= target
+
+    found: dict[str, list] = {"ours": [], "theirs": []}
+    for repeat in range(stand.arguments.repeats):
+        again = dataclasses.replace(config, seed=config.seed + repeat)
+        for name in found:
+            with tempfile.TemporaryDirectory(dir=stand.folder) as folder:
+                if name == "ours":
+                    run = stand.ours(again, passed, Path(folder))
+                else:
+                    run = stand.theirs(again, layout, passed, Path(folder))
+                found[name].append(first_reached(run))
+            stand.say(f"{name}, repeat {repeat + 1}: return {target:.1f} after {found[name][-1]['seconds']} s")
+    return {"target": target, "episodes": EVALUATED, "limit_s": stand.arguments.limit, **found}
+
+
+def _acting(path: str, like: Acting) -> Acting:
+    """What acts, as a program saved it."""
+    with np.load(path) as found:
+        return jax.tree.map(np.asarray, jax_program.acting(dict(found), like))
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse what can't be measured.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    for name in ("repeats", "seconds", "limit"):
+        if getattr(arguments, name) <= 0:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be more than 0")
+    for name in ("sizes", "seeds"):
+        if not getattr(arguments, name) or min(getattr(arguments, name)) < 1:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
+    if arguments.reference_command and not arguments.reference_command.strip():
+        raise ValueError(f"reference_command is {arguments.reference_command!r}; it must name a program")
+    preset, horizon = presets.default(arguments.env, "dynamite"), registry.make(arguments.env).horizon
+    for size in arguments.sizes:
+        try:
+            configs.check(sized(preset, size))
+            configs.check_against_horizon(sized(preset, size), horizon)
+        except ConfigError as error:
+            raise ValueError(f"sizes holds {size}, with which {error}") from None
+    if not find_spec("torch"):
+        raise ValueError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
+
+
+@one_line_errors
+def main() -> None:
+    """Measure part after part; what is done is written, so that a run that is cut off leaves what it has."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.benchmark")
+    check(arguments)
+    runs.make_folder(arguments.out)
+    preset = presets.default(arguments.env, "dynamite")
+    found = _earlier(arguments, preset.env)
+
+    def write() -> None:
+        (arguments.out / f"{arguments.env}.json").write_text(json.dumps(found, indent=2) + "\n")
+        (arguments.out / f"{arguments.env}.md").write_text("\n".join(report(found)))
+
+    with tempfile.TemporaryDirectory() as folder:
+        stand = Stand(arguments, Path(folder))
+        if arguments.reference_command:
+            found["reference_command"] = arguments.reference_command
+            found["other"] = timed([stand.other() for _ in range(arguments.repeats)])
+            write()
+        target = _target(arguments.env) if arguments.target is None else arguments.target
+        measures: dict[str, Callable[[], Any]] = {
+            "customary": lambda: customary(stand, preset),
+            "growth": lambda: growth(stand, preset),
+            "seeds": lambda: with_seeds(stand, preset),
+            "to_return": lambda: to_return(stand, preset, target),
+        }
+        for part in arguments.parts:
+            found[part] = measures[part]()
+            write()
+    draw(found, arguments.out / f"{arguments.env}.png")
+    print("\n".join(report(found)))
+
+
+def _target(env: str) -> float:
+    """90 % of Bayes-optimal where that is known, else what a half-cheetah that follows its target is paid."""
+    best = registry.make(env).references().get("bayes_optimal")
+    return 0.9 * best if best else -120.0
+
+
+def _earlier(arguments: Arguments, env: str) -> metrics.Record:
+    """A report without numbers, or an earlier one of this machine with these versions."""
+    fresh: metrics.Record = {"env": env, "machine": parallel.machine(), "commit": commit()}
+    fresh["config"] = json.loads(json.dumps(dataclasses.asdict(presets.default(env, "dynamite"))))
+    fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
+    path = arguments.out / f"{env}.json"
+    if not path.is_file():
+        return fresh
+    try:
+        earlier = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"out is {str(arguments.out)!r}; {path.name} there is no report") from None
+    return earlier if all(earlier.get(key) == value for key, value in fresh.items()) else fresh
+
+
+if __name__ == "__main__":
+    main()

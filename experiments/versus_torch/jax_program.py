@@ -1,0 +1,91 @@
+"""This project's trainer as the benchmark runs it, beside `python -m experiments.versus_torch.torch_reference`.
+
+python -m experiments.versus_torch.jax_program --config runs/NAME/config.json
+
+Prints a JSON line after every chunk: `steps` so far, the `return` of its episodes, and the `snapshot` written.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynamite_envs import registry
+from dynamite_jax import config as configs
+from dynamite_jax.agents.normaliser import moments
+from dynamite_jax.data.types import Acting
+from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.runtime import parallel
+from experiments.versus_torch.torch_reference import weights
+
+STATISTICS = ("features", "observation", "reward", "returns")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train by a config, in memory: no run folder, no checkpoints, no evaluation."""
+
+    config: Path
+    """config.json of a run."""
+    snapshots: Path | None = None
+    """Folder for the weights of the first seed, written after every chunk."""
+
+
+def arrays(acting: Acting) -> dict[str, np.ndarray]:
+    """What acts of one seed, by the names that the PyTorch program gives it."""
+    found = {f"belief.{name}": x for name, x in weights.from_flax(acting.belief_params["params"]).items()}
+    found |= {f"policy.{name}": x for name, x in weights.from_flax(acting.policy_params["params"]).items()}
+    for name in STATISTICS:
+        mean, deviation = moments(acting.normaliser, name)
+        found |= {f"mean.{name}": np.asarray(mean), f"deviation.{name}": np.asarray(deviation)}
+    return found
+
+
+def acting(found: Any, like: Acting) -> Acting:
+    """The way back, in the structure of `like`."""
+
+    def part(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
+
+    belief, policy = (
+        {"params": weights.to_flax(part(prefix), params["params"])}
+        for prefix, params in (("belief.", like.belief_params), ("policy.", like.policy_params))
+    )
+    statistics = like.normaliser
+    statistics = statistics.replace(
+        mean=type(statistics.mean)(*(found[f"mean.{name}"] for name in STATISTICS)),
+        std=type(statistics.std)(*(found[f"deviation.{name}"] for name in STATISTICS)),
+    )
+    return Acting(belief, policy, statistics)
+
+
+@one_line_errors
+def main() -> None:
+    """Train and report."""
+    arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.jax_program")
+    config = configs.load(arguments.config)
+    parallel.prepare(config.seeds)
+    program = parallel.Program(config, registry.make(config.env, **configs.env_options(config)))
+    states = program.init()
+    step = program.compile(states)
+    for chunk in range(1, program.chunks + 1):
+        states, metrics = step(states)
+        line: dict[str, Any] = {
+            "return": float(np.mean(metrics["return"])),
+            "steps": chunk * program.steps_per_chunk * config.seeds,
+            "compile_s": program.compile_s,
+        }
+        if arguments.snapshots:
+            path = arguments.snapshots / f"{chunk}.npz"
+            first = jax.tree.map(lambda x: x[0], states.acting)
+            weights.save(path, arrays(jax.device_get(first)))
+            line["snapshot"] = str(path)
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

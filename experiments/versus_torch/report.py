@@ -1,0 +1,121 @@
+"""What `experiments.versus_torch.benchmark` measured, in Markdown and as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from dynamite_jax.runtime import metrics
+
+PROGRAMS = {"ours": "dynamite_jax", "theirs": "PyTorch"}
+
+
+def report(found: metrics.Record) -> list[str]:
+    """The report, in Markdown."""
+    machine, versions = found["machine"], ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines = [f"# {found['env']}: this project beside PyTorch", ""]
+    lines += [f"{machine['cores']} cores of {machine['processor']}, {machine['device']}; {versions}.", ""]
+    if "other" in found:
+        rate, memory = (_cell(found["other"][key], 0) for key in ("steps_per_s", "peak_mb"))
+        lines += [f"`{found['reference_command']}`: {rate} steps/s, {memory} MB.", ""]
+    if "customary" in found:
+        row = found["customary"]
+        workers, threads = row["layout"]
+        lines += [
+            f"16 environments, updates of public VariBAD code; median (least - greatest). PyTorch: {workers} worker"
+            f" processes, {threads} threads, the fastest of {len(row['layouts'])} layouts.",
+            "",
+            "| | steps/s | first report after, s | peak memory, MB |",
+            "|---|---|---|---|",
+        ]
+        for name, title in PROGRAMS.items():
+            cells = [
+                _cell(row[name][key], digits) for key, digits in (("steps_per_s", 0), ("start_s", 1), ("peak_mb", 0))
+            ]
+            lines += [f"| {title} | {' | '.join(cells)} |"]
+        ratio = row["ours"]["steps_per_s"]["median"] / row["theirs"]["steps_per_s"]["median"]
+        lines += ["", f"Ratio of medians: {ratio:.1f}.", ""]
+    if "growth" in found:
+        lines += [
+            "| environments | dynamite_jax, steps/s | MB | PyTorch, steps/s | MB | ratio |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in found["growth"]:
+            ratio = f"{row['ours'] / row['theirs']:.1f}" if row["theirs"] else "-"
+            cells = [f"{row[name]:,.0f}" if row[name] else "-" for name in ("ours", "ours_mb", "theirs", "theirs_mb")]
+            lines += [f"| {row['num_envs']:,} | {' | '.join(cells)} | {ratio} |"]
+        ours, theirs = (max(row[name] for row in found["growth"]) for name in PROGRAMS)
+        lines += [""]
+        if theirs:
+            lines += [f"Each at its best: {ours:,.0f} and {theirs:,.0f} steps/s, {ours / theirs:.1f} times.", ""]
+    if "seeds" in found:
+        first = found["seeds"][0]["seeds"]
+        lines += [f"| seeds at once | dynamite_jax, steps/s of all | times the time of {first} |", "|---|---|---|"]
+        lines += [f"| {row['seeds']} | {row['ours']:,.0f} | {row['times_one']:.2f} |" for row in found["seeds"]]
+        lines += [""]
+    if "to_return" in found:
+        part = found["to_return"]
+        reached = f"a return of {part['target']:.2f} over {part['episodes']} episodes"
+        lines += [f"Seconds from the start of the program to {reached}, by run:", ""]
+        for name, title in PROGRAMS.items():
+            lines += [f"- {title}: {', '.join(_reached(run) for run in part[name])}"]
+        lines += [""]
+    return lines
+
+
+def _cell(values: metrics.Record, digits: int) -> str:
+    return f"{values['median']:,.{digits}f} ({values['least']:,.{digits}f} - {values['greatest']:,.{digits}f})"
+
+
+def _reached(run: metrics.Record) -> str:
+    if run["seconds"] is not None:
+        return f"{run['seconds']:.1f}"
+    return (
+        f"not within {run['watched_s']:.0f} (best {max((point['return'] for point in run['curve']), default=0.0):.1f})"
+    )
+
+
+def draw(found: metrics.Record, out: Path) -> None:
+    """Steps per second by environments, time by seeds, return by seconds: a panel for each part that is there."""
+    panels = {"growth": _draw_growth, "seeds": _draw_seeds, "to_return": _draw_returns}
+    parts = [part for part in panels if part in found]
+    if not parts:
+        return
+    figure, several = plt.subplots(1, len(parts), figsize=(4 * len(parts), 3.8), layout="constrained", squeeze=False)
+    for axes, part in zip(several[0], parts, strict=True):
+        panels[part](axes, found[part])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.suptitle(found["env"])
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def _draw_growth(axes: Any, rows: list[metrics.Record]) -> None:
+    for name, title in PROGRAMS.items():
+        points = [(row["num_envs"], row[name]) for row in rows if row[name]]
+        axes.plot(*zip(*points, strict=True), marker="o", label=title)
+    axes.set(yscale="log", xlabel="environments", ylabel="environment steps/s, training")
+    axes.set_xscale("log", base=2)
+
+
+def _draw_seeds(axes: Any, rows: list[metrics.Record]) -> None:
+    seeds = [row["seeds"] for row in rows]
+    axes.plot(seeds, [row["times_one"] for row in rows], marker="o", label=PROGRAMS["ours"])
+    axes.plot(
+        seeds, [n / seeds[0] for n in seeds], color="black", linewidth=1, linestyle=":", label="one after the other"
+    )
+    axes.set(xlabel="seeds at once", ylabel="times the time of one seed")
+
+
+def _draw_returns(axes: Any, part: metrics.Record) -> None:
+    for color, (name, title) in zip(("C0", "C1"), PROGRAMS.items(), strict=True):
+        for number, run in enumerate(part[name]):
+            points = [(point["seconds"], point["return"]) for point in run["curve"]]
+            axes.plot(*zip(*points, strict=True), color=color, label=None if number else title)
+    axes.axhline(part["target"], color="black", linewidth=1, linestyle="--")
+    axes.set(xscale="log", xlabel="seconds from the start of the program", ylabel="return")

@@ -1,0 +1,250 @@
+"""The usual loop: play an episode in every environment, update the belief, update the policy."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor  # pyright: ignore[reportMissingImports]
+
+from experiments.versus_torch.torch_reference import elbo, ppo
+from experiments.versus_torch.torch_reference.elbo import Episodes
+from experiments.versus_torch.torch_reference.networks import ActorCritic, BeliefModel, BeliefState
+
+DEVIATION_RANGE = (1e-6, 1e6)
+
+
+class Moments:
+    """Running mean and deviation of rows [N, F] or numbers [N]; 0 and 1 before the first."""
+
+    def __init__(self, *shape: int):
+        self.count = 0.0
+        self.mean, self.squares, self.deviation = torch.zeros(shape), torch.zeros(shape), torch.ones(shape)
+
+    def update(self, x: Tensor) -> None:
+        """Take in a batch (Chan et al., 1979)."""
+        x = x.reshape(-1, *self.mean.shape)
+        self.count += len(x)
+        before = x - self.mean
+        self.mean = self.mean + before.sum(0) / self.count
+        self.squares = self.squares + (before * (x - self.mean)).sum(0)
+        self.deviation = (self.squares.clamp(min=0.0) / self.count).sqrt().clamp(*DEVIATION_RANGE)
+
+    def normalise(self, x: Tensor, clip: float) -> Tensor:
+        """In deviations from the mean, at most `clip` of them."""
+        return ((x - self.mean) / self.deviation).clamp(-clip, clip)
+
+
+class Buffer:
+    """The last `capacity` episodes, written in place; the newest of them overwrite the oldest."""
+
+    def __init__(self, capacity: int):
+        self.capacity, self.held, self.next = capacity, 0, 0
+        self.arrays: Episodes | None = None
+
+    def add(self, fresh: Episodes) -> None:
+        """Take in episodes, [H(+1), E, ...], at most `capacity`."""
+        if self.arrays is None:
+            self.arrays = Episodes(*(x.new_empty(x.shape[0], self.capacity, *x.shape[2:]) for x in fresh))
+        count = fresh.reward.shape[1]
+        where = (self.next + torch.arange(count)) % self.capacity
+        for array, x in zip(self.arrays, fresh, strict=True):
+            array[:, where] = x
+        self.next = (self.next + count) % self.capacity
+        self.held = min(self.capacity, self.held + count)
+
+    def sample(self, count: int) -> Episodes:
+        """Episodes drawn with replacement."""
+        assert self.arrays is not None
+        return self.arrays.of(torch.randint(self.held, (count,)))
+
+
+class Rollout(SimpleNamespace):
+    """One episode of E environments, as JAX's `Rollout`; `encoded` are actions as networks see them."""
+
+    observation: Tensor
+    action: Tensor
+    encoded: Tensor
+    reward: Tensor
+    session: Tensor
+    features: Tensor
+    log_prob: Tensor
+    value: Tensor
+
+
+class Trainer:
+    """One agent and its environments.
+
+    Attributes:
+        config: sizes and numbers, with the names of `dynamite_jax.config.Config`.
+        env: vector environment.
+        model: networks of the belief.
+        policy: actor and critic.
+        statistics: of features, observations, rewards and returns.
+    """
+
+    def __init__(self, config: Any, env: Any, meta_updates: int):
+        """Build the agent.
+
+        Args:
+            config: the run.
+            env: its environments, `config.num_envs` of them.
+            meta_updates: of the whole run, over which rates are annealed.
+        """
+        self.config, self.env, self.meta_updates, self.done = config, env, meta_updates, 0
+        space = env.single_action_space
+        self.continuous = len(space.shape) > 0
+        self.actions = space.shape[0] if self.continuous else int(space.n)
+        observation = env.single_observation_space.shape[0]
+        self.model = BeliefModel(config, observation, self.actions, env.decode_state)
+        features = observation + 2 * config.network.latent
+        self.policy = ActorCritic(config.network, features, self.actions, self.continuous)
+        self.statistics = {
+            "features": Moments(features),
+            "observation": Moments(observation),
+            "reward": Moments(),
+            "returns": Moments(),
+        }
+        self.vae_optimiser = torch.optim.Adam(self.model.parameters(), lr=config.vae.lr, fused=True)
+        self.ppo_optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.ppo.lr, fused=True)
+        self.start = torch.zeros(self.actions) if self.continuous else self.encode(torch.zeros((), dtype=torch.long))
+        self.buffer = Buffer(config.vae.buffer_episodes) if config.vae.buffer_episodes else None
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Network input for actions: what the environment executes, or one-hot."""
+        return action.clamp(-1.0, 1.0) if self.continuous else torch.nn.functional.one_hot(action, self.actions).float()
+
+    def normalise(self, name: str, x: Tensor) -> Tensor:
+        """In deviations from the running mean."""
+        return self.statistics[name].normalise(x, self.config.network.feature_clip)
+
+    @torch.no_grad()
+    def play(self) -> Rollout:
+        """One episode in every environment."""
+        batch, horizon = self.env.num_envs, self.env.horizon
+        observation, _ = self.env.reset()
+        observation = torch.from_numpy(observation).clone()
+        state = self.model.encoder.initial(batch)
+        action, reward = self.start.expand(batch, -1), torch.zeros(batch)
+        seen: dict[str, list[Tensor]] = {name: [] for name in ("observation", "features", "value")}
+        done: dict[str, list[Tensor]] = {name: [] for name in ("action", "encoded", "log_prob", "reward", "session")}
+        for t in range(horizon + 1):
+            state, policy, now = self._look(state, observation, action, reward)
+            for name, x in zip(seen, now, strict=True):
+                seen[name].append(x)
+            if t == horizon:
+                break
+            chosen, log_prob = ppo.sample(policy, self.continuous)
+            following, paid, _, _, info = self.env.step(chosen.numpy())
+            observation, paid = torch.from_numpy(following).clone(), torch.from_numpy(paid).clone()
+            session = torch.from_numpy(info["session"]).clone()
+            action, reward = self.encode(chosen), self.normalise("reward", paid)
+            for name, x in zip(done, (chosen, action, log_prob, paid, session), strict=True):
+                done[name].append(x)
+        return Rollout(**{name: torch.stack(rows) for name, rows in (seen | done).items()})
+
+    def _look(
+        self, state: BeliefState, observation: Tensor, action: Tensor, reward: Tensor
+    ) -> tuple[BeliefState, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The belief after an observation, the policy there, and what is recorded."""
+        evidence = torch.cat([self.normalise("observation", observation), action, reward[:, None]], dim=1)
+        state = self.model.encoder.step(state, self.model.encoder.embed(evidence))
+        features = torch.cat([observation, state.belief], dim=1)
+        policy, value = self.policy(self.normalise("features", features))
+        return state, policy, (observation, features, value)
+
+    def update_belief(self, rollout: Rollout) -> None:
+        """Maximise the ELBO on the episodes, or on those of the buffer."""
+        vae = self.config.vae
+        self._set_rate(self.vae_optimiser, vae.lr * self._remaining(vae.anneal))
+        fresh = Episodes(rollout.observation, rollout.encoded, rollout.reward, rollout.session)
+        if self.buffer:
+            self.buffer.add(fresh)
+        else:
+            fresh = self._evidence(fresh)
+        for _ in range(vae.epochs):
+            for batch in self._belief_batches(fresh):
+                draws = elbo.draw(batch, self.config.network.latent, vae)
+                loss, _ = elbo.loss(self.model, batch, self.start, draws, vae)
+                self._descend(self.vae_optimiser, self.model, loss, vae.max_grad_norm)
+
+    def _belief_batches(self, fresh: Episodes) -> Iterator[Episodes]:
+        """Minibatches of a pass: episodes of the buffer with replacement, or fresh ones, each once."""
+        vae = self.config.vae
+        count = vae.trajectories or self.env.num_envs
+        if self.buffer:
+            for _ in range(vae.minibatches):
+                yield self._evidence(self.buffer.sample(count // vae.minibatches))
+        else:
+            for chosen in torch.randperm(self.env.num_envs)[:count].reshape(vae.minibatches, -1):
+                yield fresh.of(chosen)
+
+    def _evidence(self, episodes: Episodes) -> Episodes:
+        observation = self.normalise("observation", episodes.observation)
+        return episodes._replace(observation=observation, reward=self.normalise("reward", episodes.reward))
+
+    def samples(self, rollout: Rollout) -> tuple[ppo.Samples, Tensor]:
+        """What the policy learns from, one row a step, and the returns that the critic is taught."""
+        hyper = self.config.ppo
+        returns = self.statistics["returns"]
+        mean, deviation = (returns.mean, returns.deviation) if hyper.normalise_returns else (0.0, 1.0)
+        value = mean + deviation * rollout.value
+        never = torch.zeros_like(rollout.reward)
+        advantage = ppo.advantages(rollout.reward, never, value, hyper.gamma, hyper.gae_lambda)
+        target = (value[:-1] + advantage - mean) / deviation
+        features = self.normalise("features", rollout.features[:-1])
+        columns = (features, rollout.action, rollout.log_prob, rollout.value[:-1], advantage, target)
+        return ppo.Samples(*(x.flatten(0, 1) for x in columns)), value[:-1] + advantage
+
+    def update_policy(self, samples: ppo.Samples) -> None:
+        """PPO; minibatches are of steps, or of whole episodes."""
+        hyper = self.config.ppo
+        left, gone = self._remaining(hyper.anneal), self.done / self.meta_updates
+        self._set_rate(self.ppo_optimiser, 0.0 if gone < hyper.delay else hyper.lr * left)
+        now = SimpleNamespace(**{**vars(hyper), "entropy": hyper.entropy * left})
+        numbers = torch.arange(len(samples.advantage))
+        units = numbers[:, None] if hyper.shuffle == "steps" else numbers.reshape(-1, self.env.num_envs).T
+        for _ in range(hyper.epochs):
+            for chosen in units[torch.randperm(len(units))].reshape(hyper.minibatches, -1):
+                loss = self._policy_loss(samples.of(chosen), now)
+                self._descend(self.ppo_optimiser, self.policy, loss, hyper.max_grad_norm)
+
+    def _policy_loss(self, batch: ppo.Samples, hyper: Any) -> Tensor:
+        policy, value = self.policy(batch.features)
+        return ppo.loss(policy, value, batch, self.continuous, hyper)[0]
+
+    def _descend(self, optimiser: torch.optim.Optimizer, module: torch.nn.Module, loss: Tensor, norm: float) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), norm, foreach=True)
+        optimiser.step()
+
+    def _remaining(self, anneal: float) -> float:
+        """Factor of an annealed number, as in `dynamite_jax.algorithms.meta_ppo`."""
+        left = 1.0 - self.done / self.meta_updates
+        return max(0.0, min(1.0, left / max(anneal, 1e-8)))
+
+    def _set_rate(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+    def meta_update(self) -> float:
+        """One of them; mean return of the episodes played."""
+        rollout = self.play()
+        self.update_belief(rollout)
+        samples, returns = self.samples(rollout)
+        self.update_policy(samples)
+        seen = (rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+        for moments, x in zip(self.statistics.values(), seen, strict=True):
+            moments.update(x)
+        self.done += 1
+        return float(rollout.reward.sum(0).mean())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that acts: weights of both networks and statistics, by dotted names."""
+        found = {f"belief.{name}": x.numpy() for name, x in self.model.state_dict().items()}
+        found |= {f"policy.{name}": x.numpy() for name, x in self.policy.state_dict().items()}
+        for name, moments in self.statistics.items():
+            found |= {f"mean.{name}": moments.mean.numpy(), f"deviation.{name}": moments.deviation.numpy()}
+        return found
