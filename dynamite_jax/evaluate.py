@@ -25,8 +25,9 @@ from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Acting, TrainState
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, metrics
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 
 RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
 DETECTION_WINDOW = 3  # steps by which a boundary may be found late
@@ -207,7 +208,7 @@ def _recent(mark: np.ndarray, window: int) -> np.ndarray:
     return spread
 
 
-def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, int]:
+def load_run(run: Path, episodes: int) -> tuple[Program, TrainState, int]:
     """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, states, chunk).
 
     Raises:
@@ -219,9 +220,9 @@ def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, in
     presets.check(config)
     if not (run / "checkpoints").is_dir():
         raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
-    parallel.prepare(config.seeds)
+    devices.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
     step, states, damaged = checkpoints.restore(program.init())
     checkpoints.close()

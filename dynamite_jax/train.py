@@ -27,8 +27,9 @@ from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.evaluate import evaluate, report
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, metrics
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 
 REPORTED = ("dynamite-jax", "jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
 
@@ -77,13 +78,13 @@ def train(
     console = Console(stderr=True)
     configs.check(config)
     presets.check(config)
-    parallel.prepare(config.seeds)
+    devices.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
     configs.check_against_horizon(config, env.horizon)
     if wandb:
         metrics.check_wandb()
     _claim(out, config, resume)
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     chunks = program.chunks
 
     states, done, earlier_s = program.init(), 0, 0.0
@@ -121,7 +122,7 @@ def train(
 
 
 def _loop(
-    program: parallel.Program,
+    program: Program,
     step: Callable,
     states: TrainState,
     done: int,
@@ -198,7 +199,7 @@ def _claim(out: Path, config: Config, resume: bool) -> None:
         configs.save(config, path)
 
 
-def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_s: float) -> metrics.Record:
+def _summary(program: Program, result: metrics.Record, out: Path, wall_s: float) -> metrics.Record:
     records = metrics.read(out / "metrics.jsonl")
     config = program.config
     return {
@@ -209,9 +210,9 @@ def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),
         "compile_s": program.compile_s,
         "wall_s": wall_s,
-        "peak_mb": parallel.peak_mb(),
+        "peak_mb": devices.peak_mb(),
         "versions": {name: metadata.version(name) for name in REPORTED} | {"python": sys.version.split()[0]},
-        "machine": parallel.machine(),
+        "machine": devices.machine(),
         "commit": commit(),
     }
 

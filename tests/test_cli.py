@@ -16,7 +16,8 @@ from dynamite_jax import config as configs
 from dynamite_jax import errors, evaluate, presets, train
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime.program import Program
 from experiments.studies import bayes_optimal
 
 Refused = Callable[..., str]
@@ -38,7 +39,7 @@ def refused(monkeypatch, capfd, tmp_path) -> Refused:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
             if not compiles:
-                patch.setattr(parallel, "Program", None)
+                patch.setattr(Program, "__init__", None)
             before = files(tmp_path)
             with pytest.raises(SystemExit) as stop:
                 command.main()

@@ -19,8 +19,9 @@ from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax import train
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import metrics
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 
 # What the others add to these is tested by the slow tests.
 CASES = [(env, "dynamite") for env in ("gridworld", "point_robot", "probe_match", "reacher")]
@@ -81,7 +82,7 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
     states = []
     for name in ("through", "stopped"):
         checkpoints = Checkpoints(tmp_path / name / "checkpoints")
-        program = parallel.Program(config, registry.make(config.env))
+        program = Program(config, registry.make(config.env))
         states.append(checkpoints.restore(program.init())[1])
         checkpoints.close()
     assert_same(*states)
@@ -135,7 +136,7 @@ def test_another_config_is_refused_by_its_fields(tiny, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny, tmp_path, monkeypatch):
     config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20)
-    compile_chunk = parallel.Program.compile
+    compile_chunk = Program.compile
     calls = []
 
     def poisoned(self, states):
@@ -150,11 +151,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 
         return run
 
-    monkeypatch.setattr(parallel.Program, "compile", poisoned)
+    monkeypatch.setattr(Program, "compile", poisoned)
     with pytest.raises(train.Diverged, match="not finite in chunk 3"):
         train.train(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    program = parallel.Program(config, registry.make(config.env))
+    program = Program(config, registry.make(config.env))
     number, states, _ = checkpoints.restore(program.init())
     checkpoints.close()
     assert number == 2 and np.asarray(states.finite).all()

@@ -27,7 +27,8 @@ from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.data.types import Acting
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, metrics
+from dynamite_jax.runtime.program import Program
 from dynamite_jax.train import commit
 from experiments.versus_torch import jax_program
 from experiments.versus_torch.report import draw, report
@@ -47,7 +48,7 @@ CUSTOMARY = {
     "halfcheetah_vel": {**_CUSTOMARY, "vae.trajectories": 10, "vae.epochs": 1},
 }
 # Ways to run the PyTorch program, of which the fastest counts: processes that step environments, threads.
-LAYOUTS = tuple((workers, threads) for workers in (0, parallel.cores(), 16) for threads in (1, parallel.cores()))
+LAYOUTS = tuple((workers, threads) for workers in (0, devices.cores(), 16) for threads in (1, devices.cores()))
 ENDLESS = 10**9  # environment steps of runs that are only timed
 PASSED_STEPS = 100_000  # environment steps over which returns are averaged to tell that a target is passed
 EVALUATED = 512  # episodes behind each point of a curve of returns over time
@@ -232,7 +233,7 @@ def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     config = dataclasses.replace(preset, seeds=1)
     layout = stand.fastest(config)["layout"]
     env = registry.make(config.env, **configs.env_options(config))
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     states = program.init()
     like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
 
@@ -344,7 +345,7 @@ def _target(env: str) -> float:
 
 def _earlier(arguments: Arguments, env: str) -> metrics.Record:
     """A report without numbers, or an earlier one of this machine with these versions."""
-    fresh: metrics.Record = {"env": env, "machine": parallel.machine(), "commit": commit()}
+    fresh: metrics.Record = {"env": env, "machine": devices.machine(), "commit": commit()}
     fresh["config"] = json.loads(json.dumps(dataclasses.asdict(presets.default(env, "dynamite"))))
     fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
     path = arguments.out / f"{env}.json"
