@@ -23,11 +23,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.evaluate import evaluate, report
-from dynamite_jax.runtime import devices, metrics
+from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
@@ -57,7 +58,7 @@ class Diverged(RuntimeError):
 
 def train(
     config: Config, out: Path, resume: bool = False, tensorboard: bool = False, wandb: bool = False
-) -> metrics.Record:
+) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
     Args:
@@ -82,7 +83,7 @@ def train(
     env = registry.make(config.env, **configs.env_options(config))
     configs.check_against_horizon(config, env.horizon)
     if wandb:
-        metrics.check_wandb()
+        loggers.check_wandb()
     _claim(out, config, resume)
     program = Program(config, env)
     chunks = program.chunks
@@ -93,9 +94,9 @@ def train(
         done, states, damaged = checkpoints.restore(states)
         for line in damaged:
             console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)
-        earlier = [record for record in metrics.read(out / "metrics.jsonl") if record["chunk"] <= done]
+        earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= done]
         earlier_s = earlier[-1]["wall_s"] if earlier else 0.0
-    log = metrics.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
+    log = loggers.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
     try:
         if done < chunks:
             console.print(
@@ -127,13 +128,13 @@ def _loop(
     states: TrainState,
     done: int,
     checkpoints: Checkpoints,
-    log: metrics.Log,
+    log: loggers.Log,
     console: Console,
     start: float,
 ) -> TrainState:
     """Run the chunks that are left. Metrics of a chunk are read while the next one runs."""
     config, chunks = program.config, program.chunks
-    pending: tuple[int, metrics.Record] | None = None
+    pending: tuple[int, loggers.Record] | None = None
     clock = time.perf_counter()
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -148,7 +149,7 @@ def _loop(
             now = time.perf_counter()
             rate, clock = program.steps_per_chunk * config.seeds / (now - clock), now
             record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
-            record |= {"steps_per_s": rate, "return_iqm": metrics.interquartile_mean(values["return"])}
+            record |= {"steps_per_s": rate, "return_iqm": statistics.interquartile_mean(values["return"])}
             record |= {name: [float(v) for v in value] for name, value in values.items()}
             if not all(np.all(np.isfinite(value)) for value in values.values()):
                 broken = [name for name, value in values.items() if not np.all(np.isfinite(value))]
@@ -199,8 +200,8 @@ def _claim(out: Path, config: Config, resume: bool) -> None:
         configs.save(config, path)
 
 
-def _summary(program: Program, result: metrics.Record, out: Path, wall_s: float) -> metrics.Record:
-    records = metrics.read(out / "metrics.jsonl")
+def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float) -> loggers.Record:
+    records = loggers.read(out / "metrics.jsonl")
     config = program.config
     return {
         "env": config.env,

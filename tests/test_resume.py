@@ -19,7 +19,7 @@ from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax import train
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
@@ -60,7 +60,7 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
     config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20, checkpoint_every=2)  # 4 chunks
     through = train.train(config, tmp_path / "through")
 
-    write = metrics.Log.write
+    write = loggers.Log.write
 
     def stop_at_three(self, record):
         write(self, record)
@@ -68,13 +68,13 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(metrics.Log, "write", stop_at_three)
+        patch.setattr(loggers.Log, "write", stop_at_three)
         train.train(config, tmp_path / "stopped")
-    assert [r["chunk"] for r in metrics.read(tmp_path / "stopped" / "metrics.jsonl")] == [1, 2, 3]
+    assert [r["chunk"] for r in loggers.read(tmp_path / "stopped" / "metrics.jsonl")] == [1, 2, 3]
     resumed = train.train(config, tmp_path / "stopped", resume=True)
 
     timing = ("wall_s", "steps_per_s")
-    records = [metrics.read(tmp_path / name / "metrics.jsonl") for name in ("through", "stopped")]
+    records = [loggers.read(tmp_path / name / "metrics.jsonl") for name in ("through", "stopped")]
     assert [r["chunk"] for r in records[1]] == [1, 2, 3, 4]
     for a, b in zip(*records, strict=True):
         assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
@@ -121,7 +121,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(metrics.Log, "write", stop)
+        patch.setattr(loggers.Log, "write", stop)
         train.train(tiny, tmp_path / "killed")
     assert train.train(tiny, tmp_path / "killed", resume=True)["eval"] == through["eval"]
 
@@ -160,4 +160,4 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     checkpoints.close()
     assert number == 2 and np.asarray(states.finite).all()
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(states.policy_params))
-    assert [r["chunk"] for r in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert [r["chunk"] for r in loggers.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]

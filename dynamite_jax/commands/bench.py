@@ -31,7 +31,7 @@ from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import devices, metrics
+from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.program import Program
 
 AT_MOST = 1024  # environments in C MuJoCo
@@ -57,7 +57,7 @@ class Arguments:
     """Print one JSON line for each number of environments instead of tables."""
 
 
-def measure(config: Config, repeats: int) -> metrics.Record:
+def measure(config: Config, repeats: int) -> loggers.Record:
     """Speed, compile time, memory and phases of one configuration.
 
     Args:
@@ -196,7 +196,7 @@ def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float
     return result, float(np.median(seconds))
 
 
-def _floor(phases: dict[str, dict[str, float]], rate: float) -> metrics.Record:
+def _floor(phases: dict[str, dict[str, float]], rate: float) -> loggers.Record:
     """The rate at which this machine does matrix products, over the products that a step of training needs.
 
     Counted are the products of networks alone, so no program of this method can be faster than the floor here.
@@ -239,7 +239,7 @@ def _matrix_rate(size: int = 2048) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _report(result: metrics.Record) -> None:
+def _report(result: loggers.Record) -> None:
     console = Console()
     low, high = result["steps_per_s_quartiles"]
     table = Table(title="{env}, {method}, {seeds} seeds x {num_envs} environments".format(**result), show_header=False)

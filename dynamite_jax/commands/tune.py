@@ -24,7 +24,7 @@ from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
-from dynamite_jax.runtime.metrics import Record
+from dynamite_jax.runtime.loggers import Record
 from dynamite_jax.runtime.program import Program
 
 ROOT = 1000  # tuning seeds; results are reported from root seed 1
