@@ -12,6 +12,7 @@ from dynamite_envs import registry
 from dynamite_envs.probes import Memory
 from dynamite_jax import evaluate, train
 from dynamite_jax.analysis import readout
+from dynamite_jax.runtime import loop
 from dynamite_jax.runtime.program import Program
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
@@ -158,4 +159,4 @@ def test_reading_is_measured_on_episodes_that_the_reader_has_not_seen():
     "seconds, said", [(40.2, "40 seconds"), (100, "2 minutes"), (5000, "83 minutes"), (12600, "3.5 hours")]
 )
 def test_a_length_of_time_is_said_in_words(seconds, said):
-    assert train._duration(seconds) == said
+    assert loop.duration(seconds) == said

@@ -19,7 +19,7 @@ from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax import train
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import loggers, loop
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         return run
 
     monkeypatch.setattr(Program, "compile", poisoned)
-    with pytest.raises(train.Diverged, match="not finite in chunk 3"):
+    with pytest.raises(loop.Diverged, match="not finite in chunk 3"):
         train.train(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     program = Program(config, registry.make(config.env))

@@ -29,7 +29,7 @@ from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.program import Program
-from dynamite_jax.train import commit
+from dynamite_jax.runtime.provenance import commit
 from experiments.versus_torch import jax_program
 from experiments.versus_torch.report import draw, report
 from experiments.versus_torch.watched import Line, Watched, watch
