@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from flax import struct
 
+from dynamite_envs.errors import UserError
+
 
 def _static(default: Any) -> Any:
     return struct.field(pytree_node=False, default=default)
@@ -172,7 +174,7 @@ class Config:
         return -(-self.steps // chunk) * self.chunk
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A field holds what it can't; the message is one line with field, value and what is allowed."""
 
 

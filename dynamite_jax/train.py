@@ -70,7 +70,7 @@ def train(
         The summary, as in summary.json.
 
     Raises:
-        ValueError: the config, `out` or its checkpoints can't be used.
+        UserError: the config, `out` or its checkpoints can't be used.
         Diverged: a loss is not finite; the last good checkpoint stays.
     """
     start = time.perf_counter()

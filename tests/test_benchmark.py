@@ -12,6 +12,7 @@ import pytest
 
 from conftest import build, tiny_config
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets, train
 from dynamite_jax.data.rollout import play
@@ -82,7 +83,7 @@ def test_a_program_that_comes_to_its_end_was_not_stopped():
     ],
 )
 def test_what_measures_nothing_is_refused_in_one_line(command, named):
-    with pytest.raises(ValueError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         watch(command, limit_s=30.0)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -269,7 +270,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.bench")
     if arguments.repeats < 1:
-        raise ValueError(f"repeats is {arguments.repeats}; it must be 1 or more")
+        raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
     parallel.prepare(arguments.seeds)
     for num_envs in arguments.num_envs or (preset.num_envs,):

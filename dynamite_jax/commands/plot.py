@@ -39,7 +39,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     """Write one picture of one or more runs.
 
     Raises:
-        ValueError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
+        ConfigError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
     """
     if labels and len(labels) != len(runs):
         raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")

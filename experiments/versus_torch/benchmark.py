@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
@@ -152,7 +153,7 @@ class Stand:
         """None where a program says too little within the limit; it is told."""
         try:
             return run()
-        except ValueError as error:
+        except UserError as error:
             self.say(str(error))
             return None
 
@@ -282,25 +283,25 @@ def check(arguments: Arguments) -> None:
     """Refuse what can't be measured.
 
     Raises:
-        ValueError: names the argument, its value and what is allowed.
+        UserError: names the argument, its value and what is allowed.
     """
     for name in ("repeats", "seconds", "limit"):
         if getattr(arguments, name) <= 0:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be more than 0")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be more than 0")
     for name in ("sizes", "seeds"):
         if not getattr(arguments, name) or min(getattr(arguments, name)) < 1:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
     if arguments.reference_command and not arguments.reference_command.strip():
-        raise ValueError(f"reference_command is {arguments.reference_command!r}; it must name a program")
+        raise UserError(f"reference_command is {arguments.reference_command!r}; it must name a program")
     preset, horizon = presets.default(arguments.env, "dynamite"), registry.make(arguments.env).horizon
     for size in arguments.sizes:
         try:
             configs.check(sized(preset, size))
             configs.check_against_horizon(sized(preset, size), horizon)
         except ConfigError as error:
-            raise ValueError(f"sizes holds {size}, with which {error}") from None
+            raise UserError(f"sizes holds {size}, with which {error}") from None
     if not find_spec("torch"):
-        raise ValueError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
+        raise UserError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
 
 
 @one_line_errors
@@ -353,7 +354,7 @@ def _earlier(arguments: Arguments, env: str) -> metrics.Record:
     try:
         earlier = json.loads(path.read_text())
     except ValueError:
-        raise ValueError(f"out is {str(arguments.out)!r}; {path.name} there is no report") from None
+        raise UserError(f"out is {str(arguments.out)!r}; {path.name} there is no report") from None
     return earlier if all(earlier.get(key) == value for key, value in fresh.items()) else fresh
 
 
