@@ -14,6 +14,10 @@ import tyro
 from dynamite_envs.errors import UserError
 
 
+class ConfigError(UserError):
+    """A field holds what it can't; the message is one line with field, value and what is allowed."""
+
+
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a command: a `UserError` becomes one line on stderr and exit code 2; every other exception traces."""
 

@@ -15,11 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax import presets
 from dynamite_jax.analysis import readout
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.config import Config
@@ -217,11 +215,10 @@ def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, in
     if not (run / "config.json").is_file():
         raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
-    presets.check(config)
+    parallel.prepare(config.seeds)
+    env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
         raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
-    parallel.prepare(config.seeds)
-    env = registry.make(config.env, **configs.env_options(config))
     program = parallel.Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
     step, states, damaged = checkpoints.restore(program.init())

@@ -20,7 +20,6 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
@@ -75,11 +74,8 @@ def train(
     """
     start = time.perf_counter()
     console = Console(stderr=True)
-    configs.check(config)
-    presets.check(config)
     parallel.prepare(config.seeds)
-    env = registry.make(config.env, **configs.env_options(config))
-    configs.check_against_horizon(config, env.horizon)
+    env = configs.validate(config)
     if wandb:
         metrics.check_wandb()
     _claim(out, config, resume)

@@ -256,7 +256,7 @@ def test_to_resume_needs_a_run(refused, tmp_path):
         (["--seeds", "7", "--vae.kl-weight", "0.5"], ["seeds: 4 -> 7", "vae.kl_weight: 0.01 -> 0.5"]),
         (["--env", "point_robot"], ["env: 'gridworld' -> 'point_robot'"]),
         (["--method", "varibad"], ["method: 'dynamite' -> 'varibad'"]),
-        (["--env-options", "p=0.5"], ["env_options: () -> ('p=0.5',)"]),
+        (["--env-options", "p=0.5"], ["env_options: {} -> {'p': 0.5}"]),
     ],
 )
 def test_a_run_resumes_only_with_its_own_config(refused, tmp_path, flags, named):

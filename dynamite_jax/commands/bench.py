@@ -70,8 +70,7 @@ def measure(config: Config, repeats: int) -> metrics.Record:
         over that of the environment alone, less 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
         the speed of C MuJoCo on all cores.
     """
-    configs.check(config)
-    env = registry.make(config.env, **configs.env_options(config))
+    env = configs.validate(config)
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         program = parallel.Program(config, env)
@@ -273,8 +272,10 @@ def main() -> None:
         raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
     parallel.prepare(arguments.seeds)
+    horizon = registry.make(arguments.env).horizon
     for num_envs in arguments.num_envs or (preset.num_envs,):
-        config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs)
+        steps = max(preset.steps, num_envs * horizon)
+        config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs, steps=steps)
         result = measure(config, arguments.repeats)
         if arguments.json:
             print(json.dumps(result), flush=True)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from dynamite_envs import registry
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -111,9 +110,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     """`search` among settings that differ in traced numbers only."""
     trials = len(settings)
     wide = dataclasses.replace(config, seeds=config.seeds * trials)
-    env = registry.make(config.env, **configs.env_options(wide))
-    configs.check(config)
-    configs.check_against_horizon(config, env.horizon)
+    env = configs.validate(wide)
     program = parallel.Program(wide, env)
     states = program.init(ids=[*range(config.seeds)] * trials)
     each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]

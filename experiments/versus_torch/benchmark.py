@@ -170,7 +170,7 @@ class Stand:
         return watch(command, self.arguments.limit, enough or self.for_seconds(), environment)
 
     def _write(self, config: Config) -> str:
-        configs.check(config)
+        configs.validate(config)
         path = self.folder / "config.json"
         configs.save(config, path)
         return str(path)
@@ -232,7 +232,7 @@ def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     """
     config = dataclasses.replace(preset, seeds=1)
     layout = stand.fastest(config)["layout"]
-    env = registry.make(config.env, **configs.env_options(config))
+    env = configs.validate(config)
     program = parallel.Program(config, env)
     states = program.init()
     like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
@@ -293,11 +293,10 @@ def check(arguments: Arguments) -> None:
             raise UserError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
     if arguments.reference_command and not arguments.reference_command.strip():
         raise UserError(f"reference_command is {arguments.reference_command!r}; it must name a program")
-    preset, horizon = presets.default(arguments.env, "dynamite"), registry.make(arguments.env).horizon
+    preset = presets.default(arguments.env, "dynamite")
     for size in arguments.sizes:
         try:
-            configs.check(sized(preset, size))
-            configs.check_against_horizon(sized(preset, size), horizon)
+            configs.validate(sized(preset, size))
         except ConfigError as error:
             raise UserError(f"sizes holds {size}, with which {error}") from None
     if not find_spec("torch"):
@@ -346,7 +345,7 @@ def _target(env: str) -> float:
 def _earlier(arguments: Arguments, env: str) -> metrics.Record:
     """A report without numbers, or an earlier one of this machine with these versions."""
     fresh: metrics.Record = {"env": env, "machine": parallel.machine(), "commit": commit()}
-    fresh["config"] = json.loads(json.dumps(dataclasses.asdict(presets.default(env, "dynamite"))))
+    fresh["config"] = json.loads(json.dumps(configs.to_dict(presets.default(env, "dynamite"))))
     fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
     path = arguments.out / f"{env}.json"
     if not path.is_file():

@@ -40,30 +40,14 @@ def read(path: Path) -> Fields:
             "vae.boundaries": (config.vae.boundaries, ("labels",)),
             "vae.elbo_terms": (config.vae.elbo_terms, (0,)),
         }
+        if not isinstance(config.env_options, Fields):
+            raise UserError("env_options holds no options by name, as those of an earlier schema do")
     except (ValueError, AttributeError) as error:  # not JSON, or no object at the top
         raise UserError(f"{path} is no config: {error}") from None
     for name, (value, allowed) in asked.items():
         if value not in allowed:
             raise UserError(f"{name} is {value!r}; in PyTorch it must be one of {', '.join(map(str, allowed))}")
     return config
-
-
-def env_options(config: Fields) -> dict[str, Any]:
-    """Options of the environment, as `dynamite_jax.config.env_options` reads them, which would bring JAX with it.
-
-    Raises:
-        UserError: an entry without a name or whose value isn't JSON.
-    """
-    options = {}
-    for entry in config.env_options:
-        name, equals, value = entry.partition("=")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise UserError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
-    return options
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    env = environments.make(config.env, config.num_envs, arguments.workers, **env_options(config))
+    env = environments.make(config.env, config.num_envs, arguments.workers, **vars(config.env_options))
     try:
         env.reset(seed=arguments.seed)
         steps = config.num_envs * env.horizon
