@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax import presets
 from dynamite_jax.analysis import readout, statistics
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.config import Config
@@ -212,16 +211,15 @@ def load_run(run: Path, episodes: int) -> tuple[Program, TrainState, int]:
     """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, states, chunk).
 
     Raises:
-        ValueError: there is no run, or none of its checkpoints can be trusted.
+        UserError: there is no run, or none of its checkpoints can be trusted.
     """
     if not (run / "config.json").is_file():
-        raise ValueError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
+        raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
-    presets.check(config)
-    if not (run / "checkpoints").is_dir():
-        raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     devices.prepare(config.seeds)
-    env = registry.make(config.env, **configs.env_options(config))
+    env = configs.validate(config)
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     program = Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
     step, states, damaged = checkpoints.restore(program.init())
@@ -288,7 +286,7 @@ def main() -> None:
     """Evaluate, print, write."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.evaluate")
     if arguments.episodes < 1:
-        raise ValueError(f"episodes is {arguments.episodes}; it must be 1 or more")
+        raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
     program, states, step = load_run(arguments.run, arguments.episodes)
     result = evaluate(program.config, program.env, program.agent, states, arguments.episodes, arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}

@@ -1,16 +1,14 @@
 """Defaults of each environment and method; what is not named here stands in `config`."""
 
 import dataclasses
-import inspect
 import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dynamite_envs.physics.mjx import check_implementation
-from dynamite_envs.registry import MAKERS, nearest
-from dynamite_jax.beliefs.latent import LatentBelief
-from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
-from dynamite_jax.methods import METHODS, rl2
+from dynamite_envs.registry import MAKERS
+from dynamite_jax.config import Config, NetworkConfig, PPOConfig, VAEConfig, changed
+from dynamite_jax.methods import METHODS
+from dynamite_jax.rules import check_names
 
 Scale = Literal["cores", "accelerator"]
 
@@ -110,40 +108,6 @@ _ENVIRONMENTS = {
     **dict.fromkeys(("halfcheetah_vel", "halfcheetah_vel_wind"), _TARGET_SPEED),
     **dict.fromkeys((name for name in MAKERS if name.startswith("probe_")), _PROBE),
 }
-
-
-def check_names(env: str, method: str) -> None:
-    """Refuse an unknown environment or method.
-
-    Raises:
-        ConfigError: names the nearest one.
-    """
-    if env not in MAKERS:
-        raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
-
-
-def check(config: Config) -> None:
-    """Refuse an unknown environment or method, and an encoder, physics or minibatches that they can't use.
-
-    Raises:
-        ConfigError: names the nearest one, or what is allowed.
-    """
-    check_names(config.env, config.method)
-    if config.physics.impl != "jax":
-        if "impl" not in inspect.signature(MAKERS[config.env]).parameters:
-            raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
-        try:
-            check_implementation(config.physics.impl)
-        except ValueError as error:
-            raise ConfigError(f"physics.{error}") from None
-    if config.ppo.shuffle != "episodes" and METHODS[config.method] is rl2:
-        raise ConfigError(f"ppo.shuffle is {config.ppo.shuffle!r}; with method rl2 it must be 'episodes'")
-    if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
-        raise ConfigError(
-            f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
-        )
 
 
 def default(env: str, method: str, scale: Scale = "cores") -> Config:

@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
@@ -58,16 +57,13 @@ def train(
         The summary, as in summary.json.
 
     Raises:
-        ValueError: the config, `out` or its checkpoints can't be used.
+        UserError: the config, `out` or its checkpoints can't be used.
         Diverged: a loss is not finite; the last good checkpoint stays.
     """
     start = time.perf_counter()
     console = Console(stderr=True)
-    configs.check(config)
-    presets.check(config)
     devices.prepare(config.seeds)
-    env = registry.make(config.env, **configs.env_options(config))
-    configs.check_against_horizon(config, env.horizon)
+    env = configs.validate(config)
     if wandb:
         loggers.check_wandb()
     run_folder.claim(out, config, resume)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import build, tiny_config
-from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.data.rollout import play
@@ -83,7 +83,7 @@ def test_a_program_that_comes_to_its_end_was_not_stopped():
     ],
 )
 def test_what_measures_nothing_is_refused_in_one_line(command, named):
-    with pytest.raises(ValueError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         watch(command, limit_s=30.0)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -93,8 +93,7 @@ def test_what_measures_nothing_is_refused_in_one_line(command, named):
 def test_every_size_is_a_config_that_runs(env, num_envs):
     preset = presets.default(env, "dynamite")
     config = benchmark.sized(preset, num_envs)
-    configs.check(config)
-    configs.check_against_horizon(config, registry.make(env).horizon)
+    configs.validate(config)
     assert config.num_envs == num_envs
     if num_envs >= preset.num_envs:
         assert config.ppo.minibatches == preset.ppo.minibatches
@@ -106,7 +105,7 @@ def test_every_size_is_a_config_that_runs(env, num_envs):
 @pytest.mark.parametrize("env", benchmark.CUSTOMARY)
 def test_the_customary_size_is_a_config_that_runs(env):
     config = configs.changed(presets.default(env, "dynamite"), benchmark.CUSTOMARY[env])
-    configs.check(config)
+    configs.validate(config)
     assert config.num_envs == 16
 
 

@@ -148,8 +148,7 @@ def test_an_ablation_differs_from_the_whole_in_one_field():
         if name not in ("dynamite", *runs.REFERENCES):
             assert len(configs.differences(whole, config)) == 1, name
         assert (config.seeds, config.steps) == (3, whole.steps)
-        configs.check(config)
-        presets.check(config)
+        configs.validate(config)
 
 
 def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatch):
@@ -159,7 +158,7 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
     def complete(every, root):
         wanted.update(every)
         place = {"markov": 0.0, "oracle": 10.0}
-        p = {name: float(dict(o.split("=") for o in config.env_options)["p"]) for name, config in every.items()}
+        p = {name: config.env_options["p"] for name, config in every.items()}
         return {name: summary([p[name] + place.get(config.method, 5.0)] * 2) for name, config in every.items()}
 
     monkeypatch.setattr(runs, "complete", complete)
@@ -214,7 +213,7 @@ def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
         assert 1 / tune.FACTOR <= ratio.min() < 0.4 and 2.5 < ratio.max() <= tune.FACTOR, name
         assert abs(np.log(ratio).mean()) < 0.2
     for setting in others:
-        configs.check(configs.changed(config, setting))
+        configs.validate(configs.changed(config, setting))
 
 
 def test_the_search_has_one_schedule_where_minibatches_can_not_be_larger():

@@ -26,7 +26,7 @@ FLOOR = 0.05  # what is smaller is the difference of larger numbers, and has the
 def measured(env: str, method: str) -> dict[str, Any]:
     """Metrics, running moments, and norm and projection of every parameter after one meta-update of two seeds."""
     rates = {"vae": {"lr": 3e-3}, "ppo": {"lr": 3e-3, "entropy": 0.01}}
-    config = tiny_config(env, method, chunk=1, env_options=("horizon=12",), physics=PhysicsConfig(impl="jax"), **rates)
+    config = tiny_config(env, method, chunk=1, env_options={"horizon": 12}, physics=PhysicsConfig(impl="jax"), **rates)
     states, values = jax.device_get(compiled(config)(build(config)[1]))
     numbers = {f"metrics.{name}": value for name, value in values.items()}
     for name in normaliser.Seen._fields:

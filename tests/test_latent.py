@@ -298,7 +298,7 @@ def test_varibad_is_dynamite_without_what_knows_of_sessions():
         boundary_head=False,
         kl_target="previous_belief",
     )
-    configs.check(varibad.configure(Config()))
+    configs.validate(varibad.configure(Config()))
 
 
 def test_dynamite_of_one_session_with_its_switches_off_is_varibad():

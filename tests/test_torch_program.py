@@ -229,8 +229,8 @@ def test_the_program_says_how_far_it_is_and_saves_what_ours_can_load(tmp_path):
     [
         ({"method": "oracle"}, [], "method is 'oracle'"),
         ({"env": "reacher"}, [], "env is 'reacher'"),
-        ({"env_options": ("p",)}, [], "env_options is 'p'"),
-        ({"env_options": ("wings=2",)}, [], "env_options sets wings"),
+        ({"env_options": ("p=0.1",)}, [], "env_options holds no options by name"),
+        ({"env_options": {"wings": 2}}, [], "env_options sets wings"),
         ({}, ["--workers", "3"], "workers is 3"),
         ({}, ["--threads", "0"], "threads is 0"),
         ({}, ["--wings"], "--wings"),

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -70,8 +71,7 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         over that of the environment alone, less 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
         the speed of C MuJoCo on all cores.
     """
-    configs.check(config)
-    env = registry.make(config.env, **configs.env_options(config))
+    env = configs.validate(config)
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         program = Program(config, env)
@@ -268,11 +268,13 @@ def main() -> None:
     """Measure and print."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.bench")
     if arguments.repeats < 1:
-        raise ValueError(f"repeats is {arguments.repeats}; it must be 1 or more")
+        raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
     devices.prepare(arguments.seeds)
+    horizon = registry.make(arguments.env).horizon
     for num_envs in arguments.num_envs or (preset.num_envs,):
-        config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs)
+        steps = max(preset.steps, num_envs * horizon)
+        config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs, steps=steps)
         result = measure(config, arguments.repeats)
         if arguments.json:
             print(json.dumps(result), flush=True)

@@ -3,6 +3,7 @@
 python -m dynamite_jax.commands.plot --runs runs/A runs/B --out curves.png
 """
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import ConfigError
@@ -40,7 +40,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     """Write one picture of one or more runs.
 
     Raises:
-        ValueError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
+        ConfigError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
     """
     if labels and len(labels) != len(runs):
         raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
@@ -62,7 +62,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
         axes.plot(steps, [statistics.interquartile_mean(row) for row in returns], color=color, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
-    env = registry.make(first.env, **configs.env_options(first))
+    env = configs.validate(dataclasses.replace(first, physics=configs.PhysicsConfig()))  # draws runs of other machines
     for style, (name, value) in zip(("--", ":"), env.references().items(), strict=False):
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")

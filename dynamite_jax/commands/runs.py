@@ -1,6 +1,5 @@
 """Many runs as one job, and the table that comes of them."""
 
-import dataclasses
 import json
 import multiprocessing
 import sys
@@ -101,7 +100,7 @@ def rows(wanted: dict[str, Config], summaries: dict[str, loggers.Record]) -> dic
         found[name] = {
             **result["return"],
             **{key: summary[key] for key in ("env_steps", "steps_per_s", "wall_s", "commit", "versions", "machine")},
-            "config": dataclasses.asdict(config),
+            "config": configs.to_dict(config),
             "tuning_trials": presets.tuning_trials(config),
             "seed": config.seed,
         }

@@ -83,7 +83,7 @@ def main() -> None:
         wanted[p] = {}
         for method in methods:
             config = presets.default(arguments.env, method)
-            steps, options = arguments.steps or config.steps, (*config.env_options, f"p={p}")
+            steps, options = arguments.steps or config.steps, {**config.env_options, "p": p}
             wanted[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
     name = "{} p={}".format
     every = {name(method, p): config for p in wanted for method, config in wanted[p].items()}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.algorithms import meta_ppo as train_step
@@ -111,9 +111,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     """`search` among settings that differ in traced numbers only."""
     trials = len(settings)
     wide = dataclasses.replace(config, seeds=config.seeds * trials)
-    env = registry.make(config.env, **configs.env_options(wide))
-    configs.check(config)
-    configs.check_against_horizon(config, env.horizon)
+    env = configs.validate(wide)
     program = Program(wide, env)
     states = program.init(ids=[*range(config.seeds)] * trials)
     each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
@@ -142,14 +140,14 @@ def choose(preset: Config, settings: list[dict[str, float]], scores: list[float]
         The record that becomes the preset.
 
     Raises:
-        ValueError: no trial, or no finalist, ended with finite losses.
+        UserError: no trial, or no finalist, ended with finite losses.
     """
     order = [trial for trial in np.argsort(scores)[::-1] if np.isfinite(scores[trial])]
     finalists = [settings[trial] for trial in order[: arguments.finalists]]
     config = dataclasses.replace(preset, seeds=2 * arguments.seeds, seed=ROOT + 1)
     returns = search(config, finalists)
     if not np.isfinite(returns).any():
-        raise ValueError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
+        raise UserError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
     shown = lambda returns, settings: [  # noqa: E731
         {"return": score, **setting} for score, setting in zip(returns, settings, strict=True)
     ]
@@ -176,7 +174,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.tune")
     for name in ("trials", "seeds", "finalists"):
         if getattr(arguments, name) < 1:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
     runs.make_folder(arguments.out)
     devices.prepare(2 * arguments.seeds)
     for method in arguments.methods:

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dynamite_envs.errors import UserError
+
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its own steps at length
 
 Arrays = dict[str, np.ndarray]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """No checkpoint can be restored; the message says why in one line."""
 
 

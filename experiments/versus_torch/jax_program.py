@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax.agents.normaliser import moments
 from dynamite_jax.data.types import Acting
@@ -70,7 +69,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.jax_program")
     config = configs.load(arguments.config)
     devices.prepare(config.seeds)
-    program = Program(config, registry.make(config.env, **configs.env_options(config)))
+    program = Program(config, configs.validate(config))
     states = program.init()
     step = program.compile(states)
     for chunk in range(1, program.chunks + 1):
