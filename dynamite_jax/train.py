@@ -95,7 +95,7 @@ def train(
         if done < chunks:
             console.print(
                 f"{config.method} on {config.env}: {config.seeds} seeds x {chunks * program.steps_per_chunk:,} steps"
-                f" -> {out}; compiling",
+                f" -> {out}; preset {presets.source(config)}; compiling",
                 markup=False,
                 soft_wrap=True,
             )
@@ -200,6 +200,7 @@ def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_
     return {
         "env": config.env,
         "method": config.method,
+        "preset": presets.source(config),
         "eval": result,
         "env_steps": program.chunks * program.steps_per_chunk,
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),

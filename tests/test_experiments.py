@@ -257,7 +257,7 @@ def search_once(tmp_path, monkeypatch, scores):
         asked.append((config, settings))
         return next(left)
 
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(presets, "FOUND", tmp_path)
     monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
     monkeypatch.setattr(tune, "search", search)
     flags = "--env probe_match --methods markov --trials 4 --seeds 3 --out"
@@ -277,6 +277,28 @@ def test_the_best_trials_train_again_to_the_end_with_other_seeds(tmp_path, monke
     assert [one["return"] for one in record["finalists"]] == [2, 3]
 
 
+def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()}
+    monkeypatch.setattr(tune, "search", lambda config, settings: [float(n) for n, _ in enumerate(settings)])
+    monkeypatch.setattr(
+        "sys.argv", ["tune", "--env", "gridworld", "--methods", "markov", "--trials", "3", "--finalists", "1"]
+    )
+    shipped = presets.default("gridworld", "markov")
+    assert presets.source(shipped) == "dynamite_jax/tuned/gridworld_markov.json of the package"
+    trials = presets.tuning_trials(shipped)
+    monkeypatch.chdir(tmp_path)
+    tune.main()
+    here = presets.default("gridworld", "markov")
+    record = json.loads((tmp_path / "runs" / "tuned" / "gridworld_markov.json").read_text())
+    assert here == configs.changed(shipped, record["changes"]) != shipped
+    assert presets.source(here) == "runs/tuned/gridworld_markov.json"
+    assert presets.tuning_trials(here) == trials + 3 == record["trials"]
+    assert {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()} == before
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert presets.default("gridworld", "markov") == shipped
+
+
 def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
     nan = float("nan")
     with pytest.raises(SystemExit) as stop:
@@ -287,7 +309,7 @@ def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
 
 def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     config = tiny_config("probe_match", "markov", steps=320)
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(presets, "FOUND", tmp_path)
     monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
     flags = "--env probe_match --methods markov --trials 4 --seeds 1 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
@@ -297,7 +319,7 @@ def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     assert len(record["searched"]) == 4 and len(record["finalists"]) == 2
     best = max(record["finalists"], key=lambda one: one["return"])
     assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(presets, "FOUND", tmp_path)
     tuned = presets.default("probe_match", "markov")
     assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials(tuned) == 4
     assert presets.tuning_trials(configs.changed(tuned, {"ppo.lr": 2 * tuned.ppo.lr})) == 0
