@@ -40,6 +40,17 @@ def test_it_evaluates_to_what_it_did_then(run, monkeypatch, capsys):
     assert "bayes-optimal" in out and err == ""
 
 
+def test_an_evaluation_that_can_not_be_written_is_printed_first(run, monkeypatch, capsys):
+    (run / "evaluation.json").unlink()
+    (run / "evaluation.json").mkdir()
+    monkeypatch.setattr("sys.argv", ["evaluate", "--run", str(run), "--episodes", "16"])
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and "fraction of Bayes-optimal" in out
+    assert err == f"error: evaluation is '{run / 'evaluation.json'}', which can't be written: Is a directory\n"
+
+
 def test_it_plots(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["plot", "--runs", str(run), "--out", str(tmp_path / "curve.png")])
     plot.main()
