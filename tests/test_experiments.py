@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import build, compiled, tiny_config
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.commands import ablations, plot, runs, sweep_p, table, tune
@@ -52,6 +53,7 @@ def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, mon
 
     monkeypatch.setattr(runs.train, "train", train)
     monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
+    monkeypatch.setattr(runs.train, "commit", lambda: "c")
     wanted = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
     with pytest.raises(SystemExit) as stop:
         runs.complete(wanted, tmp_path)
@@ -70,6 +72,48 @@ def test_a_job_refuses_folders_of_other_runs_before_it_trains(tiny, tmp_path):
     assert not (tmp_path / "first").exists()
 
 
+@pytest.mark.parametrize("commit", [None, "c", "c-dirty"])
+def test_a_job_trains_no_code_that_is_not_committed(commit, tiny, tmp_path, monkeypatch):
+    class Trained(Exception):
+        pass
+
+    def started(kind):
+        raise Trained
+
+    monkeypatch.setattr(runs.train, "commit", lambda: commit)
+    monkeypatch.setattr(runs.multiprocessing, "get_context", started)
+    for allow_dirty in (False, True):
+        refused = commit == "c-dirty" and not allow_dirty
+        with pytest.raises(UserError if refused else Trained) as caught:
+            runs.complete({"a": tiny}, tmp_path, allow_dirty)
+        if refused:
+            said = "commit of the code here is c-dirty: commit the changes and train anew, or add --allow-dirty"
+            assert str(caught.value) == said and not list(tmp_path.iterdir())
+
+
+def test_a_job_takes_no_finished_run_of_code_that_was_not_committed(tiny, tmp_path, monkeypatch):
+    """It is named before the others train; where all have finished, the code of today does not matter."""
+    finished = {"clean": summary([1.0]), "changed": summary([1.0]) | {"commit": "c-dirty"}}
+    for name, found in finished.items():
+        (tmp_path / name).mkdir()
+        configs.save(tiny, tmp_path / name / "config.json")
+        (tmp_path / name / "summary.json").write_text(json.dumps(found))
+    monkeypatch.setattr(runs.train, "commit", lambda: "d-dirty")
+    with pytest.raises(UserError, match="commit of changed is c-dirty"):
+        runs.complete(dict.fromkeys(("clean", "changed", "missing"), tiny), tmp_path)
+    assert runs.complete({"clean": tiny}, tmp_path) == {"clean": finished["clean"]}
+    assert runs.complete(dict.fromkeys(finished, tiny), tmp_path, allow_dirty=True) == finished
+
+
+def test_a_table_of_code_that_was_not_committed_is_written_only_where_that_is_allowed(tiny, tmp_path):
+    rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([1.0]), "b": summary([1.0]) | {"commit": "c-dirty"}})
+    with pytest.raises(UserError, match="commit of b is c-dirty"):
+        runs.write(rows, tiny, tmp_path, name="table", header="method")
+    assert not list(tmp_path.iterdir())
+    runs.write(rows, tiny, tmp_path, name="table", header="method", allow_dirty=True)
+    assert json.loads((tmp_path / "table.json").read_text())["runs"]["b"]["commit"] == "c-dirty"
+
+
 def test_a_score_is_the_fraction_of_the_best_return_where_that_is_known(tiny):
     row = runs.rows({"a": tiny}, {"a": summary([1.0, 3.0], best=4.0)})["a"]
     assert row["score"]["per_seed"] == [0.25, 0.75] and row["iqm"] == 2.0 and row["tuning_trials"] == 0
@@ -85,7 +129,7 @@ def test_a_score_is_the_way_from_no_memory_to_the_oracle_where_it_is_not(tiny):
 
 def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     rows = runs.rows({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
-    runs.write(rows, tiny, tmp_path, "table", "method")
+    runs.write(rows, tiny, tmp_path, name="table", header="method")
     text = (tmp_path / "table.md").read_text()
     assert "| a b | 2.00 [1.00, 3.00] | 0.500 [0.250, 0.750] | 0.250 | 0.0 M | 0 | 0 |" in text
     assert capsys.readouterr().out == text
@@ -93,14 +137,14 @@ def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     assert record["runs"] == json.loads(json.dumps(rows)) and record["env"] == tiny.env
     run = record["runs"]["a b"]
     assert (run["commit"], run["versions"], run["machine"]) == ("c", {"jax": "1"}, {"cores": 2})
-    assert run["config"]["ppo"]["lr"] == tiny.ppo.lr and run["config"]["seed"] == tiny.seed
+    assert configs.from_dict(run["config"], "table.json") == tiny
 
 
 def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
     rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)})
     runs.compare(rows, "a")
     assert rows["b"]["loss"]["per_seed"] == [0.5, -0.25] and rows["a"]["loss"]["iqm"] == 0.0
-    runs.write(rows, tiny, tmp_path, "ablations", "variant")
+    runs.write(rows, tiny, tmp_path, name="ablations", header="variant")
     lines = (tmp_path / "ablations.md").read_text().splitlines()
     titles, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[2], lines[-1]))
     assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
@@ -114,7 +158,7 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
         "belief": {"readout_error": metrics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
         "outcomes": {"scratches": metrics.summarise([12.5]), "success": metrics.summarise([0.25])},
     }
-    runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, "x", "method")
+    runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, name="x", header="method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
     known = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
@@ -155,7 +199,7 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
     """Returns are p for no memory, p + 10 for the oracle and half-way for all others."""
     wanted = {}
 
-    def complete(every, root):
+    def complete(every, root, allow_dirty):
         wanted.update(every)
         place = {"markov": 0.0, "oracle": 10.0}
         p = {name: config.env_options["p"] for name, config in every.items()}
@@ -179,7 +223,7 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
 def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path, monkeypatch):
     wanted, drawn = {}, []
 
-    def complete(every, root):
+    def complete(every, root, allow_dirty):
         wanted.update(every)
         return {name: summary([1.0, 3.0], best=4.0) for name in every}
 
