@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -178,6 +179,20 @@ def test_results_that_can_not_be_written_are_refused_before_training(command, tm
         command.main()
     assert stop.value.code == 2
     assert "file/results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("x.xyz", "x.xyz'; its name must end in .*png"),
+        ("x", "x'; its name must"),
+        ("no/x.png", "x.png', which can't be"),
+    ],
+)
+def test_a_picture_that_can_not_be_written_is_refused(name, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        plot.plot((Path(__file__).parent / "data" / "run_v0",), tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
