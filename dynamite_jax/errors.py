@@ -33,8 +33,12 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing(path: Path, field: str = "out") -> Iterator[None]:
     """Tell in one line that what is written here can't be.
+
+    Args:
+        path: file or folder.
+        field: what it is.
 
     Raises:
         UserError: names the path and the cause.
@@ -42,7 +46,7 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"out is {str(out)!r}, which can't be written: {error.strerror}") from None
+        raise UserError(f"{field} is {str(path)!r}, which can't be written: {error.strerror}") from None
 
 
 def parse(kind: Any, argv: list[str], **options: Any) -> Any:

@@ -23,7 +23,7 @@ from dynamite_jax.beliefs import elbo
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Acting, TrainState
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
@@ -290,8 +290,10 @@ def main() -> None:
     program, states, step = load_run(arguments.run, arguments.episodes)
     result = evaluate(program.config, program.env, program.agent, states, arguments.episodes, arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}
-    (arguments.run / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     report(result)
+    path = arguments.run / "evaluation.json"
+    with writing(path, field="evaluation"):
+        path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

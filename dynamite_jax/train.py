@@ -83,7 +83,7 @@ def train(
         if done < chunks:
             console.print(
                 f"{config.method} on {config.env}: {config.seeds} seeds x {chunks * program.steps_per_chunk:,} steps"
-                f" -> {out}; compiling",
+                f" -> {out}; preset {presets.source(config)}; compiling",
                 markup=False,
                 soft_wrap=True,
             )
@@ -108,6 +108,7 @@ def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float)
     return {
         "env": config.env,
         "method": config.method,
+        "preset": presets.source(config),
         "eval": result,
         "env_steps": program.chunks * program.steps_per_chunk,
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),

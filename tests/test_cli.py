@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -415,6 +416,40 @@ def test_make_refuses_a_variable_that_would_change_nothing(words, said):
     found = subprocess.run(["make", "-n", *words], capture_output=True, text=True, cwd=CHECKOUT)
     assert found.returncode == 2
     assert said in found.stderr
+
+
+ODD = "runs/it's a $HOME rün"
+
+
+@pytest.mark.parametrize(
+    "target, variable, said",
+    [
+        ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
+        ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+        ("animate", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+    ],
+)
+def test_make_hands_a_path_on_as_it_was_typed(target, variable, said):
+    found = subprocess.run(["make", "-n", target, f"{variable}={ODD}"], capture_output=True, text=True, cwd=CHECKOUT)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith(said)
+
+
+def test_make_runs_on_paths_with_spaces(tmp_path):
+    """A real target, in a folder that has the Makefile and an environment that is set up."""
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name in ("pyproject.toml", "requirements.lock", ".venv/bin/uv", ".venv/.setup-dev"):
+        (tmp_path / name).touch()
+    (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (commands / "python").chmod(0o755)
+    shutil.copy(CHECKOUT / "Makefile", tmp_path)
+    for name in ("my rün", "other"):
+        shutil.copytree(CHECKOUT / "tests" / "data" / "run_v0", tmp_path / "runs" / name)
+    words = ["plot", "RUNS='runs/my rün' runs/other", "ARGS=--out 'two runs.png'"]
+    done = subprocess.run(["make", *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two runs.png").stat().st_size > 1000
 
 
 def test_make_takes_every_variable_that_its_help_names():

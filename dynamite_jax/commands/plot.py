@@ -14,11 +14,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import ConfigError
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.runtime import loggers
 
 
@@ -40,10 +41,14 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     """Write one picture of one or more runs.
 
     Raises:
-        ConfigError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
+        UserError: a folder is no run, holds no metrics, the environments differ, labels are not as many as runs, or
+            `out` can't be written.
     """
     if labels and len(labels) != len(runs):
         raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if out.suffix.lower().removeprefix(".") not in formats:
+        raise ConfigError(f"out is {str(out)!r}; its name must end in .{', .'.join(formats)}")
     loaded = [_load(run) for run in runs]
     first = loaded[0][0]
     for run, (config, _) in zip(runs, loaded, strict=True):
@@ -70,9 +75,8 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     try:
-        figure.savefig(out, dpi=130)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"out is {str(out)!r}, which can't be written: {error}") from None
+        with writing(out):
+            figure.savefig(out, dpi=130)
     finally:
         plt.close(figure)
 

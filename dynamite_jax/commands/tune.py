@@ -1,6 +1,6 @@
 """Random search over the numbers of a preset: all trials train side by side in one compiled program.
 
-python -m dynamite_jax.commands.tune --env gridworld --method dynamite
+python -m dynamite_jax.commands.tune --env gridworld --methods dynamite
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "va
 
 @dataclass(frozen=True)
 class Arguments:
-    """Search around the preset as it stands; the best trial becomes the preset, with the budget written beside it.
+    """Search around the preset as it stands; the best trial becomes the preset of runs started from here.
 
     Trials are short. The best of them train again to the end with other seeds, and the choice falls among these.
     """
@@ -51,8 +51,9 @@ class Arguments:
     """Environment steps of each agent in a trial; by default half of the preset's, which finalists train for."""
     finalists: int = 2
     """Best trials that train again."""
-    out: Path = presets.TUNED
-    """Where ENV_METHOD.json goes; the default is where presets are read from."""
+    out: Path = presets.FOUND
+    """Where ENV_METHOD.json goes; in the default folder, runs started from here find it. What is to be shipped goes to
+    dynamite_jax/tuned in a checkout."""
 
 
 def schedules(config: Config) -> list[dict[str, float]]:

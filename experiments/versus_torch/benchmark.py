@@ -84,6 +84,8 @@ class Arguments:
     `steps` so far; it is timed at the size it has, and its memory is measured."""
     out: Path = Path("results/benchmark")
     """Where ENV.json, ENV.md and ENV.png go."""
+    allow_dirty: bool = False
+    """Also write results of code that is not committed."""
 
 
 def sized(preset: Config, num_envs: int) -> Config:
@@ -300,6 +302,7 @@ def check(arguments: Arguments) -> None:
             configs.validate(sized(preset, size))
         except ConfigError as error:
             raise UserError(f"sizes holds {size}, with which {error}") from None
+    runs.refuse_dirty({"the code here": commit()}, arguments.allow_dirty)
     if not find_spec("torch"):
         raise UserError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
 
