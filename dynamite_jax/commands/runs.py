@@ -13,7 +13,7 @@ from dynamite_jax import presets, train
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import devices, loggers
 
 REFERENCES = ("oracle", "markov")
 
@@ -81,6 +81,7 @@ def complete(wanted: dict[str, Config], root: Path) -> dict[str, loggers.Record]
 
 @one_line_errors
 def _train(config: Config, out: Path) -> None:
+    devices.setup(config.seeds)
     train.train(config, out, resume=(out / "config.json").is_file())
 
 

@@ -5,7 +5,6 @@ checked on the way in, and a step that does not check out is passed over for the
 """
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its own steps at length
 
 Arrays = dict[str, np.ndarray]
 
