@@ -82,7 +82,8 @@ class Program:
         states = jax.shard_map(
             partial(jax.lax.map, one), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False
         )
-        return jax.jit(states)(numbers[self._seed_of_row])
+        # Named also on a single device, where JAX would drop it and a restored state would compile anew.
+        return jax.jit(states, out_shardings=NamedSharding(self.mesh, SEEDS))(numbers[self._seed_of_row])
 
     def gather(self, rows: Any) -> Any:
         """Arrays of the seeds, [seeds, ...], from those on the devices; where nothing is to do, the same arrays."""
