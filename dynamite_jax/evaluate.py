@@ -48,7 +48,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below; `outcomes`, the means of
         what the environment counts.
     """
-    acting = jax.device_put(jax.device_get(states.acting), jax.devices()[0])
+    acting = jax.device_put(jax.device_get(states.acting), jax.local_devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
     one = partial(_play_and_filter, env, agent, episodes)
     recorded = jax.device_get(jax.jit(lambda acting, key: jax.lax.map(lambda a: one(a, key), acting))(acting, root))
@@ -216,13 +216,13 @@ def load_run(run: Path, episodes: int) -> tuple[Program, TrainState, int]:
     if not (run / "config.json").is_file():
         raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
-    devices.prepare(config.seeds)
+    devices.setup(config.seeds)
     env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
         raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     program = Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
-    step, states, damaged = checkpoints.restore(program.init())
+    step, states, damaged = checkpoints.restore(program.gather(program.init()))
     checkpoints.close()
     for line in damaged:
         print(f"warning: {line}; using step {step}", file=sys.stderr)

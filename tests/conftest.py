@@ -22,7 +22,7 @@ from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
 
-devices.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
+devices.setup(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 
 
 @pytest.fixture

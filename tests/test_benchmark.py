@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 import time
 
@@ -15,7 +14,6 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.data.rollout import play
-from dynamite_jax.runtime import provenance
 from experiments.versus_torch import benchmark, jax_program
 from experiments.versus_torch.report import draw, report
 from experiments.versus_torch.torch_reference import weights
@@ -165,26 +163,6 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(flags, monkeypatch, capsys, 
     assert len(said.splitlines()) == 1
     assert flags[0].removeprefix("--").replace("-", "_") in said
     assert not list(tmp_path.iterdir())
-
-
-def test_results_leave_the_commit_as_it_is_and_changed_code_does_not(tmp_path, monkeypatch):
-    source, result = tmp_path / "package" / "train.py", tmp_path / "results" / "report.json"
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for path in (source, result):
-        path.parent.mkdir()
-        path.write_text("before")
-    monkeypatch.setattr(provenance, "__file__", str(source))
-    assert provenance.commit() is None
-    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
-        subprocess.run(git + command, check=True)
-    clean = provenance.commit()
-    assert clean and len(clean) == 40
-
-    result.write_text("after")
-    (tmp_path / "untracked").write_text("a run, say")
-    assert provenance.commit() == clean
-    source.write_text("after")
-    assert provenance.commit() == f"{clean}-dirty"
 
 
 def test_the_report_gives_ratios_of_medians(tmp_path):

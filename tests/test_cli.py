@@ -42,7 +42,7 @@ def refused(monkeypatch, capfd, tmp_path) -> Refused:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
             if not compiles:
-                patch.setattr(Program, "__init__", None)
+                patch.setattr(Program, "compile", None)
             before = files(tmp_path)
             with pytest.raises(SystemExit) as stop:
                 command.main()

@@ -245,7 +245,8 @@ def _report(result: loggers.Record) -> None:
     table = Table(title="{env}, {method}, {seeds} seeds x {num_envs} environments".format(**result), show_header=False)
     table.add_row("training, environment steps/s", f"{result['steps_per_s']:,.0f} (quartiles {low:,.0f} - {high:,.0f})")
     table.add_row("compile, cold / warm", f"{result['compile_s']:.1f} s / {result['warm_compile_s']:.1f} s")
-    table.add_row("peak memory", f"{result['peak_mb']:,.0f} MB")
+    if result["peak_mb"] is not None:
+        table.add_row("peak memory", f"{result['peak_mb']:,.0f} MB")
     whole = sum(phase["us"] for phase in result["phases"].values())
     for name, phase in result["phases"].items():
         said = f"{phase['us']:.2f} ({phase['us'] / whole:.0%}), {phase['flops'] / 1e3:.0f} kFLOP"
@@ -270,7 +271,7 @@ def main() -> None:
     if arguments.repeats < 1:
         raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
-    devices.prepare(arguments.seeds)
+    devices.setup(arguments.seeds)
     horizon = registry.make(arguments.env).horizon
     for num_envs in arguments.num_envs or (preset.num_envs,):
         steps = max(preset.steps, num_envs * horizon)

@@ -13,7 +13,7 @@ from dynamite_jax import presets, train
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import loggers, provenance
+from dynamite_jax.runtime import devices, loggers, provenance
 
 REFERENCES = ("oracle", "markov")
 
@@ -102,6 +102,7 @@ def complete(wanted: dict[str, Config], root: Path, allow_dirty: bool = False) -
 
 @one_line_errors
 def _train(config: Config, out: Path) -> None:
+    devices.setup(config.seeds)
     train.train(config, out, resume=(out / "config.json").is_file())
 
 

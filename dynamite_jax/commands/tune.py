@@ -123,6 +123,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
         states, _ = step(states)
         jax.block_until_ready(states.finite)
+    states = program.gather(states)
     result = evaluate(wide, env, program.agent, states, config.eval_episodes, config.seed)
     returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
     return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
@@ -177,7 +178,7 @@ def main() -> None:
         if getattr(arguments, name) < 1:
             raise UserError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
     runs.make_folder(arguments.out)
-    devices.prepare(2 * arguments.seeds)
+    devices.setup(2 * arguments.seeds)
     for method in arguments.methods:
         preset = presets.default(arguments.env, method)
         config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=_trial_steps(preset, arguments))

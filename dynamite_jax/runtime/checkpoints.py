@@ -5,7 +5,6 @@ checked on the way in, and a step that does not check out is passed over for the
 """
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import orbax.checkpoint as ocp
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.config import SCHEMA
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its own steps at length
 
 Arrays = dict[str, np.ndarray]
 

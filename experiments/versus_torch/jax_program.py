@@ -68,7 +68,7 @@ def main() -> None:
     """Train and report."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.jax_program")
     config = configs.load(arguments.config)
-    devices.prepare(config.seeds)
+    devices.setup(config.seeds)
     program = Program(config, configs.validate(config))
     states = program.init()
     step = program.compile(states)
