@@ -116,7 +116,9 @@ class Encoder(GRU):
     def initial(self, batch: tuple[int, ...]) -> BeliefState:
         """State before the first observation: no history, standard normal beliefs."""
         standard = Gaussian.standard((*batch, self.latent))
-        return BeliefState(jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf))
+        return BeliefState(
+            jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype)
+        )
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
         """One step: `inputs` from `embed`, [..., 3 G]."""
@@ -216,7 +218,7 @@ class TransformerEncoder(nn.Module):
         standard = Gaussian.standard((*batch, self.latent))
         empty = jnp.zeros((*batch, self.layers, self.horizon + 1, self.heads, self.hidden // self.heads))
         cache = Cache(empty, empty, jnp.zeros(batch, jnp.int32))
-        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf))
+        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype))
 
     def _token(self, observation: Array, action: Array, reward: Array) -> Array:
         return self.token(jnp.concatenate([observation, action, reward[..., None]], axis=-1))
