@@ -238,6 +238,8 @@ def slow_loss(policy, value, batch, space, hyper):
     mean = sum(advantage[steps]) / count
     deviation = (sum((a - mean) ** 2 for a in advantage[steps]) / count) ** 0.5
     terms = dict.fromkeys(["policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"], 0.0)
+    if isinstance(space, Box):
+        terms["action_deviation"] = sum(np.exp(policy[n, space.size :]).mean() for n in steps) / count
     for n in steps:
         log_prob, entropy = slow_policy(policy[n], np.asarray(batch.action)[n], space)
         log_ratio = log_prob - float(batch.log_prob[n])

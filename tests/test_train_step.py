@@ -12,7 +12,8 @@ import pytest
 from flax import struct
 
 from conftest import assert_same, build, compiled, tiny_config
-from dynamite_envs.probes import Leaving
+from dynamite_envs.probes import ContextBandit, Leaving
+from dynamite_jax import train
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.algorithms import ppo
@@ -355,6 +356,45 @@ def test_no_number_of_a_fresh_state_is_weakly_typed(method):
     assert weak == []
 
 
+class Late(ContextBandit):
+    """A bandit whose payment is a number that can be changed."""
+
+    pays: Any = struct.field(kw_only=True, default=0.0)
+
+    def dynamics(self, physics, context, action, key):
+        physics, reward, over = super().dynamics(physics, context, action, key)
+        return physics, self.pays * reward, over
+
+
+def paid_for_the_first_time(least):
+    """Probability of the action that pays before and after its first payment, which 20 updates without any precede."""
+    rates = {"lr": 1e-2, "gamma": 0.0, "minibatches": 1, "epochs": 4, "min_return_deviation": least}
+    config = tiny_config("probe_static", "markov", num_envs=32, steps=10**7, ppo=rates)
+    program, states = build(config)
+    kept = {field.name: getattr(program.env, field.name) for field in dataclasses.fields(program.env)}
+    update = jax.jit(lambda env, state: train_step.meta_update(config, program.agent, env, program.hyper, state))
+
+    def env(pays):
+        return Late(**{**kept, "initial": jnp.array([1.0, 0.0]), "pays": jnp.float32(pays)})
+
+    def chance(state):
+        features = program.agent.normalise(state.normaliser, "features", jnp.ones((1, 1)))
+        return float(jax.nn.softmax(program.agent.policy(state.policy_params, features)[0])[0, 0])
+
+    state = jax.tree.map(lambda x: x[0], states)
+    for _ in range(20):
+        state, _ = update(env(0.0), state)
+    after, metrics = update(env(1.0), state)
+    return chance(state), chance(after), float(metrics["ppo/value_loss"])
+
+
+def test_the_first_reward_after_many_updates_without_any_is_learnt_from():
+    before, after, error = paid_for_the_first_time(0.1)
+    assert error < 0.5 * (1.0 / 0.1) ** 2
+    assert after > before + 0.01
+    assert paid_for_the_first_time(1e-6)[2] > 1e9  # what the bound is for
+
+
 @pytest.mark.parametrize("method", ["dynamite", "rl2", "markov"])
 def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
     config, program, state, rollout = seen_with_statistics(method, lr=1e-2, delay=0.5)
@@ -412,3 +452,19 @@ def test_the_rate_of_the_belief_falls_over_the_last_part_of_training(done, rest)
     expected = jax.device_get(compiled(fixed)(jax.tree.map(jnp.copy, late))[0].belief_params)
     found = jax.device_get(compiled(config)(late)[0].belief_params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def test_a_policy_that_has_become_noise_is_named():
+    assert train_step.warnings({"return": [1.0, 2.0]}) == []
+    assert train_step.warnings({"ppo/action_deviation": [0.3, 2.9]}) == []
+    (line,) = train_step.warnings({"ppo/action_deviation": [0.3, 4.0]})
+    assert line.startswith("actions of seed 1 have a mean deviation of 4 ") and "ppo.entropy" in line
+
+
+def test_training_warns_of_a_policy_that_is_noise(tmp_path, capsys):
+    """Once when it is first seen, and at the end."""
+    config = tiny_config("point_robot", "markov", steps=3 * 8 * 40 * 2, seeds=1, env_options=("horizon=40",))
+    network = dataclasses.replace(config.network, action_deviation=5.0)
+    train.train(dataclasses.replace(config, network=network), tmp_path / "run")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("warning: actions of seed 0 have a mean deviation of") == 2

@@ -1,5 +1,7 @@
 """The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,8 @@ from dynamite_jax.algorithms import ppo
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Array, Params, Rollout, TrainState, Trajectories
+
+NOISE = 3.0  # deviation of actions from which on most lie outside of [-1, 1], whatever their mean
 
 Metrics = dict[str, Array]
 Hyper = tuple[VAEConfig, PPOConfig]
@@ -155,6 +159,8 @@ def policy_samples(agent: Agent, rollout: Rollout, hyper: PPOConfig, state: Trai
     mean, deviation = 0.0, 1.0
     if hyper.normalise_returns:
         mean, deviation = running_statistics.moments(state.normaliser, "returns")
+        # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
+        deviation = jnp.maximum(deviation, hyper.min_return_deviation)
     samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
     return samples, mean + deviation * samples.target
 
@@ -215,6 +221,20 @@ def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainS
     body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
     state, metrics = jax.lax.scan(body, state, length=config.chunk)
     return state, jax.tree.map(jnp.mean, metrics)
+
+
+def warnings(metrics: Mapping[str, Sequence[float]]) -> list[str]:
+    """What a user should know of the metrics of a chunk, each of them one number a seed: a line each.
+
+    Nothing in a loss shows that a policy is noise: an entropy weight that is too high makes it so at finite losses.
+    """
+    deviations = metrics.get("ppo/action_deviation", [])
+    return [
+        f"actions of seed {seed} have a mean deviation of {deviation:.3g} in a range of -1 to 1: its policy is noise; "
+        "a lower ppo.entropy or network.max_action_deviation keeps it from that"
+        for seed, deviation in enumerate(deviations)
+        if deviation >= NOISE
+    ]
 
 
 def _trained_by_policy(agent: Agent, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:

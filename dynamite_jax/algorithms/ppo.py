@@ -115,7 +115,7 @@ def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyp
         hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
 
     Returns:
-        Scalar loss and named means.
+        Scalar loss and named means; `action_deviation` where actions are continuous.
     """
     distribution = policy_distribution(policy, space)
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
@@ -137,4 +137,6 @@ def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyp
         "approx_kl": mean(ratio - 1.0 - log_ratio),
         "clip_fraction": mean(jnp.abs(ratio - 1.0) > hyper.clip),
     }
+    if isinstance(space, Box):
+        terms["action_deviation"] = mean(distribution.stddev().mean(-1))
     return total, terms

@@ -42,6 +42,7 @@ class Agent:
             continuous=not isinstance(space, Discrete),
             activation=network.activation,
             action_deviation=network.action_deviation,
+            deviation_bounds=(network.min_action_deviation, network.max_action_deviation),
         )
         return cls(METHODS[config.method].build(config, env), actor_critic, network.feature_clip)
 
