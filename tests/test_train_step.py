@@ -314,7 +314,7 @@ def test_what_lies_behind_the_end_of_an_episode_changes_no_number(method):
 
 def test_the_buffer_is_drawn_from_alike_however_many_episodes_there_were():
     """At 2^28 meta-updates of 8 episodes a count of them would no longer fit into 32 bits."""
-    config = tiny_config("probe_match", vae={"buffer_episodes": 12})
+    config = tiny_config("probe_match", vae={"buffer_episodes": 12}, steps=10**11)
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
     rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(0))
@@ -352,7 +352,7 @@ def test_a_buffer_that_is_not_full_gives_only_what_it_holds():
 def test_no_number_of_a_fresh_state_is_weakly_typed(method):
     """A restored state never is, so that the chunk would be compiled again for it."""
     _, states = build(tiny_config("gridworld", method))
-    weak = [jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(states) if x.weak_type]
+    weak = [jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(states) if x.aval.weak_type]
     assert weak == []
 
 
