@@ -29,6 +29,9 @@ SCHEMA = 1
 _LATER_FIELDS: dict[int, dict[str, Any]] = {
     0: {
         "network.action_deviation": 1.0,
+        "network.min_action_deviation": 1e-30,
+        "network.max_action_deviation": 1e30,
+        "ppo.min_return_deviation": 1e-6,
         "ppo.normalise_returns": False,
         "ppo.shuffle": "episodes",
         "physics.impl": "jax",
@@ -174,6 +177,9 @@ class PPOConfig(struct.PyTreeNode):
     """Gradients are scaled down to this global norm."""
     normalise_returns: bool = _static(True)
     """The critic's unit: deviations of returns from their running mean; off, the unit of rewards."""
+    min_return_deviation: float = 0.1
+    """The critic's unit is at least this, in the unit of rewards: the first reward after long without any is no huge
+    target. Lower it where all returns are smaller."""
     epochs: int = _static(4)
     """Passes over the steps of a meta-update."""
     minibatches: int = _static(16)
@@ -207,7 +213,11 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of policy and critic."""
     action_deviation: float = 1.0
-    """Standard deviation of continuous actions at the start."""
+    """Standard deviation of continuous actions at the start, as far as the bounds of it allow."""
+    min_action_deviation: float = 1e-3
+    """Continuous actions are drawn with at least this standard deviation; they are executed within -1 and 1."""
+    max_action_deviation: float = 10.0
+    """And with at most this; from 3 on training warns that the policy is noise."""
     feature_clip: float = 5.0
     """Policy features, and what the belief sees, are normalised and clipped to this many deviations."""
 

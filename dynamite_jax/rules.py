@@ -26,7 +26,15 @@ _RULES = {
         ("network.decoder_hidden", "network.policy_hidden", "network.value_hidden"),
         ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
     ),
-    **dict.fromkeys(("network.feature_clip", "network.action_deviation"), _POSITIVE),
+    **dict.fromkeys(
+        (
+            "network.feature_clip",
+            "network.action_deviation",
+            "network.min_action_deviation",
+            "network.max_action_deviation",
+        ),
+        _POSITIVE,
+    ),
     **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
     "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     **dict.fromkeys(
@@ -41,7 +49,7 @@ _RULES = {
     ),
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
-    **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
+    **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm", "ppo.min_return_deviation"), _POSITIVE),
     **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
@@ -74,6 +82,11 @@ def check_values(config: "Config") -> None:
     if network.encoder == "transformer" and network.hidden % network.heads:
         raise ConfigError(
             f"network.hidden is {network.hidden}; it must be a multiple of network.heads, {network.heads}"
+        )
+    if network.max_action_deviation < network.min_action_deviation:
+        raise ConfigError(
+            f"network.max_action_deviation is {network.max_action_deviation}; it must be at least "
+            f"network.min_action_deviation, {network.min_action_deviation}"
         )
     if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
         raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from dynamite_jax.algorithms import meta_ppo
 from dynamite_jax.analysis import statistics
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.runtime.checkpoints import Checkpoints
@@ -48,13 +49,13 @@ def run(program: Program, step: Callable, states: TrainState, done: int, outputs
     """
     config, chunks, console = program.config, program.chunks, outputs.console
     pending: tuple[int, Record] | None = None
-    clock = time.perf_counter()
+    clock, warned = time.perf_counter(), False
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("training", total=chunks, completed=done)
 
         def flush() -> None:
-            nonlocal pending, clock
+            nonlocal pending, clock, warned
             if pending is None:
                 return
             (number, values), pending = pending, None
@@ -68,6 +69,10 @@ def run(program: Program, step: Callable, states: TrainState, done: int, outputs
                 raise Diverged(f"{', '.join(broken)} not finite in chunk {number}; the last good checkpoint is kept")
             if outputs.log:
                 outputs.log.write(record)
+            if number == chunks or not warned:
+                for line in meta_ppo.warnings(values):
+                    warned = True
+                    console.print(f"warning: {line}", markup=False, soft_wrap=True)
             if number == done + 1 and number < chunks:
                 left = (chunks - number) * program.steps_per_chunk * config.seeds / rate
                 console.print(f"about {duration(left)} of training to go", markup=False)

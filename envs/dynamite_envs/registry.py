@@ -33,6 +33,7 @@ MAKERS: dict[str, Callable[..., DLCMDP]] = {
     "probe_next_context": probes.next_context,
     "probe_static": probes.static,
     "probe_pomdp": probes.pomdp,
+    "probe_termination": probes.termination,
 }
 
 OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
