@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP
+from dynamite_envs.dlcmdp import Array, FiniteDLCMDP
+from dynamite_envs.spaces import Discrete
 
 
 class ContextBandit(FiniteDLCMDP):

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP, check_count, check_probability
+from dynamite_envs.dlcmdp import Array, FiniteDLCMDP, check_count, check_probability
 from dynamite_envs.gridworld import exact as gridworld_exact
+from dynamite_envs.spaces import Discrete
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 

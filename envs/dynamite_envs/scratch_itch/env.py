@@ -13,10 +13,11 @@ import mujoco
 import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
+from dynamite_envs.dlcmdp import Array, check_flag, check_not_negative, check_probability
 from dynamite_envs.physics.mjx import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator, contacts
 from dynamite_envs.physics.quaternions import cross, multiply, rotate
 from dynamite_envs.scratch_itch import poses as scratch_itch_poses
+from dynamite_envs.spaces import Box
 
 ROBOT = Simulator("scratch_itch", substeps=5, chain=True)
 LIMBS = ("upper_arm", "forearm")
