@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dynamite_envs.physics.mjx import check_implementation
+from dynamite_envs.physics.backend import check_implementation
 from dynamite_envs.registry import MAKERS, nearest
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed

@@ -10,7 +10,7 @@ from scipy import stats
 
 from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP, Array, FiniteDLCMDP, State
-from dynamite_envs.physics.mjx import MuJoCoDLCMDP
+from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.spaces import Box, Discrete
 
 HORIZON = 40

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dynamite_envs.dlcmdp import State
-from dynamite_envs.physics.mjx import Contact
+from dynamite_envs.physics.backend import Contact
 from dynamite_envs.scratch_itch import env as scratch_itch
 from dynamite_envs.scratch_itch.env import Itch, ScratchItch, itch_frame, scratch
 from scratching import EPISODES, KEYS, arm, make, played, servo

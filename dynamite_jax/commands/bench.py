@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamite_envs import registry
-from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.algorithms import meta_ppo as train_step

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dynamite_envs.dlcmdp import Array, check_count, check_flag, check_not_negative, check_probability
-from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP, Simulator
 from dynamite_envs.spaces import Box
 
 ARM = Simulator("reacher", substeps=2)
