@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynamite_envs.physics.backend import check_implementation
-from dynamite_envs.registry import MAKERS, nearest
+from dynamite_envs.registry import MAKERS, maker, nearest
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
 from dynamite_jax.methods import METHODS, rl2
@@ -132,7 +132,7 @@ def check(config: Config) -> None:
     """
     check_names(config.env, config.method)
     if config.physics.impl != "jax":
-        if "impl" not in inspect.signature(MAKERS[config.env]).parameters:
+        if "impl" not in inspect.signature(maker(config.env)).parameters:
             raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
         try:
             check_implementation(config.physics.impl)
