@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynamite_envs import registry
+from dynamite_envs import exact, registry
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -50,12 +50,13 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     """
     acting = jax.device_put(jax.device_get(states.acting), jax.devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
-    one = partial(_play_and_filter, env, agent, episodes)
+    solution: Any = exact.find(env)
+    one = partial(_play_and_filter, env, solution, agent, episodes)
     recorded = jax.device_get(jax.jit(lambda acting, key: jax.lax.map(lambda a: one(a, key), acting))(acting, root))
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
     result: metrics.Record = {"return": metrics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
-    result["references"] = env.references()
+    result["references"] = solution.references()
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
@@ -63,7 +64,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         result["outcomes"] = {name: metrics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
     if "physics" in recorded:
         side_by_side = lambda x: np.concatenate(list(x), axis=1)  # noqa: E731  [seeds, H, N, ...] -> [H, seeds N, ...]
-        lost = env.regret(*jax.tree.map(side_by_side, (recorded["physics"], recorded["action"], reward)))
+        lost = solution.regret(*jax.tree.map(side_by_side, (recorded["physics"], recorded["action"], reward)))
         result["regret"] = metrics.summarise(lost.reshape(len(reward), episodes).mean(-1))
     result["sessions"] = session_returns(reward, session)
     result["recovery"] = recovery(reward, session)
@@ -73,13 +74,15 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         errors = {"readout_error": recorded["readout"]}
         if "decoded" in recorded:
             errors["decoded_error"] = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
-        nothing = float(np.abs(recorded["exact"] - np.asarray(env.init_posterior())).mean())
+        nothing = float(np.abs(recorded["exact"] - np.asarray(solution.init_posterior())).mean())
         result["belief"] = {name: metrics.summarise(error) for name, error in errors.items()}
         result["belief"] |= {"error_of_knowing_nothing": nothing}
     return result
 
 
-def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, key: jax.Array) -> dict[str, Any]:
+def _play_and_filter(
+    env: DLCMDP, solution: Any, agent: Agent, episodes: int, acting: Acting, key: jax.Array
+) -> dict[str, Any]:
     """Records of one seed, [H, N, ...]: reward, session, boundary; what regret and posterior need, where known.
 
     `outcomes` are those of the episodes, [N].
@@ -93,26 +96,26 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, k
     recorded["outcomes"] = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], physics))
     if agent.belief.told:
         return recorded
-    if env.has_regret:
+    if isinstance(solution, exact.Regret):
         recorded |= {"physics": physics, "action": rollout.action}
-    if not env.has_filter:
+    if not isinstance(solution, exact.BayesFilter):
         return recorded
-    start = jnp.tile(env.init_posterior(), (episodes, 1))
+    start = jnp.tile(solution.init_posterior(), (episodes, 1))
 
     def step(posterior: jax.Array, seen: Any) -> tuple[jax.Array, jax.Array]:
         following, reward = seen
-        return jax.vmap(env.filter_step)(posterior, following, reward), posterior
+        return jax.vmap(solution.filter_step)(posterior, following, reward), posterior
 
     after = jax.tree.map(lambda x: x[1:], physics)
-    exact = jax.lax.scan(step, start, (after, rollout.reward))[1]
+    posterior = jax.lax.scan(step, start, (after, rollout.reward))[1]
     features = agent.normalise(acting.normaliser, "features", rollout.features[:-1])
-    recorded |= {"exact": exact, "readout": readout.error(features, exact, reader_key)}
-    if not agent.belief.decodes:
+    recorded |= {"exact": posterior, "readout": readout.error(features, posterior, reader_key)}
+    if not agent.belief.decodes or not isinstance(solution, exact.RewardPosterior):
         return recorded
 
     def decoded(physics: Any, belief: Any) -> jax.Array:
         decode = partial(agent.expected_reward, acting, belief, sample_key)
-        return env.decoded_posterior(physics, decode)
+        return solution.decoded_posterior(physics, decode)
 
     now = jax.tree.map(lambda x: x[:-1], (physics, beliefs))
     return recorded | {"decoded": jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)}

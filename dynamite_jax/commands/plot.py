@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dynamite_envs import registry
+from dynamite_envs import exact, registry
 from dynamite_jax import config as configs
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import one_line_errors, parse
@@ -62,7 +62,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
     env = registry.make(first.env, **configs.env_options(first))
-    for style, (name, value) in zip(("--", ":"), env.references().items(), strict=False):
+    for style, (name, value) in zip(("--", ":"), exact.find(env).references().items(), strict=False):
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
     axes.set_title(title or first.env)
