@@ -11,7 +11,8 @@ from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.probes import Memory
 from dynamite_jax import evaluate, train
-from dynamite_jax.analysis import readout
+from dynamite_jax.analysis import readout, sessions
+from dynamite_jax.analysis.report import report
 from dynamite_jax.runtime import parallel
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
@@ -19,14 +20,14 @@ SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
 
 def test_session_returns_by_hand():
     reward = np.array([1.0, 1, 1, 0, 2, 2, 0, 5])[None, :, None]
-    rows = evaluate.session_returns(reward, SESSION)
+    rows = sessions.session_returns(reward, SESSION)
     assert [row["return"] for row in rows] == [3.0, 4.0, 5.0]
     assert [row["reward_per_step"] for row in rows] == pytest.approx([1.0, 4 / 3, 2.5])
 
 
 def test_sessions_that_an_episode_never_reaches_do_not_count():
     session = np.stack([[0, 0, 0, 0], [0, 0, 1, 1]], axis=1)[None]
-    rows = evaluate.session_returns(np.ones_like(session, float), session)
+    rows = sessions.session_returns(np.ones_like(session, float), session)
     assert [(row["return"], row["episodes"]) for row in rows] == [(3.0, 2), (2.0, 1)]
 
 
@@ -35,14 +36,14 @@ def test_recovery_counts_steps_from_the_switch():
     reward = np.array([1.0, 1, 1, 0, 0.5, 1.0, 1.0, 1.0])
     session = np.array([0, 0, 0, 1, 1, 1, 1, 1])
     many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
-    found = evaluate.recovery(many(reward), many(session))
+    found = sessions.recovery(many(reward), many(session))
     assert (found["before"], found["steps"]) == (1.0, 2)
     assert found["curve"] == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 
 def test_no_switch_has_no_recovery():
     session = np.zeros((1, 4, 100), int)
-    assert evaluate.recovery(np.ones((1, 4, 100)), session)["steps"] is None
+    assert sessions.recovery(np.ones((1, 4, 100)), session)["steps"] is None
 
 
 @pytest.mark.parametrize(
@@ -58,13 +59,13 @@ def test_detection_counts_hits(steps, exact, late):
     """Evidence of the switches before steps 3 and 6 is seen at steps 4 and 7."""
     found = np.zeros(SESSION.shape, bool)
     found[0, steps, 0] = True
-    result = evaluate.detection(found, SESSION, "evidence")
+    result = sessions.detection(found, SESSION, "evidence")
     assert (result["exact"]["precision"], result["exact"]["recall"]) == exact
     assert (result["late"]["precision"], result["late"]["recall"]) == late
 
 
 def test_detection_of_nothing_is_no_number():
-    result = evaluate.detection(np.zeros(SESSION.shape, bool), np.zeros_like(SESSION), "evidence")
+    result = sessions.detection(np.zeros(SESSION.shape, bool), np.zeros_like(SESSION), "evidence")
     assert result["exact"] == {"precision": None, "recall": None}
 
 
@@ -112,7 +113,7 @@ def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
     result = evaluate.evaluate(config, env, program.agent, program.init(), 32, seed=1)
     assert result["outcomes"]["steps made"]["per_seed"] == [10.0] * config.seeds
     assert result["outcomes"]["success"]["iqm"] == 1.0
-    evaluate.report(result)
+    report(result)
     assert "steps made" in capsys.readouterr().out
 
 
