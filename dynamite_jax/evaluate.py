@@ -16,18 +16,19 @@ from dynamite_envs import exact, registry
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis import posterior, sessions
+from dynamite_jax.analysis import posterior, sessions, statistics
 from dynamite_jax.analysis.report import report
 from dynamite_jax.analysis.rollouts import play_episodes
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import Acting, TrainState
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 
 
-def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int) -> metrics.Record:
+def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int) -> loggers.Record:
     """Play fresh episodes with every seed's agent.
 
     Args:
@@ -54,13 +55,13 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     recorded = jax.device_get(measure_seeds(acting, root))
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
-    result: metrics.Record = {"return": metrics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
+    result: loggers.Record = {"return": statistics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
     result["references"] = solution.references()
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
     if recorded["outcomes"]:  # [seeds, N]
-        result["outcomes"] = {name: metrics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
+        result["outcomes"] = {name: statistics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
     if "physics" in recorded and isinstance(solution, exact.Regret):
         result["regret"] = posterior.regret(solution, recorded["physics"], recorded["action"], reward)
     result["sessions"] = sessions.session_returns(reward, session)
@@ -69,7 +70,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         result["boundary"] = sessions.detection(recorded["boundary"], session, config.vae.boundary_alignment)
     if errors := recorded["errors"]:  # [seeds]
         nothing = errors.pop("error_of_knowing_nothing")
-        result["belief"] = {name: metrics.summarise(error) for name, error in errors.items()}
+        result["belief"] = {name: statistics.summarise(error) for name, error in errors.items()}
         result["belief"] |= {"error_of_knowing_nothing": float(nothing.mean())}
     return result
 
@@ -97,7 +98,7 @@ def _measure(
     return kept
 
 
-def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, int]:
+def load_run(run: Path, episodes: int) -> tuple[Program, TrainState, int]:
     """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, states, chunk).
 
     Raises:
@@ -109,9 +110,9 @@ def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, in
     presets.check(config)
     if not (run / "checkpoints").is_dir():
         raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
-    parallel.prepare(config.seeds)
+    devices.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
     step, states, damaged = checkpoints.restore(program.init())
     checkpoints.close()

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamite_envs.exact import BayesFilter, Regret, RewardPosterior
-from dynamite_jax.analysis import readout
+from dynamite_jax.analysis import readout, statistics
 from dynamite_jax.analysis.rollouts import Episodes
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import Acting, Array
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 
 def exact_posterior(solution: BayesFilter, episodes: Episodes) -> Array:
@@ -55,7 +55,7 @@ def errors(
     return found | {"error_of_knowing_nothing": jnp.abs(exact - solution.init_posterior()).mean()}
 
 
-def regret(solution: Regret, physics: Any, action: np.ndarray, reward: np.ndarray) -> metrics.Record:
+def regret(solution: Regret, physics: Any, action: np.ndarray, reward: np.ndarray) -> loggers.Record:
     """Mean regret of each seed, from physical states [seeds, H + 1, N, ...], actions and rewards [seeds, H, N, ...]."""
 
     def side_by_side(x: np.ndarray) -> np.ndarray:
@@ -63,4 +63,4 @@ def regret(solution: Regret, physics: Any, action: np.ndarray, reward: np.ndarra
         return np.concatenate(list(x), axis=1)
 
     lost = solution.regret(*jax.tree.map(side_by_side, (physics, action, reward)))
-    return metrics.summarise(lost.reshape(len(reward), -1).mean(-1))
+    return statistics.summarise(lost.reshape(len(reward), -1).mean(-1))

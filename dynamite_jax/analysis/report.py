@@ -3,10 +3,10 @@
 from rich.console import Console
 from rich.table import Table
 
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 
-def report(result: metrics.Record) -> None:
+def report(result: loggers.Record) -> None:
     """Print an evaluation as a table."""
     table = Table(title=f"{result['episodes']} episodes a seed", show_header=False)
     returns = result["return"]

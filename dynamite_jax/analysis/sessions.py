@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamite_jax.beliefs import elbo
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
 DETECTION_WINDOW = 3  # steps by which a boundary may be found late
 
 
-def session_returns(reward: np.ndarray, session: np.ndarray) -> list[metrics.Record]:
+def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Record]:
     """Return and mean reward per step by session index, over all seeds and episodes that reach the session.
 
     Args:
@@ -36,7 +36,7 @@ def session_returns(reward: np.ndarray, session: np.ndarray) -> list[metrics.Rec
     return rows
 
 
-def recovery(reward: np.ndarray, session: np.ndarray) -> metrics.Record:
+def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
     """How fast reward comes back after a switch.
 
     Args:
@@ -70,7 +70,7 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> metrics.Record:
     return {"before": before, "curve": curve, "steps": steps}
 
 
-def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> metrics.Record:
+def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers.Record:
     """Precision and recall of the boundaries that the agent acted by.
 
     Args:
