@@ -14,6 +14,7 @@ import jax
 
 from dynamite_envs import exact, registry
 from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.wrappers import ObserveContext
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis import posterior, sessions, statistics
@@ -33,7 +34,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
 
     Args:
         config: the run.
-        env: its environment.
+        env: its environment, as its method observes it.
         agent: its agent.
         states: trained states, [seeds, ...].
         episodes: episodes of each seed.
@@ -80,7 +81,7 @@ def _measure(
 ) -> dict[str, Any]:
     """What is kept of one seed: reward, session and boundary, [H, N]; outcomes, [N]; errors of its belief, [].
 
-    Where regret is known also its physics and actions. No belief is measured of an agent that observes the context.
+    Where regret is known also its physics and actions. Neither is measured of an agent that observes the context.
     """
     reset_key, action_key, decoder_key, reader_key = jax.random.split(key, 4)
     played = play_episodes(agent, env, acting, episodes=episodes, reset_key=reset_key, action_key=action_key)
@@ -88,7 +89,7 @@ def _measure(
     outcomes = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], played.physics))
     kept = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
     kept |= {"outcomes": outcomes, "errors": {}}
-    if agent.belief.told:
+    if isinstance(env, ObserveContext):
         return kept
     if isinstance(solution, exact.Regret):
         kept |= {"physics": played.physics, "action": rollout.action}

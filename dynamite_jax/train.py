@@ -98,7 +98,7 @@ def train(
     finally:
         log.close()
         checkpoints.close()
-    result = evaluate(config, env, program.agent, states, config.eval_episodes, config.seed)
+    result = evaluate(config, program.env, program.agent, states, config.eval_episodes, config.seed)
     report(result)
     summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
     run_folder.write_summary(out, summary)

@@ -124,7 +124,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
         states, _ = step(states)
         jax.block_until_ready(states.finite)
-    result = evaluate(wide, env, program.agent, states, config.eval_episodes, config.seed)
+    result = evaluate(wide, program.env, program.agent, states, config.eval_episodes, config.seed)
     returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
     return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
 

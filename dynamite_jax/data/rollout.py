@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dynamite_envs.dlcmdp import DLCMDP, Discrete, State
+from dynamite_envs.dlcmdp import DLCMDP, State
+from dynamite_envs.spaces import Discrete
 from dynamite_jax.agents import normaliser as statistics
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.beliefs.belief import Belief
@@ -47,7 +48,7 @@ class Agent:
 
     def features(self, environment: State, belief: Any) -> Array:
         """Policy inputs before normalisation, [E, F]."""
-        return jnp.concatenate([environment.obs, self.belief.features(belief, environment)], axis=-1)
+        return jnp.concatenate([environment.obs, self.belief.features(belief)], axis=-1)
 
     def policy(self, params: Params, features: Array) -> tuple[Array, Array]:
         """Policy parameters [..., P] and value [...] at normalised features."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax import methods
 from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
@@ -23,7 +24,7 @@ class Program:
 
     Attributes:
         config: the run.
-        env: its environment.
+        env: its environment, as the method observes it.
         agent: its agent.
         hyper: traced hyperparameters.
         compile_s: seconds that compiling the chunk took; 0 before `compile`.
@@ -31,6 +32,7 @@ class Program:
 
     def __init__(self, config: Config, env: DLCMDP):
         """Lay the seeds out over the devices; nothing is compiled yet."""
+        env = methods.environment(config.method, env)
         self.config, self.env, self.agent = config, env, Agent.build(config, env)
         self.hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (config.vae, config.ppo))
         devices = jax.devices()[: largest_divisor(config.seeds, jax.device_count())]

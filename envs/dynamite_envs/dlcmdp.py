@@ -106,6 +106,11 @@ class DLCMDP(struct.PyTreeNode):
         """Results of an episode beside its return, such as `success`, from the physical state at its end."""
         return {}
 
+    @property
+    def unwrapped(self) -> "DLCMDP":
+        """The environment without wrappers."""
+        return self
+
     # -- the contract ----------------------------------------------------------------------------------------
     def reset(self, key: Array) -> State:
         """Start an episode: new physics, new context, session 0."""

@@ -110,10 +110,11 @@ def register(environment: type, solution: str | Make) -> None:
 
 
 def find(env: Any) -> ExactSolution:
-    """The exact solution of an environment; of one without, a solution that knows nothing.
+    """The exact solution of an environment, whatever wraps it; of one without, a solution that knows nothing.
 
     None holds where switches draw the physical state anew: there they can be seen, and rewards were paid elsewhere.
     """
+    env = env.unwrapped
     for environment in type(env).__mro__:
         solution = SOLUTIONS.get(_name(environment))
         if solution is not None and not env.reset_on_switch:

@@ -246,7 +246,7 @@ def to_return(stand: Stand, preset: Config, target: float) -> loggers.Record:
         trained = states.replace(
             belief_params=acting.belief_params, policy_params=acting.policy_params, normaliser=acting.normaliser
         )
-        paid = evaluate(config, env, program.agent, trained, EVALUATED, config.seed)["return"]["per_seed"]
+        paid = evaluate(config, program.env, program.agent, trained, EVALUATED, config.seed)["return"]["per_seed"]
         curve = [
             {"seconds": line["seconds"], "steps": line["steps"], "return": value}
             for line, value in zip(told, paid, strict=True)
