@@ -91,6 +91,9 @@ class PPOConfig(struct.PyTreeNode):
     """Gradients are scaled down to this global norm."""
     normalise_returns: bool = _static(True)
     """The critic's unit: deviations of returns from their running mean; off, the unit of rewards."""
+    min_return_deviation: float = 0.1
+    """The critic's unit is at least this, in the unit of rewards: the first reward after long without any is no huge
+    target. Lower it where all returns are smaller."""
     epochs: int = _static(4)
     """Passes over the steps of a meta-update."""
     minibatches: int = _static(16)
@@ -124,7 +127,11 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of policy and critic."""
     action_deviation: float = 1.0
-    """Standard deviation of continuous actions at the start."""
+    """Standard deviation of continuous actions at the start, as far as the bounds of it allow."""
+    min_action_deviation: float = 1e-3
+    """Continuous actions are drawn with at least this standard deviation; they are executed within -1 and 1."""
+    max_action_deviation: float = 10.0
+    """And with at most this; from 3 on training warns that the policy is noise."""
     feature_clip: float = 5.0
     """Policy features, and what the belief sees, are normalised and clipped to this many deviations."""
 
@@ -191,7 +198,15 @@ _RULES = {
         ("network.decoder_hidden", "network.policy_hidden", "network.value_hidden"),
         ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
     ),
-    **dict.fromkeys(("network.feature_clip", "network.action_deviation"), _POSITIVE),
+    **dict.fromkeys(
+        (
+            "network.feature_clip",
+            "network.action_deviation",
+            "network.min_action_deviation",
+            "network.max_action_deviation",
+        ),
+        _POSITIVE,
+    ),
     **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
     "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     **dict.fromkeys(
@@ -206,7 +221,7 @@ _RULES = {
     ),
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
-    **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
+    **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm", "ppo.min_return_deviation"), _POSITIVE),
     **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
@@ -229,6 +244,11 @@ def check(config: Config) -> None:
     if network.encoder == "transformer" and network.hidden % network.heads:
         raise ConfigError(
             f"network.hidden is {network.hidden}; it must be a multiple of network.heads, {network.heads}"
+        )
+    if network.max_action_deviation < network.min_action_deviation:
+        raise ConfigError(
+            f"network.max_action_deviation is {network.max_action_deviation}; it must be at least "
+            f"network.min_action_deviation, {network.min_action_deviation}"
         )
     if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
         raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")

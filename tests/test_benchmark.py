@@ -14,6 +14,7 @@ from conftest import build, tiny_config
 from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.agents.running_statistics import Quantities, with_moments
 from dynamite_jax.data.rollout import play
 from dynamite_jax.runtime import provenance
 from experiments.versus_torch import benchmark, jax_program
@@ -115,10 +116,11 @@ def test_weights_that_were_saved_act_as_before(tmp_path):
     program, states = build(config)
     acting = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
     rng = np.random.default_rng(0)
+    shapes = [x.value.shape for x in acting.normaliser.mean]
     acting = acting.replace(  # running means that are not 0 and deviations that are not 1
-        normaliser=acting.normaliser.replace(
-            mean=jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), acting.normaliser.mean),
-            std=jax.tree.map(lambda x: rng.uniform(0.5, 2.0, x.shape).astype(np.float32), acting.normaliser.std),
+        normaliser=with_moments(
+            Quantities(*(rng.normal(size=shape).astype(np.float32) for shape in shapes)),
+            Quantities(*(rng.uniform(0.5, 2.0, shape).astype(np.float32) for shape in shapes)),
         )
     )
     weights.save(tmp_path / "1.npz", jax_program.arrays(acting))

@@ -24,11 +24,13 @@ COUNTS = [
 POSITIVE = [
     "network.feature_clip",
     "network.action_deviation",
+    "network.min_action_deviation",
     "vae.lr",
     "vae.max_grad_norm",
     "ppo.lr",
     "ppo.clip",
     "ppo.max_grad_norm",
+    "ppo.min_return_deviation",
 ]
 WEIGHTS = [
     *("vae.reward_weight", "vae.state_weight", "vae.kl_weight", "vae.consistency_weight", "vae.boundary_weight"),
@@ -221,3 +223,11 @@ def test_heads_divide_the_width_of_a_token():
     wide = dataclasses.replace(config, network=dataclasses.replace(config.network, encoder="transformer", heads=3))
     with pytest.raises(ConfigError, match="network.hidden is 64; it must be a multiple of network.heads, 3"):
         configs.check(wide)
+
+
+def test_the_bounds_of_the_deviation_of_actions_are_in_order():
+    for value in (0.0, 5e-4):
+        config = change(BASE, network__max_action_deviation=value)
+        allowed = "> 0" if value == 0.0 else "at least network.min_action_deviation, 0.001"
+        assert refusal(config) == f"network.max_action_deviation is {value}; it must be {allowed}"
+    configs.check(change(BASE, network__max_action_deviation=1e-3))

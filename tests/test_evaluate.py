@@ -47,6 +47,19 @@ def test_no_switch_has_no_recovery():
     assert sessions.recovery(np.ones((1, 4, 100)), session)["steps"] is None
 
 
+def test_what_lies_behind_the_end_of_an_episode_is_not_counted():
+    """The episodes end after step 4, in session 1; the end is no switch, and none is to be seen behind it."""
+    session = np.where(np.arange(8) < 5, [0, 0, 0, 1, 1, 1, 2, 2], -1)
+    reward = np.where(session >= 0, [1.0, 1, 1, 0, 0.95, 9, 9, 9], 0.0)
+    many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
+    rows = sessions.session_returns(many(reward), many(session))
+    assert [(row["session"], row["return"]) for row in rows] == [(0, 3.0), (1, pytest.approx(0.95))]
+    recovery = sessions.recovery(many(reward), many(session))
+    assert (recovery["before"], recovery["curve"]) == (1.0, pytest.approx([0.0, 0.95]))
+    found = many(np.array([0, 0, 0, 0, 1, 1, 1, 1], bool))
+    assert sessions.detection(found, many(session), "evidence")["exact"] == {"precision": 1.0, "recall": 1.0}
+
+
 @pytest.mark.parametrize(
     "steps, exact, late",
     [

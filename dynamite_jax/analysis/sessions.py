@@ -18,7 +18,7 @@ def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Rec
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode.
     """
     rows = []
     for index in range(int(session.max()) + 1):
@@ -41,14 +41,14 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode, which is no switch.
 
     Returns:
         `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
         sessions that are that long, as far as a hundred are. `steps`: the first k at which the curve has made up
         `RECOVERED` of what was lost; None if it never does or nothing ever switches.
     """
-    switch = session[:, 1:] != session[:, :-1]
+    switch = (session[:, 1:] != session[:, :-1]) & (session[:, 1:] >= 0)
     if not switch.any():
         return {"before": None, "curve": [], "steps": None}
     before = float(reward[:, :-1][switch].mean())
@@ -75,7 +75,7 @@ def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers
 
     Args:
         found: predicted boundaries, [seeds, H, N].
-        session: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode, where nothing counts.
         alignment: what a boundary means, see `elbo.boundary_labels`.
 
     Returns:
@@ -83,6 +83,7 @@ def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers
         between two steps that told nothing can't be found by anyone, so recall below 1 is no fault by itself.
     """
     label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(jnp.asarray(session))) > 0.5
+    label, found = label & (session >= 0), found & (session >= 0)
     result = {}
     for name, window in (("exact", 0), ("late", DETECTION_WINDOW)):
         hit = _recent(label, window) & found

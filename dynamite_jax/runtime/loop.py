@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from dynamite_jax.algorithms import meta_ppo
 from dynamite_jax.analysis import statistics
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.runtime import loggers
@@ -32,13 +33,13 @@ def run(
     """Run the chunks that are left. Metrics of a chunk are read while the next one runs."""
     config, chunks = program.config, program.chunks
     pending: tuple[int, loggers.Record] | None = None
-    clock = time.perf_counter()
+    clock, warned = time.perf_counter(), False
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("training", total=chunks, completed=done)
 
         def flush() -> None:
-            nonlocal pending, clock
+            nonlocal pending, clock, warned
             if pending is None:
                 return
             (number, values), pending = pending, None
@@ -52,6 +53,10 @@ def run(
                 broken = [name for name, value in values.items() if not np.all(np.isfinite(value))]
                 raise Diverged(f"{', '.join(broken)} not finite in chunk {number}; the last good checkpoint is kept")
             log.write(record)
+            if lines := meta_ppo.warnings(values) if number == chunks or not warned else []:
+                warned = True
+                for line in lines:
+                    console.print(f"warning: {line}", markup=False, soft_wrap=True)
             if number == done + 1 and number < chunks:
                 left = (chunks - number) * program.steps_per_chunk * config.seeds / rate
                 console.print(f"about {duration(left)} of training to go", markup=False)

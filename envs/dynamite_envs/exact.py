@@ -95,6 +95,7 @@ SOLUTIONS: dict[str, str | Make] = {
     "dynamite_envs.gridworld.env:Gridworld": "dynamite_envs.gridworld.exact:GridworldSolution",
     "dynamite_envs.point_robot:PointRobot": "dynamite_envs.point_robot_exact:PointRobotSolution",
     "dynamite_envs.probes:ContextBandit": "dynamite_envs.probes_exact:ContextBanditSolution",
+    "dynamite_envs.probes:Leaving": "dynamite_envs.probes_exact:LeavingSolution",
     "dynamite_envs.probes:Memory": "dynamite_envs.probes_exact:MemorySolution",
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from dynamite_envs.dlcmdp import FiniteDLCMDP
 from dynamite_envs.exact import ExactSolution
-from dynamite_envs.probes import ContextBandit, Memory
+from dynamite_envs.probes import ContextBandit, Leaving, Memory
 
 
 class ContextBanditSolution(ExactSolution):
@@ -33,6 +33,25 @@ class MemorySolution(ExactSolution):
         if steps:
             paid = initial @ np.linalg.matrix_power(_session_step(self.env), steps).max(axis=1)
         return {"bayes_optimal": float(initial[1] - initial[0] + paid)}
+
+
+class LeavingSolution(ExactSolution):
+    """The reward of staying tells the context of the step; leaving ends all."""
+
+    env: Leaving
+
+    def references(self) -> dict[str, float]:
+        """By dynamic programming over the context of the step before, which the reward of staying tells."""
+        step, leave, goes_on = _session_step(self.env), float(self.env.leave), 1.0 - float(self.env.end)
+
+        def best(odds: np.ndarray, after: np.ndarray) -> float:
+            """Value of a step, given the odds of its context and the value of the next step after each context."""
+            return max(leave, float(odds @ (np.arange(2.0) + goes_on * after)))
+
+        after = np.zeros(2)
+        for _ in range(self.env.horizon - 1):
+            after = np.array([best(odds, after) for odds in step])
+        return {"bayes_optimal": best(np.asarray(self.env.initial, float), after)}
 
 
 def _session_step(env: FiniteDLCMDP) -> np.ndarray:

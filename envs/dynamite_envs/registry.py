@@ -55,6 +55,7 @@ MAKERS: dict[str, Maker | Callable[..., DLCMDP]] = {
     "probe_next_context": Maker("dynamite_envs.probes:next_context"),
     "probe_static": Maker("dynamite_envs.probes:static"),
     "probe_pomdp": Maker("dynamite_envs.probes:pomdp"),
+    "probe_termination": Maker("dynamite_envs.probes:termination"),
 }
 
 OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
