@@ -14,7 +14,7 @@ import pytest
 
 from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs import registry
-from dynamite_envs.physics.mjx import MuJoCoDLCMDP
+from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax import train
