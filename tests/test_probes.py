@@ -114,13 +114,13 @@ def test_the_reference_of_leaving_holds_where_contexts_come_back():
 
 
 def test_leaving_pays_once_and_ends_the_episode():
-    env = make("probe_termination", end=0.0, horizon=4)
+    env = make("probe_termination", end=0.0, leave=2.5, horizon=4)
     state = env.reset(jax.random.key(0)).replace(context=jnp.array(1))
     found = []
     for action in (0, 1, 0, 0):
         state = env.step(state, jnp.array(action))
         found.append((float(state.reward), bool(state.terminated)))
-    assert found == [(1.0, False), (3.0, True), (0.0, True), (0.0, True)]
+    assert found == [(1.0, False), (2.5, True), (0.0, True), (0.0, True)]
 
 
 def test_episodes_end_by_chance_as_often_as_is_said():
@@ -145,7 +145,7 @@ def test_where_the_context_alone_pays_any_policy_earns_the_reference(options):
         ("probe_pomdp", 19.5),
         ("probe_next_context", 1 + 0.8 * 19),
         ("probe_memory", 1.0),
-        ("probe_termination", 0.5 * (sum(0.95**t for t in range(9)) + 3 * 0.95**9) + 0.5 * 0.95 * 3),
+        ("probe_termination", 0.5 * sum(0.95**t for t in range(10)) + 0.5 * 0.95),
     ],
 )
 def test_the_reference_of_a_probe_is_what_it_says(name, best):

@@ -153,14 +153,15 @@ def memory(**fields) -> Memory:
 def termination(**fields) -> Leaving:
     """An episode ends by choice or, after 5 % of its steps, by chance: nothing behind its end must be learnt from.
 
-    It pays to look once, to stay until the last step in context 1, and to leave at once in context 0.
+    It pays to look once, to stay in context 1, and to leave at once in context 0. Leaving pays no more than a step in
+    context 1, since the horizon is a truncation to the learner, which sees no last step.
     """
     values: dict[str, Any] = {
         "p": 0.0,
         "horizon": 10,
         "initial": [0.5, 0.5],
         "kernel": [[0.5, 0.5], [0.5, 0.5]],
-        "leave": 3.0,
+        "leave": 1.0,
         "end": 0.05,
         **fields,
     }
