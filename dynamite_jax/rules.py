@@ -149,8 +149,7 @@ def check_abilities(config: "Config") -> None:
     """
     from dynamite_envs.physics.backend import check_implementation
     from dynamite_envs.registry import maker
-    from dynamite_jax.beliefs.latent import LatentBelief
-    from dynamite_jax.methods import METHODS, rl2
+    from dynamite_jax.methods import METHODS
 
     if config.physics.impl != "jax":
         if "impl" not in inspect.signature(maker(config.env)).parameters:
@@ -159,12 +158,14 @@ def check_abilities(config: "Config") -> None:
             check_implementation(config.physics.impl)
         except UserError as error:
             raise ConfigError(f"physics.{error}") from None
-    if config.ppo.shuffle != "episodes" and METHODS[config.method] is rl2:
-        raise ConfigError(f"ppo.shuffle is {config.ppo.shuffle!r}; with method rl2 it must be 'episodes'")
-    if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
-        raise ConfigError(
-            f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
-        )
+    method = METHODS[config.method]
+    for name, value, supported in (
+        ("ppo.shuffle", config.ppo.shuffle, method.shuffles),
+        ("network.encoder", config.network.encoder, method.encoders),
+    ):
+        if value not in supported:
+            allowed = " or ".join(map(repr, supported))
+            raise ConfigError(f"{name} is {value!r}; with method {config.method} it must be {allowed}")
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

@@ -63,7 +63,7 @@ def bins(itch: Itch) -> Array:
     return (itch.limb.astype(int) * ALONG + along) * AROUND + around
 
 
-def record(env: DLCMDP, agent: Agent, acting: AgentParams, key: Array) -> tuple[Any, Array, Array]:
+def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[Any, Array, Array]:
     """Play `EPISODES` episodes, and read the belief of the last.
 
     Returns:
@@ -72,10 +72,9 @@ def record(env: DLCMDP, agent: Agent, acting: AgentParams, key: Array) -> tuple[
     """
     reset_key, key, reader_key = jax.random.split(key, 3)
     start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
-    belief = agent.belief.initial((EPISODES,))
-    rollout, states, _ = play(agent, env, acting, start, belief, key, deterministic=True)
+    rollout, states, _ = play(agent, env, params, start, key, deterministic=True)
     labels = jax.nn.one_hot(bins(states.context)[:-1], len(LIMBS) * ALONG * AROUND)
-    features = agent.normalise(acting.normaliser, "features", rollout.features[:-1])
+    features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
     read = readout.probabilities(features, labels, reader_key)[:, -1]
     shown = jax.tree.map(lambda x: x[:, -1], states)
     return shown, rollout.reward[:, -1], read.reshape(-1, len(LIMBS), ALONG, AROUND)
@@ -173,8 +172,8 @@ def main() -> None:
         raise ConfigError(f"run is {str(arguments.run)!r}, of {program.config.env}; it must be of scratch_itch")
     if not 0 <= arguments.seed < program.config.seeds:
         raise ConfigError(f"seed is {arguments.seed}; it must be from 0 to {program.config.seeds - 1}")
-    acting = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
-    played = jax.jit(partial(record, program.env, program.agent))(acting, jax.random.key(arguments.episode))
+    params = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
+    played = jax.jit(partial(record, program.env, program.agent))(params, jax.random.key(arguments.episode))
     animate(env, *jax.device_get(played), out=arguments.out, every=arguments.every)
     print(arguments.out)
 
