@@ -98,13 +98,20 @@ format: $(STAMP)  ## Apply the format and the safe fixes of the linter
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+.PHONY: results docs
+results: $(STAMP)  ## Write the pages made from results/ and from the code: docs/ and the summary of README.md
+	$(BIN)/python -m experiments.pages.write
+
+docs: $(STAMP)  ## Build the site into build/site/; a broken link fails
+	$(BIN)/python -m experiments.pages.site
+
 lock: | $(UV)  ## Refresh requirements.lock after a change in pyproject.toml; ARGS=--upgrade moves all
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
 	--all-extras --group pins --group build --generate-hashes --no-annotate --no-header \
 	--output-file requirements.lock --quiet $(ARGS)
 
 clean:  ## Remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The lock holds every extra, so it constrains the installation: only what is asked for is installed, in the
@@ -113,7 +120,7 @@ clean:  ## Remove .venv, caches and build leftovers; runs/ stays
 $(STAMP): pyproject.toml requirements.lock | $(UV)
 	@rm -f $(VENV)/.setup-*
 	$(UV) pip install --python $(BIN)/python --require-hashes --only-binary :all: --constraints requirements.lock \
-	--requirements pyproject.toml --group build --extra dev $(patsubst %,--extra %,$(WANTED)) \
+	--requirements pyproject.toml --group build --extra dev --extra docs $(patsubst %,--extra %,$(WANTED)) \
 	$(if $(filter-out $(OLD),$(WANTED))$(filter-out $(WANTED),$(OLD)),--exact)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@echo '$(WANTED)' >$(VENV)/.extras
