@@ -19,20 +19,21 @@ from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis import readout
+from dynamite_jax.analysis import readout, statistics
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Acting, TrainState
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 
 RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
 DETECTION_WINDOW = 3  # steps by which a boundary may be found late
 
 
-def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int) -> metrics.Record:
+def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, episodes: int, seed: int) -> loggers.Record:
     """Play fresh episodes with every seed's agent.
 
     Args:
@@ -54,17 +55,17 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
     recorded = jax.device_get(jax.jit(lambda acting, key: jax.lax.map(lambda a: one(a, key), acting))(acting, root))
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
-    result: metrics.Record = {"return": metrics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
+    result: loggers.Record = {"return": statistics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
     result["references"] = env.references()
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
     if recorded["outcomes"]:  # [seeds, N]
-        result["outcomes"] = {name: metrics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
+        result["outcomes"] = {name: statistics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
     if "physics" in recorded:
         side_by_side = lambda x: np.concatenate(list(x), axis=1)  # noqa: E731  [seeds, H, N, ...] -> [H, seeds N, ...]
         lost = env.regret(*jax.tree.map(side_by_side, (recorded["physics"], recorded["action"], reward)))
-        result["regret"] = metrics.summarise(lost.reshape(len(reward), episodes).mean(-1))
+        result["regret"] = statistics.summarise(lost.reshape(len(reward), episodes).mean(-1))
     result["sessions"] = session_returns(reward, session)
     result["recovery"] = recovery(reward, session)
     if agent.belief.detects:
@@ -74,7 +75,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         if "decoded" in recorded:
             errors["decoded_error"] = np.abs(recorded["decoded"] - recorded["exact"]).mean((1, 2, 3))
         nothing = float(np.abs(recorded["exact"] - np.asarray(env.init_posterior())).mean())
-        result["belief"] = {name: metrics.summarise(error) for name, error in errors.items()}
+        result["belief"] = {name: statistics.summarise(error) for name, error in errors.items()}
         result["belief"] |= {"error_of_knowing_nothing": nothing}
     return result
 
@@ -118,7 +119,7 @@ def _play_and_filter(env: DLCMDP, agent: Agent, episodes: int, acting: Acting, k
     return recorded | {"decoded": jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)}
 
 
-def session_returns(reward: np.ndarray, session: np.ndarray) -> list[metrics.Record]:
+def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Record]:
     """Return and mean reward per step by session index, over all seeds and episodes that reach the session.
 
     Args:
@@ -141,7 +142,7 @@ def session_returns(reward: np.ndarray, session: np.ndarray) -> list[metrics.Rec
     return rows
 
 
-def recovery(reward: np.ndarray, session: np.ndarray) -> metrics.Record:
+def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
     """How fast reward comes back after a switch.
 
     Args:
@@ -175,7 +176,7 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> metrics.Record:
     return {"before": before, "curve": curve, "steps": steps}
 
 
-def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> metrics.Record:
+def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers.Record:
     """Precision and recall of the boundaries that the agent acted by.
 
     Args:
@@ -207,7 +208,7 @@ def _recent(mark: np.ndarray, window: int) -> np.ndarray:
     return spread
 
 
-def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, int]:
+def load_run(run: Path, episodes: int) -> tuple[Program, TrainState, int]:
     """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, states, chunk).
 
     Raises:
@@ -219,9 +220,9 @@ def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, in
     presets.check(config)
     if not (run / "checkpoints").is_dir():
         raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
-    parallel.prepare(config.seeds)
+    devices.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
     step, states, damaged = checkpoints.restore(program.init())
     checkpoints.close()
@@ -230,7 +231,7 @@ def load_run(run: Path, episodes: int) -> tuple[parallel.Program, TrainState, in
     return program, states, step
 
 
-def report(result: metrics.Record) -> None:
+def report(result: loggers.Record) -> None:
     """Print an evaluation as a table."""
     from rich.console import Console
     from rich.table import Table

@@ -4,33 +4,25 @@ python -m dynamite_jax.train --env gridworld --method dynamite --seeds 4
 """
 
 import dataclasses
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
-from dynamite_jax.data.types import TrainState
-from dynamite_jax.errors import one_line_errors, parse, writing
+from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate, report
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, loggers, loop, provenance, run_folder
 from dynamite_jax.runtime.checkpoints import Checkpoints
-
-REPORTED = ("dynamite-jax", "jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
+from dynamite_jax.runtime.program import Program
 
 
 @dataclass(frozen=True)
@@ -50,13 +42,9 @@ class Arguments:
     """Write to Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
 
 
-class Diverged(RuntimeError):
-    """A loss is not finite."""
-
-
 def train(
     config: Config, out: Path, resume: bool = False, tensorboard: bool = False, wandb: bool = False
-) -> metrics.Record:
+) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
     Args:
@@ -77,13 +65,13 @@ def train(
     console = Console(stderr=True)
     configs.check(config)
     presets.check(config)
-    parallel.prepare(config.seeds)
+    devices.prepare(config.seeds)
     env = registry.make(config.env, **configs.env_options(config))
     configs.check_against_horizon(config, env.horizon)
     if wandb:
-        metrics.check_wandb()
-    _claim(out, config, resume)
-    program = parallel.Program(config, env)
+        loggers.check_wandb()
+    run_folder.claim(out, config, resume)
+    program = Program(config, env)
     chunks = program.chunks
 
     states, done, earlier_s = program.init(), 0, 0.0
@@ -92,9 +80,9 @@ def train(
         done, states, damaged = checkpoints.restore(states)
         for line in damaged:
             console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)
-        earlier = [record for record in metrics.read(out / "metrics.jsonl") if record["chunk"] <= done]
+        earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= done]
         earlier_s = earlier[-1]["wall_s"] if earlier else 0.0
-    log = metrics.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
+    log = loggers.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
     try:
         if done < chunks:
             console.print(
@@ -105,7 +93,7 @@ def train(
             )
             step = program.compile(states)
             console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
-            states = _loop(program, step, states, done, checkpoints, log, console, start - earlier_s)
+            states = loop.run(program, step, states, done, checkpoints, log, console, start - earlier_s)
         checkpoints.wait()
     finally:
         log.close()
@@ -113,93 +101,13 @@ def train(
     result = evaluate(config, env, program.agent, states, config.eval_episodes, config.seed)
     report(result)
     summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
-    part = out / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    part.replace(out / "summary.json")  # whole or not there: it marks a finished run
+    run_folder.write_summary(out, summary)
     console.print(f"summary in {out / 'summary.json'}", markup=False, soft_wrap=True)
     return summary
 
 
-def _loop(
-    program: parallel.Program,
-    step: Callable,
-    states: TrainState,
-    done: int,
-    checkpoints: Checkpoints,
-    log: metrics.Log,
-    console: Console,
-    start: float,
-) -> TrainState:
-    """Run the chunks that are left. Metrics of a chunk are read while the next one runs."""
-    config, chunks = program.config, program.chunks
-    pending: tuple[int, metrics.Record] | None = None
-    clock = time.perf_counter()
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("training", total=chunks, completed=done)
-
-        def flush() -> None:
-            nonlocal pending, clock
-            if pending is None:
-                return
-            (number, values), pending = pending, None
-            values = jax.device_get(values)  # waits for the chunk
-            now = time.perf_counter()
-            rate, clock = program.steps_per_chunk * config.seeds / (now - clock), now
-            record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
-            record |= {"steps_per_s": rate, "return_iqm": metrics.interquartile_mean(values["return"])}
-            record |= {name: [float(v) for v in value] for name, value in values.items()}
-            if not all(np.all(np.isfinite(value)) for value in values.values()):
-                broken = [name for name, value in values.items() if not np.all(np.isfinite(value))]
-                raise Diverged(f"{', '.join(broken)} not finite in chunk {number}; the last good checkpoint is kept")
-            log.write(record)
-            if number == done + 1 and number < chunks:
-                left = (chunks - number) * program.steps_per_chunk * config.seeds / rate
-                console.print(f"about {_duration(left)} of training to go", markup=False)
-            losses = " ".join(f"{n} {np.mean(values[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in values)
-            said = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
-            progress.update(bar, completed=number, description=said)
-            if not console.is_terminal and number % max(1, chunks // 10) == 0:
-                line = f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {said}"
-                console.print(line, markup=False, soft_wrap=True)
-
-        for number in range(done + 1, chunks + 1):
-            states, values = step(states)
-            flush()
-            pending = number, values
-            if number % config.checkpoint_every == 0 or number == chunks:
-                flush()  # also proves that the state is finite before it is kept
-                if not bool(np.all(jax.device_get(states.finite))):
-                    raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
-                checkpoints.save(number, states)
-    return states
-
-
-def _duration(seconds: float) -> str:
-    """Words for a length of time: `40 seconds`, `12 minutes`, `3.5 hours`."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _claim(out: Path, config: Config, resume: bool) -> None:
-    """Make the run folder ours, or check that it holds the very run to go on with."""
-    path = out / "config.json"
-    if resume:
-        if not path.is_file():
-            raise ConfigError(f"out is {str(out)!r}; to resume it must be a run folder, one with a config.json")
-        if changed := configs.differences(configs.load(path), config):
-            raise ConfigError(f"resume: the run in {out} has another config; {'; '.join(changed)}")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        configs.save(config, path)
-
-
-def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_s: float) -> metrics.Record:
-    records = metrics.read(out / "metrics.jsonl")
+def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float) -> loggers.Record:
+    records = loggers.read(out / "metrics.jsonl")
     config = program.config
     return {
         "env": config.env,
@@ -209,25 +117,11 @@ def _summary(program: parallel.Program, result: metrics.Record, out: Path, wall_
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),
         "compile_s": program.compile_s,
         "wall_s": wall_s,
-        "peak_mb": parallel.peak_mb(),
-        "versions": {name: metadata.version(name) for name in REPORTED} | {"python": sys.version.split()[0]},
-        "machine": parallel.machine(),
-        "commit": commit(),
+        "peak_mb": devices.peak_mb(),
+        "versions": provenance.versions(),
+        "machine": devices.machine(),
+        "commit": provenance.commit(),
     }
-
-
-def commit() -> str | None:
-    """Commit of the source, marked where a tracked file differs from it that is no result; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _arguments(argv: list[str]) -> Arguments:
@@ -273,7 +167,7 @@ def main() -> None:
         out = Path("runs") / f"{config.env}_{config.method}_{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         train(config, out, arguments.resume, arguments.tensorboard, arguments.wandb)
-    except Diverged as error:
+    except loop.Diverged as error:
         raise SystemExit(f"error: {error}; see {out}") from None
     except KeyboardInterrupt:
         print(f"\nstopped; go on with --out {out} --resume", file=sys.stderr)

@@ -20,9 +20,10 @@ from dynamite_jax import config as configs
 from dynamite_jax.config import Config, NetworkConfig
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import parallel
+from dynamite_jax.runtime import devices
+from dynamite_jax.runtime.program import Program
 
-parallel.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
+devices.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 
 
 @pytest.fixture
@@ -42,12 +43,12 @@ def tiny_config(env: str, method: str = "dynamite", **changes) -> Config:
 
 
 @functools.cache
-def _built(config: Config) -> tuple[parallel.Program, TrainState]:
-    program = parallel.Program(config, registry.make(config.env, **configs.env_options(config)))
+def _built(config: Config) -> tuple[Program, TrainState]:
+    program = Program(config, registry.make(config.env, **configs.env_options(config)))
     return program, program.init()
 
 
-def build(config: Config) -> tuple[parallel.Program, TrainState]:
+def build(config: Config) -> tuple[Program, TrainState]:
     """A program of the config and a fresh copy of its first states; each config is initialised once."""
     program, states = _built(config)
     return program, jax.tree.map(jnp.copy, states)

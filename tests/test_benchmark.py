@@ -13,8 +13,9 @@ import pytest
 from conftest import build, tiny_config
 from dynamite_envs import registry
 from dynamite_jax import config as configs
-from dynamite_jax import presets, train
+from dynamite_jax import presets
 from dynamite_jax.data.rollout import play
+from dynamite_jax.runtime import provenance
 from experiments.versus_torch import benchmark, jax_program
 from experiments.versus_torch.report import draw, report
 from experiments.versus_torch.torch_reference import weights
@@ -173,18 +174,18 @@ def test_results_leave_the_commit_as_it_is_and_changed_code_does_not(tmp_path, m
     for path in (source, result):
         path.parent.mkdir()
         path.write_text("before")
-    monkeypatch.setattr(train, "__file__", str(source))
-    assert train.commit() is None
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    assert provenance.commit() is None
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
         subprocess.run(git + command, check=True)
-    clean = train.commit()
+    clean = provenance.commit()
     assert clean and len(clean) == 40
 
     result.write_text("after")
     (tmp_path / "untracked").write_text("a run, say")
-    assert train.commit() == clean
+    assert provenance.commit() == clean
     source.write_text("after")
-    assert train.commit() == f"{clean}-dirty"
+    assert provenance.commit() == f"{clean}-dirty"
 
 
 def test_the_report_gives_ratios_of_medians(tmp_path):

@@ -16,7 +16,8 @@ from dynamite_jax import config as configs
 from dynamite_jax import errors, evaluate, presets, train
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime.program import Program
 from experiments.studies import bayes_optimal
 
 Refused = Callable[..., str]
@@ -38,7 +39,7 @@ def refused(monkeypatch, capfd, tmp_path) -> Refused:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
             if not compiles:
-                patch.setattr(parallel, "Program", None)
+                patch.setattr(Program, "__init__", None)
             before = files(tmp_path)
             with pytest.raises(SystemExit) as stop:
                 command.main()
@@ -231,7 +232,7 @@ def test_bad_arguments_leave_no_folder_behind(refused, tmp_path):
 
 
 def test_a_logger_that_is_not_installed_leaves_no_folder_behind(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     line = refused(train, "--out", tmp_path / "new", "--wandb")
     assert line == "wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`"
     assert not (tmp_path / "new").exists()

@@ -12,7 +12,8 @@ from dynamite_envs import registry
 from dynamite_envs.probes import Memory
 from dynamite_jax import evaluate, train
 from dynamite_jax.analysis import readout
-from dynamite_jax.runtime import parallel
+from dynamite_jax.runtime import loop
+from dynamite_jax.runtime.program import Program
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
 
@@ -96,7 +97,7 @@ def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told()
     for method in ("markov", "oracle"):
         config = tiny_config("gridworld", method)
         env = registry.make("gridworld")
-        program = parallel.Program(config, env)
+        program = Program(config, env)
         found[method] = evaluate.evaluate(config, env, program.agent, program.init(), 4096, seed=1)
     assert "regret" not in found["oracle"]
     missing = 46.15195 - np.array(found["markov"]["return"]["per_seed"])
@@ -108,7 +109,7 @@ def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
     monkeypatch.setattr(Memory, "outcomes", lambda self, physics: {"steps made": physics, "success": physics == 10})
     config = tiny_config("probe_memory")
     env = registry.make("probe_memory")
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     result = evaluate.evaluate(config, env, program.agent, program.init(), 32, seed=1)
     assert result["outcomes"]["steps made"]["per_seed"] == [10.0] * config.seeds
     assert result["outcomes"]["success"]["iqm"] == 1.0
@@ -119,7 +120,7 @@ def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
 def test_fresh_contexts_are_not_those_of_training():
     """The evaluation's stream is no seed's stream, so an agent can't have met its episodes."""
     config = tiny_config("gridworld")
-    program = parallel.Program(config, registry.make("gridworld"))
+    program = Program(config, registry.make("gridworld"))
     trained = np.asarray(jax.random.key_data(program.init().key)).tolist()
     fresh = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 0x5EED))).tolist()
     assert fresh not in trained
@@ -158,4 +159,4 @@ def test_reading_is_measured_on_episodes_that_the_reader_has_not_seen():
     "seconds, said", [(40.2, "40 seconds"), (100, "2 minutes"), (5000, "83 minutes"), (12600, "3.5 hours")]
 )
 def test_a_length_of_time_is_said_in_words(seconds, said):
-    assert train._duration(seconds) == said
+    assert loop.duration(seconds) == said

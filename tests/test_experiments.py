@@ -10,16 +10,16 @@ import pytest
 from conftest import build, compiled, tiny_config
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.analysis import statistics
 from dynamite_jax.commands import ablations, plot, runs, sweep_p, table, tune
 from dynamite_jax.config import ConfigError
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import metrics
 
 
 def summary(returns, best=None):
     """What a finished run leaves, as far as tables read it."""
     references = {} if best is None else {"bayes_optimal": best}
-    result = {"return": metrics.summarise(returns), "references": references}
+    result = {"return": statistics.summarise(returns), "references": references}
     ran = {"commit": "c", "versions": {"jax": "1"}, "machine": {"cores": 2}}
     return {"eval": result, "env_steps": 1, "steps_per_s": 2.0, "wall_s": 3.0, **ran}
 
@@ -110,9 +110,9 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
     wanted = {name: presets.default("gridworld", name) for name in ("oracle", "rl2")}
     summaries = {"oracle": summary([4.0], best=4.0), "rl2": summary([3.0], best=4.0)}
     summaries["rl2"]["eval"] |= {
-        "regret": metrics.summarise([1.25]),
-        "belief": {"readout_error": metrics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
-        "outcomes": {"scratches": metrics.summarise([12.5]), "success": metrics.summarise([0.25])},
+        "regret": statistics.summarise([1.25]),
+        "belief": {"readout_error": statistics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
+        "outcomes": {"scratches": statistics.summarise([12.5]), "success": statistics.summarise([0.25])},
     }
     runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, "x", "method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]

@@ -10,6 +10,8 @@ import pytest
 
 from dynamite_envs.registry import MAKERS
 
+pytestmark = pytest.mark.learning
+
 
 def evaluation(out: Path, *flags: str) -> dict:
     """The evaluation at the end of the real command, in a process whose compiler tries as hard as it does for users."""

@@ -19,8 +19,9 @@ from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax import train
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import loggers, loop
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 
 # What the others add to these is tested by the slow tests.
 CASES = [(env, "dynamite") for env in ("gridworld", "point_robot", "probe_match", "reacher")]
@@ -59,7 +60,7 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
     config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20, checkpoint_every=2)  # 4 chunks
     through = train.train(config, tmp_path / "through")
 
-    write = metrics.Log.write
+    write = loggers.Log.write
 
     def stop_at_three(self, record):
         write(self, record)
@@ -67,13 +68,13 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(metrics.Log, "write", stop_at_three)
+        patch.setattr(loggers.Log, "write", stop_at_three)
         train.train(config, tmp_path / "stopped")
-    assert [r["chunk"] for r in metrics.read(tmp_path / "stopped" / "metrics.jsonl")] == [1, 2, 3]
+    assert [r["chunk"] for r in loggers.read(tmp_path / "stopped" / "metrics.jsonl")] == [1, 2, 3]
     resumed = train.train(config, tmp_path / "stopped", resume=True)
 
     timing = ("wall_s", "steps_per_s")
-    records = [metrics.read(tmp_path / name / "metrics.jsonl") for name in ("through", "stopped")]
+    records = [loggers.read(tmp_path / name / "metrics.jsonl") for name in ("through", "stopped")]
     assert [r["chunk"] for r in records[1]] == [1, 2, 3, 4]
     for a, b in zip(*records, strict=True):
         assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
@@ -81,7 +82,7 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
     states = []
     for name in ("through", "stopped"):
         checkpoints = Checkpoints(tmp_path / name / "checkpoints")
-        program = parallel.Program(config, registry.make(config.env))
+        program = Program(config, registry.make(config.env))
         states.append(checkpoints.restore(program.init())[1])
         checkpoints.close()
     assert_same(*states)
@@ -120,7 +121,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(metrics.Log, "write", stop)
+        patch.setattr(loggers.Log, "write", stop)
         train.train(tiny, tmp_path / "killed")
     assert train.train(tiny, tmp_path / "killed", resume=True)["eval"] == through["eval"]
 
@@ -135,7 +136,7 @@ def test_another_config_is_refused_by_its_fields(tiny, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny, tmp_path, monkeypatch):
     config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20)
-    compile_chunk = parallel.Program.compile
+    compile_chunk = Program.compile
     calls = []
 
     def poisoned(self, states):
@@ -150,13 +151,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 
         return run
 
-    monkeypatch.setattr(parallel.Program, "compile", poisoned)
-    with pytest.raises(train.Diverged, match="not finite in chunk 3"):
+    monkeypatch.setattr(Program, "compile", poisoned)
+    with pytest.raises(loop.Diverged, match="not finite in chunk 3"):
         train.train(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    program = parallel.Program(config, registry.make(config.env))
+    program = Program(config, registry.make(config.env))
     number, states, _ = checkpoints.restore(program.init())
     checkpoints.close()
     assert number == 2 and np.asarray(states.finite).all()
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(states.policy_params))
-    assert [r["chunk"] for r in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert [r["chunk"] for r in loggers.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]

@@ -31,7 +31,8 @@ from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import metrics, parallel
+from dynamite_jax.runtime import devices, loggers
+from dynamite_jax.runtime.program import Program
 
 AT_MOST = 1024  # environments in C MuJoCo
 
@@ -56,7 +57,7 @@ class Arguments:
     """Print one JSON line for each number of environments instead of tables."""
 
 
-def measure(config: Config, repeats: int) -> metrics.Record:
+def measure(config: Config, repeats: int) -> loggers.Record:
     """Speed, compile time, memory and phases of one configuration.
 
     Args:
@@ -73,12 +74,12 @@ def measure(config: Config, repeats: int) -> metrics.Record:
     env = registry.make(config.env, **configs.env_options(config))
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
-        program = parallel.Program(config, env)
+        program = Program(config, env)
         states = program.init()
         program.compile(states)
         compile_s = program.compile_s
         jax.clear_caches()
-        program = parallel.Program(config, env)
+        program = Program(config, env)
         step = program.compile(states)
         warm_compile_s = program.compile_s
 
@@ -88,7 +89,7 @@ def measure(config: Config, repeats: int) -> metrics.Record:
             start = time.perf_counter()
             states, _ = jax.block_until_ready(step(states))
             seconds.append(time.perf_counter() - start)
-        peak_mb = parallel.peak_mb()
+        peak_mb = devices.peak_mb()
         steps = program.steps_per_chunk * config.seeds
         phases, actions = _phases(program, states, repeats)
     rates = steps / np.array(seconds)
@@ -109,13 +110,11 @@ def measure(config: Config, repeats: int) -> metrics.Record:
         "overhead": 1e6 / float(np.median(rates)) / phases["environment"]["us"] - 1.0,
         **compared,
         "floor": _floor(phases, float(np.median(rates))),
-        "machine": parallel.machine(),
+        "machine": devices.machine(),
     }
 
 
-def _phases(
-    program: parallel.Program, states: TrainState, repeats: int
-) -> tuple[dict[str, dict[str, float]], jax.Array]:
+def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[str, dict[str, float]], jax.Array]:
     """Each phase compiled alone: `us`, microseconds, and `flops`, matrix products, of one environment step.
 
     Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments
@@ -175,7 +174,7 @@ def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, repeats: i
     starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the time comes first
     control = np.swapaxes(np.asarray(actions, np.float64), 1, 2).reshape(len(qpos), env.horizon, model.nu)
     starts, control = starts[:AT_MOST], np.repeat(control[:AT_MOST], substeps, axis=1)  # which the model clips
-    threads = [copy.copy(data) for _ in range(parallel.cores())]
+    threads = [copy.copy(data) for _ in range(devices.cores())]
     seconds = []
     for _ in range(repeats + 1):  # the first one starts the threads
         start = time.perf_counter()
@@ -197,7 +196,7 @@ def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float
     return result, float(np.median(seconds))
 
 
-def _floor(phases: dict[str, dict[str, float]], rate: float) -> metrics.Record:
+def _floor(phases: dict[str, dict[str, float]], rate: float) -> loggers.Record:
     """The rate at which this machine does matrix products, over the products that a step of training needs.
 
     Counted are the products of networks alone, so no program of this method can be faster than the floor here.
@@ -240,7 +239,7 @@ def _matrix_rate(size: int = 2048) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _report(result: metrics.Record) -> None:
+def _report(result: loggers.Record) -> None:
     console = Console()
     low, high = result["steps_per_s_quartiles"]
     table = Table(title="{env}, {method}, {seeds} seeds x {num_envs} environments".format(**result), show_header=False)
@@ -271,7 +270,7 @@ def main() -> None:
     if arguments.repeats < 1:
         raise ValueError(f"repeats is {arguments.repeats}; it must be 1 or more")
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
-    parallel.prepare(arguments.seeds)
+    devices.prepare(arguments.seeds)
     for num_envs in arguments.num_envs or (preset.num_envs,):
         config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs)
         result = measure(config, arguments.repeats)

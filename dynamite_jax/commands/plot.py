@@ -16,9 +16,10 @@ import numpy as np
 
 from dynamite_envs import registry
 from dynamite_jax import config as configs
+from dynamite_jax.analysis import statistics
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     for color, name, (config, records) in zip(colors, names, loaded, strict=False):
         steps = np.array([record["env_steps"] for record in records]) / 1e6
         returns = np.array([record["return"] for record in records])  # [chunks, seeds]
-        low, high = np.array([metrics.bootstrap_interval(row, resamples=2000) for row in returns]).T
+        low, high = np.array([statistics.bootstrap_interval(row, resamples=2000) for row in returns]).T
         label = f"{name} ({config.seeds} seed{'s' * (config.seeds > 1)})"
-        axes.plot(steps, [metrics.interquartile_mean(row) for row in returns], color=color, label=label)
+        axes.plot(steps, [statistics.interquartile_mean(row) for row in returns], color=color, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
     env = registry.make(first.env, **configs.env_options(first))
@@ -76,10 +77,10 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
         plt.close(figure)
 
 
-def _load(run: Path) -> tuple[configs.Config, list[metrics.Record]]:
+def _load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:
     if not (run / "config.json").is_file():
         raise ConfigError(f"runs: {str(run)!r} is no run folder; it must hold a config.json")
-    records = metrics.read(run / "metrics.jsonl")
+    records = loggers.read(run / "metrics.jsonl")
     if not records:
         raise ConfigError(f"runs: {str(run)!r} has no metrics yet; it must have finished a chunk")
     return configs.load(run / "config.json"), records

@@ -10,14 +10,15 @@ from rich.console import Console
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets, train
+from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 REFERENCES = ("oracle", "markov")
 
 
-def _interval(summary: metrics.Record, digits: int) -> str:
+def _interval(summary: loggers.Record, digits: int) -> str:
     low, high = summary["ci95"]
     return f"{summary['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -45,7 +46,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def complete(wanted: dict[str, Config], root: Path) -> dict[str, metrics.Record]:
+def complete(wanted: dict[str, Config], root: Path) -> dict[str, loggers.Record]:
     """Bring runs to their end one after the other: missing ones are trained, cut-off ones go on, finished ones stay.
 
     Args:
@@ -83,7 +84,7 @@ def _train(config: Config, out: Path) -> None:
     train.train(config, out, resume=(out / "config.json").is_file())
 
 
-def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dict[str, metrics.Record]:
+def rows(wanted: dict[str, Config], summaries: dict[str, loggers.Record]) -> dict[str, loggers.Record]:
     """What a table says of each run.
 
     Returns:
@@ -111,11 +112,11 @@ def rows(wanted: dict[str, Config], summaries: dict[str, metrics.Record]) -> dic
         bottom, top = _scale(result["references"], summaries)
         if top is not None:
             score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]
-            found[name]["score"] = metrics.summarise(score)
+            found[name]["score"] = statistics.summarise(score)
     return found
 
 
-def _scale(references: dict[str, float], summaries: dict[str, metrics.Record]) -> tuple[float, float | None]:
+def _scale(references: dict[str, float], summaries: dict[str, loggers.Record]) -> tuple[float, float | None]:
     """Returns that score 0 and 1."""
     if "bayes_optimal" in references:
         return 0.0, references["bayes_optimal"]
@@ -124,15 +125,15 @@ def _scale(references: dict[str, float], summaries: dict[str, metrics.Record]) -
     return 0.0, None
 
 
-def compare(found: dict[str, metrics.Record], base: str) -> None:
-    """Give each row `loss`: how much less it scores than `base`, seed by seed, as `metrics.summarise` has it."""
+def compare(found: dict[str, loggers.Record], base: str) -> None:
+    """Give each row `loss`: how much less it scores than `base`, seed by seed, as `statistics.summarise` has it."""
     if "score" in found[base]:
         best = found[base]["score"]["per_seed"]
         for row in found.values():
-            row["loss"] = metrics.summarise([a - b for a, b in zip(best, row["score"]["per_seed"], strict=True)])
+            row["loss"] = statistics.summarise([a - b for a, b in zip(best, row["score"]["per_seed"], strict=True)])
 
 
-def write(found: dict[str, metrics.Record], config: Config, folder: Path, name: str, header: str) -> None:
+def write(found: dict[str, loggers.Record], config: Config, folder: Path, name: str, header: str) -> None:
     """Write `folder`/`name`.json and .md, and print the latter.
 
     Args:

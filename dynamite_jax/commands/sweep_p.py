@@ -21,7 +21,7 @@ from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
 from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Arguments:
     """Where sweep_p.md, sweep_p.json and sweep_p.png go, under the name of the environment."""
 
 
-def draw(found: dict[str, metrics.Record], methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path) -> None:
+def draw(found: dict[str, loggers.Record], methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path) -> None:
     """Score against p; return where there is no score.
 
     Args:

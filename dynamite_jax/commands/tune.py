@@ -23,8 +23,9 @@ from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import parallel
-from dynamite_jax.runtime.metrics import Record
+from dynamite_jax.runtime import devices
+from dynamite_jax.runtime.loggers import Record
+from dynamite_jax.runtime.program import Program
 
 ROOT = 1000  # tuning seeds; results are reported from root seed 1
 FACTOR = 3.0  # a trial multiplies each number by something between 1 / FACTOR and FACTOR
@@ -113,7 +114,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     env = registry.make(config.env, **configs.env_options(wide))
     configs.check(config)
     configs.check_against_horizon(config, env.horizon)
-    program = parallel.Program(wide, env)
+    program = Program(wide, env)
     states = program.init(ids=[*range(config.seeds)] * trials)
     each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
     hyper: train_step.Hyper = jax.tree.map(
@@ -177,7 +178,7 @@ def main() -> None:
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
     runs.make_folder(arguments.out)
-    parallel.prepare(2 * arguments.seeds)
+    devices.prepare(2 * arguments.seeds)
     for method in arguments.methods:
         preset = presets.default(arguments.env, method)
         config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=_trial_steps(preset, arguments))

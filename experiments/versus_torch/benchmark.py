@@ -27,8 +27,9 @@ from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.data.types import Acting
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
-from dynamite_jax.runtime import metrics, parallel
-from dynamite_jax.train import commit
+from dynamite_jax.runtime import devices, loggers
+from dynamite_jax.runtime.program import Program
+from dynamite_jax.runtime.provenance import commit
 from experiments.versus_torch import jax_program
 from experiments.versus_torch.report import draw, report
 from experiments.versus_torch.watched import Line, Watched, watch
@@ -47,7 +48,7 @@ CUSTOMARY = {
     "halfcheetah_vel": {**_CUSTOMARY, "vae.trajectories": 10, "vae.epochs": 1},
 }
 # Ways to run the PyTorch program, of which the fastest counts: processes that step environments, threads.
-LAYOUTS = tuple((workers, threads) for workers in (0, parallel.cores(), 16) for threads in (1, parallel.cores()))
+LAYOUTS = tuple((workers, threads) for workers in (0, devices.cores(), 16) for threads in (1, devices.cores()))
 ENDLESS = 10**9  # environment steps of runs that are only timed
 PASSED_STEPS = 100_000  # environment steps over which returns are averaged to tell that a target is passed
 EVALUATED = 512  # episodes behind each point of a curve of returns over time
@@ -128,7 +129,7 @@ class Stand:
         """The trainer of `reference_command`."""
         return self._watch(shlex.split(self.arguments.reference_command), None)
 
-    def fastest(self, config: Config) -> metrics.Record:
+    def fastest(self, config: Config) -> loggers.Record:
         """The PyTorch program at a size.
 
         Returns:
@@ -175,12 +176,12 @@ class Stand:
         return str(path)
 
 
-def spread(values: list[float]) -> metrics.Record:
+def spread(values: list[float]) -> loggers.Record:
     """Median, least and greatest of a few repeats."""
     return {"median": float(np.median(values)), "least": min(values), "greatest": max(values), "all": values}
 
 
-def timed(found: list[Watched]) -> metrics.Record:
+def timed(found: list[Watched]) -> loggers.Record:
     """What a table says of the repeats of one program."""
     return {
         "steps_per_s": spread([run.rate for run in found]),
@@ -189,7 +190,7 @@ def timed(found: list[Watched]) -> metrics.Record:
     }
 
 
-def customary(stand: Stand, preset: Config) -> metrics.Record:
+def customary(stand: Stand, preset: Config) -> loggers.Record:
     """Both programs with 16 environments and the updates of public VariBAD code, in turn."""
     config = configs.changed(preset, {**CUSTOMARY[preset.env], "seeds": 1, "steps": ENDLESS})
     best = stand.fastest(config)
@@ -201,7 +202,7 @@ def customary(stand: Stand, preset: Config) -> metrics.Record:
     return {"num_envs": 16, **kept, "ours": timed(ours), "theirs": timed(theirs)}
 
 
-def growth(stand: Stand, preset: Config) -> list[metrics.Record]:
+def growth(stand: Stand, preset: Config) -> list[loggers.Record]:
     """Both programs at each number of environments, by the preset."""
     rows = []
     for num_envs in stand.arguments.sizes:
@@ -212,7 +213,7 @@ def growth(stand: Stand, preset: Config) -> list[metrics.Record]:
     return rows
 
 
-def with_seeds(stand: Stand, preset: Config) -> list[metrics.Record]:
+def with_seeds(stand: Stand, preset: Config) -> list[loggers.Record]:
     """Steps per second of all agents together, and how much longer they take than one does."""
     rows = []
     for seeds in stand.arguments.seeds:
@@ -224,7 +225,7 @@ def with_seeds(stand: Stand, preset: Config) -> list[metrics.Record]:
     return rows
 
 
-def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
+def to_return(stand: Stand, preset: Config, target: float) -> loggers.Record:
     """Seconds from the start of a program until its policy pays the target, the same evaluation for both.
 
     Weights are saved as training goes on and evaluated afterwards, all of a run at once.
@@ -232,11 +233,11 @@ def to_return(stand: Stand, preset: Config, target: float) -> metrics.Record:
     config = dataclasses.replace(preset, seeds=1)
     layout = stand.fastest(config)["layout"]
     env = registry.make(config.env, **configs.env_options(config))
-    program = parallel.Program(config, env)
+    program = Program(config, env)
     states = program.init()
     like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
 
-    def first_reached(run: Watched) -> metrics.Record:
+    def first_reached(run: Watched) -> loggers.Record:
         told = [line for line in run.lines if "snapshot" in line]
         if not told:
             return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": []}
@@ -342,9 +343,9 @@ def _target(env: str) -> float:
     return 0.9 * best if best else -120.0
 
 
-def _earlier(arguments: Arguments, env: str) -> metrics.Record:
+def _earlier(arguments: Arguments, env: str) -> loggers.Record:
     """A report without numbers, or an earlier one of this machine with these versions."""
-    fresh: metrics.Record = {"env": env, "machine": parallel.machine(), "commit": commit()}
+    fresh: loggers.Record = {"env": env, "machine": devices.machine(), "commit": commit()}
     fresh["config"] = json.loads(json.dumps(dataclasses.asdict(presets.default(env, "dynamite"))))
     fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
     path = arguments.out / f"{env}.json"

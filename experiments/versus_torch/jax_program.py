@@ -19,7 +19,8 @@ from dynamite_jax import config as configs
 from dynamite_jax.agents.normaliser import moments
 from dynamite_jax.data.types import Acting
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.runtime import parallel
+from dynamite_jax.runtime import devices
+from dynamite_jax.runtime.program import Program
 from experiments.versus_torch.torch_reference import weights
 
 STATISTICS = ("features", "observation", "reward", "returns")
@@ -68,8 +69,8 @@ def main() -> None:
     """Train and report."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.jax_program")
     config = configs.load(arguments.config)
-    parallel.prepare(config.seeds)
-    program = parallel.Program(config, registry.make(config.env, **configs.env_options(config)))
+    devices.prepare(config.seeds)
+    program = Program(config, registry.make(config.env, **configs.env_options(config)))
     states = program.init()
     step = program.compile(states)
     for chunk in range(1, program.chunks + 1):

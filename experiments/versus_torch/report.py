@@ -9,12 +9,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from dynamite_jax.runtime import metrics
+from dynamite_jax.runtime import loggers
 
 PROGRAMS = {"ours": "dynamite_jax", "theirs": "PyTorch"}
 
 
-def report(found: metrics.Record) -> list[str]:
+def report(found: loggers.Record) -> list[str]:
     """The report, in Markdown."""
     machine, versions = found["machine"], ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [f"# {found['env']}: this project beside PyTorch", ""]
@@ -67,11 +67,11 @@ def report(found: metrics.Record) -> list[str]:
     return lines
 
 
-def _cell(values: metrics.Record, digits: int) -> str:
+def _cell(values: loggers.Record, digits: int) -> str:
     return f"{values['median']:,.{digits}f} ({values['least']:,.{digits}f} - {values['greatest']:,.{digits}f})"
 
 
-def _reached(run: metrics.Record) -> str:
+def _reached(run: loggers.Record) -> str:
     if run["seconds"] is not None:
         return f"{run['seconds']:.1f}"
     return (
@@ -79,7 +79,7 @@ def _reached(run: metrics.Record) -> str:
     )
 
 
-def draw(found: metrics.Record, out: Path) -> None:
+def draw(found: loggers.Record, out: Path) -> None:
     """Steps per second by environments, time by seeds, return by seconds: a panel for each part that is there."""
     panels = {"growth": _draw_growth, "seeds": _draw_seeds, "to_return": _draw_returns}
     parts = [part for part in panels if part in found]
@@ -95,7 +95,7 @@ def draw(found: metrics.Record, out: Path) -> None:
     plt.close(figure)
 
 
-def _draw_growth(axes: Any, rows: list[metrics.Record]) -> None:
+def _draw_growth(axes: Any, rows: list[loggers.Record]) -> None:
     for name, title in PROGRAMS.items():
         points = [(row["num_envs"], row[name]) for row in rows if row[name]]
         axes.plot(*zip(*points, strict=True), marker="o", label=title)
@@ -103,7 +103,7 @@ def _draw_growth(axes: Any, rows: list[metrics.Record]) -> None:
     axes.set_xscale("log", base=2)
 
 
-def _draw_seeds(axes: Any, rows: list[metrics.Record]) -> None:
+def _draw_seeds(axes: Any, rows: list[loggers.Record]) -> None:
     seeds = [row["seeds"] for row in rows]
     axes.plot(seeds, [row["times_one"] for row in rows], marker="o", label=PROGRAMS["ours"])
     axes.plot(
@@ -112,7 +112,7 @@ def _draw_seeds(axes: Any, rows: list[metrics.Record]) -> None:
     axes.set(xlabel="seeds at once", ylabel="times the time of one seed")
 
 
-def _draw_returns(axes: Any, part: metrics.Record) -> None:
+def _draw_returns(axes: Any, part: loggers.Record) -> None:
     for color, (name, title) in zip(("C0", "C1"), PROGRAMS.items(), strict=True):
         for number, run in enumerate(part[name]):
             points = [(point["seconds"], point["return"]) for point in run["curve"]]

@@ -1,14 +1,8 @@
 """Seeds side by side: vmapped on each device, and spread over the devices there are."""
 
-import contextlib
-import os
-import platform
-import resource
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +13,9 @@ from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import TrainState
+from dynamite_jax.runtime.devices import largest_divisor
 
 SEEDS, SAME = PartitionSpec("seed"), PartitionSpec()
-
-
-def prepare(seeds: int) -> None:
-    """Set JAX up for a run; call it before anything touches a device.
-
-    On the CPU one device a core, as far as they divide the seeds, beats threads inside every operation. The
-    persistent compilation cache lies in a folder of its own for each processor model, because code compiled
-    for another one can crash. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
-    """
-    with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
-        jax.config.update("jax_num_cpu_devices", _largest_divisor(seeds, cores()))
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "dynamite_jax" / _processor()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class Program:
@@ -53,7 +33,7 @@ class Program:
         """Lay the seeds out over the devices; nothing is compiled yet."""
         self.config, self.env, self.agent = config, env, Agent.build(config, env)
         self.hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (config.vae, config.ppo))
-        devices = jax.devices()[: _largest_divisor(config.seeds, jax.device_count())]
+        devices = jax.devices()[: largest_divisor(config.seeds, jax.device_count())]
         self._mesh = Mesh(devices, ("seed",), axis_types=(AxisType.Auto,))
         self.compile_s = 0.0
 
@@ -106,44 +86,3 @@ class Program:
     def steps_per_chunk(self) -> int:
         """Environment steps of one seed in one chunk."""
         return self.config.chunk * self.config.num_envs * self.env.horizon
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> dict[str, Any]:
-    """What the run ran on."""
-    return {
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "platform": jax.default_backend(),
-        "processor": _processor(),
-        "cores": cores(),
-    }
-
-
-def peak_mb() -> float:
-    """Peak memory so far in MB: of the device where it counts, else of the process."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in statistics:
-        return statistics["peak_bytes_in_use"] / 2**20
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def _processor() -> str:
-    """Name of the processor model, fit for a folder."""
-    name = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        pairs = (line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in pairs}
-        name = "-".join(fields.get(key, "") for key in ("model name", "cpu family", "model", "stepping"))
-    return "".join(c if c.isalnum() else "_" for c in f"{platform.machine()}-{name}")
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    """Largest divisor of `number` that is at most `limit`."""
-    return max(n for n in range(1, max(1, min(number, limit)) + 1) if number % n == 0)

@@ -1,0 +1,43 @@
+"""The command line: `dynamite-jax COMMAND`. A command is a module with a `main`, imported when it is called."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "train": ("dynamite_jax.train", "Train seeds of one method in one environment"),
+    "eval": ("dynamite_jax.evaluate", "Evaluate a finished run"),
+    "plot": ("dynamite_jax.commands.plot", "Draw learning curves of runs"),
+    "animate": ("dynamite_jax.commands.animate", "Animate an episode of scratch_itch with the belief"),
+    "table": ("dynamite_jax.commands.table", "Compare methods in one environment"),
+    "ablations": ("dynamite_jax.commands.ablations", "Compare DynaMITE with and without its parts"),
+    "sweep-p": ("dynamite_jax.commands.sweep_p", "Compare methods from p = 0 to p = 1"),
+    "tune": ("dynamite_jax.commands.tune", "Search presets at random, with the same budget for each method"),
+    "bench": ("dynamite_jax.commands.bench", "Measure training speed"),
+}
+
+
+def main() -> None:
+    """Run the command that the first word names; the other words are its own."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_usage())
+    elif name == "--version":
+        from dynamite_jax import __version__
+
+        print(__version__)
+    elif name in COMMANDS:
+        sys.argv = [f"dynamite-jax {name}", *words]
+        importlib.import_module(COMMANDS[name][0]).main()
+    else:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        print(f"error: command is {name!r}; {hint}allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _usage() -> str:
+    """The commands, a line each."""
+    lines = ["usage: dynamite-jax COMMAND [--help] ...", ""]
+    lines += [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(lines)
