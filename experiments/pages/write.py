@@ -10,23 +10,13 @@ from pathlib import Path
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.cli import COMMANDS
 from experiments.pages import blocks, results, schema, speed
 
 ROOT = Path(__file__).parents[2]
 
 # Command -> the module whose `Arguments` its command line is read into.
-COMMANDS = {
-    "train": "dynamite_jax.train",
-    "eval": "dynamite_jax.evaluate",
-    "plot": "dynamite_jax.commands.plot",
-    "animate": "dynamite_jax.commands.animate",
-    "table": "dynamite_jax.commands.table",
-    "ablations": "dynamite_jax.commands.ablations",
-    "sweep-p": "dynamite_jax.commands.sweep_p",
-    "tune": "dynamite_jax.commands.tune",
-    "bench": "dynamite_jax.commands.bench",
-    "versus-torch": "experiments.versus_torch.benchmark",
-}
+MODULES = {**{name: module for name, (module, _) in COMMANDS.items()}, "versus-torch": "experiments.versus_torch.benchmark"}
 
 # Column of the table of presets -> an environment that has it.
 PRESETS = {
@@ -50,7 +40,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     filled = {
         Path("README.md"): {"summary": _summary(root, compared)},
         Path("docs/configuration.md"): configuration(),
-        Path("docs/commands.md"): {name: _flags(module) for name, module in COMMANDS.items()},
+        Path("docs/commands.md"): {name: _flags(module) for name, module in MODULES.items()},
         Path("docs/tuning.md"): {"searches": searches(root / "dynamite_jax" / "tuned")},
     }
     texts = {root / path: blocks.fill((root / path).read_text(), parts) for path, parts in filled.items()}
