@@ -1,6 +1,8 @@
 # `make help` lists the targets. Everything runs from .venv, which the first target that needs it makes.
 
 # Set on the command line, as in `make train ENV=reacher`; a variable of the shell (ENV is one) is not taken.
+# OUT and RUN are one path each, with any letters and spaces. RUNS, METHODS and ARGS are words of the shell, so that
+# what holds a space is quoted inside: RUNS="'my run' other".
 ENV     = gridworld
 METHOD  = dynamite
 METHODS =
@@ -16,6 +18,9 @@ KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
+
+# A value as one word of the shell, just as it was typed: quotes, dollars and spaces are kept.
+QUOTE = '$(subst ','\'',$(value $(1)))'
 
 SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
@@ -51,19 +56,19 @@ help:  ## List the targets
 setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
-	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(OUT),--out $(OUT)) $(ARGS)
+	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
 
-eval: $(if $(RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
-	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))
-	$(BIN)/python -m dynamite_jax.evaluate --run $(RUN) $(ARGS)
+eval: $(if $(value RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
+	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))
+	$(BIN)/python -m dynamite_jax.evaluate --run $(call QUOTE,RUN) $(ARGS)
 
-plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a b" ARGS=
+plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a 'b c'" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
 	$(BIN)/python -m dynamite_jax.commands.plot --runs $(RUNS) $(ARGS)
 
-animate: $(if $(RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
-	$(if $(RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))
-	$(BIN)/python -m dynamite_jax.commands.animate --run $(RUN) $(ARGS)
+animate: $(if $(value RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
+	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))
+	$(BIN)/python -m dynamite_jax.commands.animate --run $(call QUOTE,RUN) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
 	$(BIN)/python -m dynamite_jax.commands.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)

@@ -1,16 +1,102 @@
 """Configuration: frozen dataclasses, their validation, and their way in and out of JSON.
 
+A file names its schema, the version of its fields: one of an earlier schema is read as the run that it was.
+
 `VAEConfig` and `PPOConfig` are pytrees: their real numbers are traced leaves of the compiled step, so that changing
 one does not recompile and a search can be vmapped over them; everything that changes shapes or code is static.
 """
 
 import dataclasses
 import json
-import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
 
 from flax import struct
+from tyro.constructors import PrimitiveConstructorSpec
+
+from dynamite_jax import rules
+from dynamite_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dynamite_envs.dlcmdp import DLCMDP
+
+SCHEMA = 1
+"""Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
+
+# Schema of a file -> fields that it may lack since they came later, with the value that makes its run what it was,
+# which today's default may not be.
+_LATER_FIELDS: dict[int, dict[str, Any]] = {
+    0: {
+        "network.action_deviation": 1.0,
+        "network.min_action_deviation": 1e-30,
+        "network.max_action_deviation": 1e30,
+        "ppo.min_return_deviation": 1e-6,
+        "ppo.normalise_returns": False,
+        "ppo.shuffle": "episodes",
+        "physics.impl": "jax",
+    },
+}
+# Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
+_FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
+
+
+class Options(dict[str, Any]):
+    """Options of an environment by name, their values as JSON has them; a dict that can't be changed.
+
+    So a config that holds one can be hashed, compared, and read back from its file equal.
+    """
+
+    def __init__(self, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()):
+        """Copy the options.
+
+        Raises:
+            ConfigError: a value that JSON can't hold.
+        """
+        try:
+            super().__init__(json.loads(json.dumps(dict(options))))
+        except TypeError as error:
+            raise ConfigError(f"env_options is {options!r}; its values must be those of JSON: {error}") from None
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self))
+
+    def __reduce__(self) -> tuple[type["Options"], tuple[dict[str, Any]]]:
+        return Options, (dict(self),)
+
+    def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
+        raise TypeError("options can't be changed; make another config with dataclasses.replace")
+
+    _frozen: Any = _refuse
+    __setitem__ = __delitem__ = __ior__ = _frozen
+    clear = pop = popitem = setdefault = update = _frozen
+
+
+def parse_options(entries: Iterable[str]) -> Options:
+    """Options of the command line: each `name=value`, its value read as JSON.
+
+    Raises:
+        ConfigError: an entry without a name or whose value isn't JSON.
+    """
+    options = {}
+    for entry in entries:
+        name, equals, value = str(entry).partition("=")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            equals = ""
+        if not (name and equals):
+            raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
+    return Options(options)
+
+
+_OPTIONS_ON_THE_COMMAND_LINE = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[NAME=VALUE ...]",
+    instance_from_str=parse_options,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda options: [f"{name}={json.dumps(value)}" for name, value in options.items()],
+)
 
 
 def _static(default: Any) -> Any:
@@ -91,6 +177,9 @@ class PPOConfig(struct.PyTreeNode):
     """Gradients are scaled down to this global norm."""
     normalise_returns: bool = _static(True)
     """The critic's unit: deviations of returns from their running mean; off, the unit of rewards."""
+    min_return_deviation: float = 0.1
+    """The critic's unit is at least this, in the unit of rewards: the first reward after long without any is no huge
+    target. Lower it where all returns are smaller."""
     epochs: int = _static(4)
     """Passes over the steps of a meta-update."""
     minibatches: int = _static(16)
@@ -124,7 +213,11 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of policy and critic."""
     action_deviation: float = 1.0
-    """Standard deviation of continuous actions at the start."""
+    """Standard deviation of continuous actions at the start, as far as the bounds of it allow."""
+    min_action_deviation: float = 1e-3
+    """Continuous actions are drawn with at least this standard deviation; they are executed within -1 and 1."""
+    max_action_deviation: float = 10.0
+    """And with at most this; from 3 on training warns that the policy is noise."""
     feature_clip: float = 5.0
     """Policy features, and what the belief sees, are normalised and clipped to this many deviations."""
 
@@ -145,8 +238,8 @@ class Config:
     """Environment, by its name in envs/dynamite_envs/registry.py."""
     method: str = "dynamite"
     """Method, by its name in dynamite_jax/methods."""
-    env_options: tuple[str, ...] = ()
-    """Changes to the environment, `name=value` with a JSON value, e.g. `p=0.1 swap=0.5`."""
+    env_options: Annotated[dict[str, Any], _OPTIONS_ON_THE_COMMAND_LINE] = Options()
+    """Changes to the environment by name; on the command line `name=value` with JSON values: `p=0.1 swap=0.5`."""
     steps: int = 20_000_000
     """Environment steps of each seed."""
     seeds: int = 4
@@ -166,106 +259,34 @@ class Config:
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     physics: PhysicsConfig = dataclasses.field(default_factory=PhysicsConfig)
 
+    def __post_init__(self) -> None:
+        """Take the options of the environment out of the hands of whoever gave them."""
+        if isinstance(self.env_options, dict):
+            object.__setattr__(self, "env_options", Options(self.env_options))
+
     def meta_updates(self, horizon: int) -> int:
         """Meta-updates that make up `steps`, rounded up to whole chunks."""
         chunk = self.chunk * self.num_envs * horizon
         return -(-self.steps // chunk) * self.chunk
 
 
-class ConfigError(ValueError):
-    """A field holds what it can't; the message is one line with field, value and what is allowed."""
+_TYPES = get_type_hints(Config)
 
 
-# What each number must be. A field that is not named here is a switch or a choice, which its type checks.
-_POSITIVE = ("> 0", lambda x: x > 0)
-_NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
-_AT_LEAST_ONE = ("1 or more", lambda x: x >= 1)
-_FRACTION = ("between 0 and 1", lambda x: 0 <= x <= 1)
-_RULES = {
-    **dict.fromkeys(("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE),
-    "seed": ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
-    **dict.fromkeys(
-        ("network.latent", "network.hidden", "network.embedding", "network.layers", "network.heads"), _AT_LEAST_ONE
-    ),
-    **dict.fromkeys(
-        ("network.decoder_hidden", "network.policy_hidden", "network.value_hidden"),
-        ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
-    ),
-    **dict.fromkeys(("network.feature_clip", "network.action_deviation"), _POSITIVE),
-    **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
-    "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
-    **dict.fromkeys(
-        (
-            "vae.reward_weight",
-            "vae.state_weight",
-            "vae.kl_weight",
-            "vae.consistency_weight",
-            "vae.boundary_weight",
-        ),
-        _NOT_NEGATIVE,
-    ),
-    **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
-    **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
-    **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm"), _POSITIVE),
-    **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
-    **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
-    **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
-}
-
-
-def check(config: Config) -> None:
-    """Refuse a config that cannot run.
+def validate(config: Config) -> "DLCMDP":
+    """Refuse a config that can't run; build the environment of one that can.
 
     Raises:
-        ConfigError: names the first field that is wrong, its value, and what is allowed.
+        UserError: names the first field that is wrong, its value, and what is allowed.
     """
-    for name, value, kind in _fields(config):
-        _check_type(name, value, kind)
-        if name in _RULES:
-            allowed, holds = _RULES[name]
-            if not holds(value):
-                raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
-    vae, ppo, network = config.vae, config.ppo, config.network
-    if network.encoder == "transformer" and network.hidden % network.heads:
-        raise ConfigError(
-            f"network.hidden is {network.hidden}; it must be a multiple of network.heads, {network.heads}"
-        )
-    if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
-        raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
-    trajectories = vae.trajectories or config.num_envs
-    if trajectories % vae.minibatches:
-        source = "vae.trajectories" if vae.trajectories else "num_envs"
-        raise ConfigError(f"{source} is {trajectories}; it must be a multiple of vae.minibatches, {vae.minibatches}")
-    if not vae.buffer_episodes and trajectories > config.num_envs:
-        raise ConfigError(
-            f"vae.trajectories is {trajectories}; without a buffer it is at most num_envs, {config.num_envs}"
-        )
-    if 0 < vae.buffer_episodes < config.num_envs:
-        raise ConfigError(
-            f"vae.buffer_episodes is {vae.buffer_episodes}; it must be 0 or at least num_envs, {config.num_envs}"
-        )
-    if vae.boundaries == "predicted" and not vae.boundary_head:
-        raise ConfigError("vae.boundaries is 'predicted'; without vae.boundary_head it must be 'labels'")
-    if vae.boundaries == "predicted" and vae.boundary_alignment == "action":
-        raise ConfigError("vae.boundary_alignment is 'action'; without labels it must be 'evidence'")
+    from dynamite_envs import registry  # here, since it brings MuJoCo along, which reading a config does not need
 
-
-def check_against_horizon(config: Config, horizon: int) -> None:
-    """Refuse sizes that the episode is too short or the run too small for.
-
-    Raises:
-        ConfigError: as `check`.
-    """
-    if config.steps < config.num_envs * horizon:
-        raise ConfigError(
-            f"steps is {config.steps}; one meta-update takes num_envs x horizon = {config.num_envs * horizon} steps, "
-            "so it must be at least that"
-        )
-    steps, minibatches = config.num_envs * horizon, config.ppo.minibatches
-    if config.ppo.shuffle == "steps" and steps % minibatches:
-        raise ConfigError(f"ppo.minibatches is {minibatches}; it must divide num_envs x horizon, {steps}")
-    if config.vae.elbo_terms > horizon:
-        raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
+    rules.check_values(config)
+    rules.check_names(config.env, config.method)
+    rules.check_abilities(config)
+    env = registry.make(config.env, **_options(config))
+    rules.check_horizon(config, env.horizon)
+    return env
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
@@ -278,21 +299,9 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return config
 
 
-def env_options(config: Config) -> dict[str, Any]:
-    """Options of the environment: each `name=value` with its value read as JSON, and physics where it is not by `jax`.
-
-    Raises:
-        ConfigError: an entry without a name or whose value isn't JSON.
-    """
-    options = {}
-    for entry in config.env_options:
-        name, equals, value = entry.partition("=")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            equals = ""
-        if not (name and equals):
-            raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
+def _options(config: Config) -> dict[str, Any]:
+    """Arguments of the environment: its options, and physics where it is not by `jax`."""
+    options = dict(config.env_options)
     for name in ("impl", "worlds"):
         if name in options:
             raise ConfigError(f"env_options sets {name} to {options[name]!r}; it is set by physics.impl")
@@ -304,11 +313,11 @@ def env_options(config: Config) -> dict[str, Any]:
 
 def save(config: Config, path: Path) -> None:
     """Write a config as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    path.write_text(json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load(path: Path) -> Config:
-    """Read what `save` wrote.
+    """Read what `save` wrote, now or under an earlier schema.
 
     Raises:
         ConfigError: the file is missing, isn't JSON, or its fields aren't those of a config.
@@ -319,50 +328,58 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
     except ValueError:
         raise ConfigError(f"{path} is not JSON: cut short or edited") from None
-    config = _from_dict(Config, data, str(path))
-    check(config)
+    return from_dict(data, str(path))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as JSON has it, with its schema."""
+    return {"schema": SCHEMA, **dataclasses.asdict(config)}
+
+
+def from_dict(data: Any, source: str) -> Config:
+    """The way back from `to_dict`, of this schema or an earlier one.
+
+    Args:
+        data: what JSON holds.
+        source: where it is from, for messages.
+
+    Raises:
+        ConfigError: a schema of a later version, unknown or missing fields, or a value that can't be.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source} holds no config; it must be a JSON object")
+    schema = data.get("schema", 0)
+    if type(schema) is not int or not 0 <= schema <= SCHEMA:
+        raise ConfigError(f"{source}: schema is {schema!r}; this version of dynamite_jax reads 0 to {SCHEMA}")
+    values = {}
+    for name, value in data.items():
+        if dataclasses.is_dataclass(_TYPES.get(name)) and isinstance(value, dict):
+            values |= {f"{name}.{field}": inner for field, inner in value.items()}
+        elif name != "schema":
+            values[name] = value
+    for name, neutral in _since(schema, _FORMER_FIELDS).items():
+        if values.get(name) == neutral:
+            del values[name]
+    values = _since(schema, _LATER_FIELDS) | values
+    default = Config()
+    known = {name for name, _, _ in rules.fields(default)}
+    for what, names in (("unknown", values.keys() - known), ("missing", known - values.keys())):
+        if names:
+            raise ConfigError(f"{source}: fields of the config are {what}: {', '.join(sorted(names))}")
+    if schema == 0 and isinstance(values["env_options"], list):
+        values["env_options"] = parse_options(values["env_options"])
+    values |= {n: tuple(v) for n, v in values.items() if isinstance(v, list) and n != "env_options"}
+    config = changed(default, values)
+    rules.check_values(config)
     return config
+
+
+def _since(schema: int, table: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """What a table says of the fields of a file of some schema."""
+    return {name: value for number, fields in table.items() if number >= schema for name, value in fields.items()}
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """Fields in which two configs differ, as `field: old -> new`."""
-    pairs = zip(_fields(old), _fields(new), strict=True)
+    pairs = zip(rules.fields(old), rules.fields(new), strict=True)
     return [f"{name}: {a!r} -> {b!r}" for (name, a, _), (_, b, _) in pairs if a != b]
-
-
-def _fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(dotted name, value, type) of every field that is not itself a section."""
-    found = []
-    hints = get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name
-        found += _fields(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value, hints[field.name])]
-    return found
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(get_args(kind))}")
-    elif get_origin(kind) is tuple:
-        inner = get_args(kind)[0]
-        if not isinstance(value, tuple) or not all(type(item) is inner for item in value):
-            raise ConfigError(f"{name} is {value!r}; it must be a list of {inner.__name__}")
-    elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{name} is {value!r}; it must be a finite number")
-    elif type(value) is not kind:
-        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}")
-
-
-def _from_dict(kind: Any, data: Any, where: str) -> Any:
-    names = [field.name for field in dataclasses.fields(kind)]
-    if not isinstance(data, dict) or sorted(data) != sorted(names):
-        strange = sorted(set(data) ^ set(names)) if isinstance(data, dict) else ["?"]
-        raise ConfigError(f"{where}: fields of {kind.__name__} are missing or unknown: {', '.join(strange)}")
-    hints, values = get_type_hints(kind), {}
-    for name, value in data.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _from_dict(hints[name], value, where)
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)

@@ -11,17 +11,21 @@ from typing import Any
 
 import tyro
 
-from dynamite_jax.config import ConfigError
+from dynamite_envs.errors import UserError
+
+
+class ConfigError(UserError):
+    """A field holds what it can't; the message is one line with field, value and what is allowed."""
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command: a `ValueError` becomes one line on stderr and exit code 2. What is no bad input still traces."""
+    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2; every other exception traces."""
 
     @functools.wraps(main)
     def wrapped(*arguments: Any) -> Any:
         try:
             return main(*arguments)
-        except ValueError as error:
+        except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
 
@@ -29,23 +33,27 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing(path: Path, field: str = "out") -> Iterator[None]:
     """Tell in one line that what is written here can't be.
 
+    Args:
+        path: file or folder.
+        field: what it is.
+
     Raises:
-        ConfigError: names the path and the cause.
+        UserError: names the path and the cause.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"out is {str(out)!r}, which can't be written: {error.strerror}") from None
+        raise UserError(f"{field} is {str(path)!r}, which can't be written: {error.strerror}") from None
 
 
 def parse(kind: Any, argv: list[str], **options: Any) -> Any:
     """Command line -> dataclass by tyro, its boxed errors told in one line.
 
     Raises:
-        ValueError: a flag that is unknown or can't be read.
+        UserError: a flag that is unknown or can't be read.
         SystemExit: `--help` was asked for.
     """
     said = io.StringIO()
@@ -59,4 +67,4 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
         re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in said.getvalue().splitlines()
     ]
     text = " ".join(" ".join(lines).split())
-    raise ValueError(re.sub(r" ?(Full helptext|For full helptext|Run).*", "", text))
+    raise UserError(re.sub(r" ?(Full helptext|For full helptext|Run).*", "", text))

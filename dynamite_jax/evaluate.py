@@ -15,16 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax import presets
 from dynamite_jax.analysis import readout, statistics
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Acting, TrainState
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
@@ -49,7 +48,7 @@ def evaluate(config: Config, env: DLCMDP, agent: Agent, states: TrainState, epis
         `references`, `sessions`, `recovery`, `boundary` and `belief`, see the functions below; `outcomes`, the means of
         what the environment counts.
     """
-    acting = jax.device_put(jax.device_get(states.acting), jax.devices()[0])
+    acting = jax.device_put(jax.device_get(states.acting), jax.local_devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
     one = partial(_play_and_filter, env, agent, episodes)
     recorded = jax.device_get(jax.jit(lambda acting, key: jax.lax.map(lambda a: one(a, key), acting))(acting, root))
@@ -124,7 +123,7 @@ def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Rec
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode.
     """
     rows = []
     for index in range(int(session.max()) + 1):
@@ -147,14 +146,14 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode, which is no switch.
 
     Returns:
         `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
         sessions that are that long, as far as a hundred are. `steps`: the first k at which the curve has made up
         `RECOVERED` of what was lost; None if it never does or nothing ever switches.
     """
-    switch = session[:, 1:] != session[:, :-1]
+    switch = (session[:, 1:] != session[:, :-1]) & (session[:, 1:] >= 0)
     if not switch.any():
         return {"before": None, "curve": [], "steps": None}
     before = float(reward[:, :-1][switch].mean())
@@ -181,7 +180,7 @@ def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers
 
     Args:
         found: predicted boundaries, [seeds, H, N].
-        session: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode, where nothing counts.
         alignment: what a boundary means, see `elbo.boundary_labels`.
 
     Returns:
@@ -189,6 +188,7 @@ def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers
         between two steps that told nothing can't be found by anyone, so recall below 1 is no fault by itself.
     """
     label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(jnp.asarray(session))) > 0.5
+    label, found = label & (session >= 0), found & (session >= 0)
     result = {}
     for name, window in (("exact", 0), ("late", DETECTION_WINDOW)):
         hit = _recent(label, window) & found
@@ -212,19 +212,18 @@ def load_run(run: Path, episodes: int) -> tuple[Program, TrainState, int]:
     """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, states, chunk).
 
     Raises:
-        ValueError: there is no run, or none of its checkpoints can be trusted.
+        UserError: there is no run, or none of its checkpoints can be trusted.
     """
     if not (run / "config.json").is_file():
-        raise ValueError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
+        raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
-    presets.check(config)
+    devices.setup(config.seeds)
+    env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
-        raise ValueError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
-    devices.prepare(config.seeds)
-    env = registry.make(config.env, **configs.env_options(config))
+        raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     program = Program(config, env)
     checkpoints = Checkpoints(run / "checkpoints")
-    step, states, damaged = checkpoints.restore(program.init())
+    step, states, damaged = checkpoints.restore(program.gather(program.init()))
     checkpoints.close()
     for line in damaged:
         print(f"warning: {line}; using step {step}", file=sys.stderr)
@@ -288,12 +287,14 @@ def main() -> None:
     """Evaluate, print, write."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.evaluate")
     if arguments.episodes < 1:
-        raise ValueError(f"episodes is {arguments.episodes}; it must be 1 or more")
+        raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
     program, states, step = load_run(arguments.run, arguments.episodes)
     result = evaluate(program.config, program.env, program.agent, states, arguments.episodes, arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}
-    (arguments.run / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     report(result)
+    path = arguments.run / "evaluation.json"
+    with writing(path, field="evaluation"):
+        path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,9 @@ class Encoder(GRU):
     def initial(self, batch: tuple[int, ...]) -> BeliefState:
         """State before the first observation: no history, standard normal beliefs."""
         standard = Gaussian.standard((*batch, self.latent))
-        return BeliefState(jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf))
+        return BeliefState(
+            jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype)
+        )
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
         """One step: `inputs` from `embed`, [..., 3 G]."""
@@ -216,7 +218,7 @@ class TransformerEncoder(nn.Module):
         standard = Gaussian.standard((*batch, self.latent))
         empty = jnp.zeros((*batch, self.layers, self.horizon + 1, self.heads, self.hidden // self.heads))
         cache = Cache(empty, empty, jnp.zeros(batch, jnp.int32))
-        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf))
+        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype))
 
     def _token(self, observation: Array, action: Array, reward: Array) -> Array:
         return self.token(jnp.concatenate([observation, action, reward[..., None]], axis=-1))
@@ -318,6 +320,28 @@ class BeliefModel(nn.Module):
         return state
 
 
+@jax.custom_vjp
+def bounded(x: Array, low: float, high: float) -> Array:
+    """`x` clipped to [low, high], with a gradient that is 0 only where descent would push it on beyond.
+
+    The gradient of a plain clip is 0 both ways there, so that what once went beyond would never come back.
+    """
+    return jnp.clip(x, low, high)
+
+
+def _bounded_forward(x: Array, low: float, high: float) -> tuple[Array, tuple[Array, Array]]:
+    return bounded(x, low, high), (x >= high, x <= low)
+
+
+def _bounded_backward(at: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    at_high, at_low = at
+    beyond = (at_high & (gradient < 0.0)) | (at_low & (gradient > 0.0))
+    return jnp.where(beyond, 0.0, gradient), None, None
+
+
+bounded.defvjp(_bounded_forward, _bounded_backward)
+
+
 class ActorCritic(nn.Module):
     """Policy and value networks on normalised features, [..., F] -> (policy parameters [..., P], value [...]).
 
@@ -328,6 +352,7 @@ class ActorCritic(nn.Module):
         continuous: whether there is a learnt log-deviation beside the mean.
         activation: name of the activation.
         action_deviation: standard deviation of continuous actions at the start.
+        deviation_bounds: least and greatest standard deviation of continuous actions.
     """
 
     policy_hidden: Sequence[int]
@@ -336,13 +361,14 @@ class ActorCritic(nn.Module):
     continuous: bool
     activation: str
     action_deviation: float = 1.0
+    deviation_bounds: tuple[float, float] = (1e-3, 10.0)
 
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array]:
         policy = MLP(self.policy_hidden, self.actions, self.activation, 0.01, name="policy")(features)
         if self.continuous:
             start = nn.initializers.constant(math.log(self.action_deviation))
-            log_std = self.param("log_std", start, (self.actions,))
+            log_std = bounded(self.param("log_std", start, (self.actions,)), *map(math.log, self.deviation_bounds))
             policy = jnp.concatenate([policy, jnp.broadcast_to(log_std, policy.shape)], axis=-1)
         value = MLP(self.value_hidden, 1, self.activation, name="value")(features)
         return policy, value[..., 0]

@@ -1,20 +1,23 @@
 """Defaults of each environment and method; what is not named here stands in `config`."""
 
 import dataclasses
-import inspect
 import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dynamite_envs.physics.mjx import check_implementation
-from dynamite_envs.registry import MAKERS, nearest
-from dynamite_jax.beliefs.latent import LatentBelief
-from dynamite_jax.config import Config, ConfigError, NetworkConfig, PPOConfig, VAEConfig, changed
-from dynamite_jax.methods import METHODS, rl2
+from dynamite_envs.registry import MAKERS
+from dynamite_jax.config import Config, NetworkConfig, PPOConfig, VAEConfig, changed
+from dynamite_jax.errors import ConfigError
+from dynamite_jax.methods import METHODS
+from dynamite_jax.rules import check_names
 
 Scale = Literal["cores", "accelerator"]
 
-TUNED = Path(__file__).parent / "tuned"
+FOUND = Path("runs/tuned")
+"""Where `make tune` writes what it finds, beside the runs of whoever runs it; looked into first."""
+SHIPPED = Path(__file__).parent / "tuned"
+"""What this package was tuned to."""
+BUILT_IN = "built in"
 
 _PROBE = Config(
     steps=320_000,
@@ -112,42 +115,8 @@ _ENVIRONMENTS = {
 }
 
 
-def check_names(env: str, method: str) -> None:
-    """Refuse an unknown environment or method.
-
-    Raises:
-        ConfigError: names the nearest one.
-    """
-    if env not in MAKERS:
-        raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
-
-
-def check(config: Config) -> None:
-    """Refuse an unknown environment or method, and an encoder, physics or minibatches that they can't use.
-
-    Raises:
-        ConfigError: names the nearest one, or what is allowed.
-    """
-    check_names(config.env, config.method)
-    if config.physics.impl != "jax":
-        if "impl" not in inspect.signature(MAKERS[config.env]).parameters:
-            raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
-        try:
-            check_implementation(config.physics.impl)
-        except ValueError as error:
-            raise ConfigError(f"physics.{error}") from None
-    if config.ppo.shuffle != "episodes" and METHODS[config.method] is rl2:
-        raise ConfigError(f"ppo.shuffle is {config.ppo.shuffle!r}; with method rl2 it must be 'episodes'")
-    if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
-        raise ConfigError(
-            f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
-        )
-
-
 def default(env: str, method: str, scale: Scale = "cores") -> Config:
-    """The preset of a method in an environment, with what `make tune` has chosen for the two.
+    """The preset of a method in an environment, with what `make tune` has chosen for the two: here, or for the package.
 
     Args:
         env: environment.
@@ -155,22 +124,46 @@ def default(env: str, method: str, scale: Scale = "cores") -> Config:
         scale: what it is sized for: a few cores, or a GPU or TPU.
 
     Raises:
-        ConfigError: an unknown name, with the nearest one.
+        ConfigError: an unknown name, with the nearest one; or a file of `make tune` that is none.
     """
     check_names(env, method)
     preset = _ENVIRONMENTS.get(env, Config())
     preset = METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))
-    preset = changed(preset, _tuned(env, method).get("changes", {}))
+    _, tuned = _tuned(env, method)
+    preset = changed(preset, tuned.get("changes", {}))
     return changed(preset, _ACCELERATOR) if scale == "accelerator" else preset
 
 
 def tuning_trials(config: Config) -> int:
     """Trials of the random search behind a config; 0 where none was made, or where its numbers were changed again."""
-    tuned = _tuned(config.env, config.method)
+    _, tuned = _tuned(config.env, config.method)
     return tuned["trials"] if tuned and changed(config, tuned["changes"]) == config else 0
 
 
-def _tuned(env: str, method: str) -> dict[str, Any]:
-    """What `make tune` wrote for a method in an environment."""
-    path = TUNED / f"{env}_{method}.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+def source(config: Config) -> str:
+    """Where the preset of a config comes from: a file of `make tune`, or `built in`.
+
+    Fields of the file to which the config gives other values are named.
+    """
+    path, tuned = _tuned(config.env, config.method)
+    others = [name for name, value in tuned.get("changes", {}).items() if changed(config, {name: value}) != config]
+    return path + (f", but for {', '.join(others)}" if others else "")
+
+
+def _tuned(env: str, method: str) -> tuple[str, dict[str, Any]]:
+    """What was tuned for a method in an environment: where it stands, and what the file holds.
+
+    Raises:
+        ConfigError: the file isn't one that `make tune` wrote.
+    """
+    name = f"{env}_{method}.json"
+    for folder, where in ((FOUND, str(FOUND / name)), (SHIPPED, f"dynamite_jax/tuned/{name} of the package")):
+        if (folder / name).is_file():
+            try:
+                tuned = json.loads((folder / name).read_text())
+                changed(Config(), tuned["changes"])
+                return where, {"changes": tuned["changes"], "trials": int(tuned["trials"])}
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                said = f"{type(error).__name__}: {error}"
+                raise ConfigError(f"preset {where} holds no changes of a config ({said}); remove or mend it") from None
+    return BUILT_IN, {}

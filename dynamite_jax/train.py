@@ -3,6 +3,7 @@
 python -m dynamite_jax.train --env gridworld --method dynamite --seeds 4
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -10,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate, report
-from dynamite_jax.runtime import devices, loggers, loop, provenance, run_folder
+from dynamite_jax.runtime import devices, lock, loggers, loop, provenance, run_folder
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
@@ -58,52 +59,53 @@ def train(
         The summary, as in summary.json.
 
     Raises:
-        ValueError: the config, `out` or its checkpoints can't be used.
+        UserError: the config, `out` or its checkpoints can't be used.
         Diverged: a loss is not finite; the last good checkpoint stays.
     """
     start = time.perf_counter()
-    console = Console(stderr=True)
-    configs.check(config)
-    presets.check(config)
-    devices.prepare(config.seeds)
-    env = registry.make(config.env, **configs.env_options(config))
-    configs.check_against_horizon(config, env.horizon)
+    first = jax.process_index() == 0  # of several processes the first one writes and talks
+    console = Console(stderr=True, quiet=not first)
+    env = configs.validate(config)
     if wandb:
         loggers.check_wandb()
-    run_folder.claim(out, config, resume)
     program = Program(config, env)
-    chunks = program.chunks
-
-    states, done, earlier_s = program.init(), 0, 0.0
-    checkpoints = Checkpoints(out / "checkpoints")
-    if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
-        done, states, damaged = checkpoints.restore(states)
-        for line in damaged:
-            console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)
-        earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= done]
-        earlier_s = earlier[-1]["wall_s"] if earlier else 0.0
-    log = loggers.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
-    try:
-        if done < chunks:
-            console.print(
-                f"{config.method} on {config.env}: {config.seeds} seeds x {chunks * program.steps_per_chunk:,} steps"
-                f" -> {out}; compiling",
-                markup=False,
-                soft_wrap=True,
-            )
+    with contextlib.ExitStack() as stack:
+        if first:
+            try:
+                stack.enter_context(run_folder.claimed(out, config, resume))
+            except run_folder.Finished as finished:
+                console.print(str(finished), markup=False, soft_wrap=True)
+                return run_folder.read_summary(out)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints")))
+        states, done, earlier_s = program.init(), 0, 0.0
+        if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
+            done, seeds, damaged = checkpoints.restore(program.gather(states))
+            states = program.spread(seeds)
+            for line in damaged:
+                console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)
+            earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= done]
+            earlier_s = earlier[-1]["wall_s"] if earlier else 0.0
+        log = None
+        if first:
+            log = loggers.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
+            stack.enter_context(contextlib.closing(log))
+        if done < program.chunks:
+            steps = program.chunks * program.steps_per_chunk
+            line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
+            line += f"; preset {presets.source(config)}; compiling"
+            console.print(line, markup=False, soft_wrap=True)
             step = program.compile(states)
             console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
-            states = loop.run(program, step, states, done, checkpoints, log, console, start - earlier_s)
+            outputs = loop.Outputs(log, checkpoints, console)
+            states = loop.run(program, step, states, done, outputs, start - earlier_s)
         checkpoints.wait()
-    finally:
-        log.close()
-        checkpoints.close()
-    result = evaluate(config, env, program.agent, states, config.eval_episodes, config.seed)
-    report(result)
-    summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
-    run_folder.write_summary(out, summary)
-    console.print(f"summary in {out / 'summary.json'}", markup=False, soft_wrap=True)
-    return summary
+        result = evaluate(config, env, program.agent, program.gather(states), config.eval_episodes, config.seed)
+        summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
+        if first:
+            report(result)
+            run_folder.write_summary(out, summary)
+        console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
+        return summary
 
 
 def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float) -> loggers.Record:
@@ -112,6 +114,7 @@ def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float)
     return {
         "env": config.env,
         "method": config.method,
+        "preset": presets.source(config),
         "eval": result,
         "env_steps": program.chunks * program.steps_per_chunk,
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),
@@ -161,17 +164,21 @@ def main() -> None:
     """Train as the command line says."""
     arguments = _arguments(sys.argv[1:])
     config, out = arguments.config, arguments.out
-    if out is None:
-        if arguments.resume:
-            raise ConfigError("out is not set; to resume it must be a run folder")
-        out = Path("runs") / f"{config.env}_{config.method}_{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        train(config, out, arguments.resume, arguments.tensorboard, arguments.wandb)
-    except loop.Diverged as error:
-        raise SystemExit(f"error: {error}; see {out}") from None
-    except KeyboardInterrupt:
-        print(f"\nstopped; go on with --out {out} --resume", file=sys.stderr)
-        raise SystemExit(130) from None
+    if out is None and arguments.resume:
+        raise ConfigError("out is not set; to resume it must be a run folder")
+    devices.setup(config.seeds)
+    for folder in [out] if out else run_folder.default_names(config):
+        try:
+            train(config, folder, arguments.resume, arguments.tensorboard, arguments.wandb)
+            return
+        except (run_folder.Taken, lock.Locked):  # by another run of this second
+            if out:
+                raise
+        except loop.Diverged as error:
+            raise SystemExit(f"error: {error}; see {folder}") from None
+        except KeyboardInterrupt:
+            print(f"\nstopped; go on with --out {folder} --resume", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax.config import Config, NetworkConfig
 from dynamite_jax.data.types import TrainState
@@ -23,7 +22,7 @@ from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
 
-devices.prepare(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
+devices.setup(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def tiny_config(env: str, method: str = "dynamite", **changes) -> Config:
 
 @functools.cache
 def _built(config: Config) -> tuple[Program, TrainState]:
-    program = Program(config, registry.make(config.env, **configs.env_options(config)))
+    program = Program(config, configs.validate(config))
     return program, program.init()
 
 

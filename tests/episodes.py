@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from dynamite_envs.dlcmdp import Box, Discrete, FiniteDLCMDP
-from dynamite_jax.agents import normaliser
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig
 from dynamite_jax.data.types import Trajectories
@@ -75,8 +75,12 @@ def scattered(shapes, scale=0.5, seed=0):
     return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes)
 
 
-def trajectories(discrete=False, session=SESSION) -> Trajectories:
-    """Random episodes; continuous actions go beyond what the environment executes."""
+# Where each trajectory ends at a step of its own: at the end of a session, in one, behind its first step.
+VALID = np.arange(HORIZON)[:, None] < np.array([5, 4, 3, 6, 1])
+
+
+def trajectories(discrete=False, session=SESSION, valid=None) -> Trajectories:
+    """Random episodes; continuous actions go beyond what the environment executes. They are as random behind an end."""
     rng = np.random.default_rng(1)
     action = rng.integers(0, 3, (HORIZON, BATCH)) if discrete else 1.5 * rng.normal(size=(HORIZON, BATCH, 2))
     return Trajectories(
@@ -84,14 +88,30 @@ def trajectories(discrete=False, session=SESSION) -> Trajectories:
         action=jnp.asarray(action, jnp.int32 if discrete else jnp.float32),
         reward=jnp.asarray(rng.normal(size=(HORIZON, BATCH)), jnp.float32),
         session=jnp.asarray(session),
+        valid=jnp.ones(SESSION.shape, bool) if valid is None else jnp.asarray(valid),
+    )
+
+
+def behind_the_end(data: Trajectories, number: float) -> Trajectories:
+    """The same trajectories, with other sessions, and a number for all else that was recorded behind their ends."""
+    reached = jnp.concatenate([jnp.ones_like(data.valid[:1]), data.valid])
+    return data.replace(
+        observation=jnp.where(reached[..., None], data.observation, number),
+        action=jnp.where(
+            data.valid.reshape(*data.valid.shape, *[1] * (data.action.ndim - 2)),
+            data.action,
+            jnp.asarray(number, data.action.dtype),
+        ),
+        reward=jnp.where(data.valid, data.reward, number),
+        session=jnp.where(data.valid, data.session, jnp.arange(HORIZON)[:, None] // 2),
     )
 
 
 def statistics(features, observation):
     """Running statistics in which no mean is 0 and no deviation 1."""
-    state, rng = normaliser.init(features, observation), np.random.default_rng(0)
-    seen = (jnp.asarray(rng.normal(0.3, 0.5, (9, *x.shape)), jnp.float32) for x in state.mean)
-    return normaliser.update(state, normaliser.Seen(*seen))
+    state, rng = running_statistics.init(features, observation), np.random.default_rng(0)
+    seen = (jnp.asarray(rng.normal(0.3, 0.5, (9, *x.value.shape)), jnp.float32) for x in state.mean)
+    return running_statistics.update(state, running_statistics.Quantities(*seen), jnp.ones(9, bool))
 
 
 def to_numpy(tree):

@@ -139,7 +139,9 @@ def encode(params, observation, action, reward, start_action, conditioning, boun
 
 
 def objective(params, data, noise, hyper, encode_action, decode_state, target_params=None) -> dict[str, float]:
-    """Negative ELBO of all steps and all decoded terms, and its parts before they are weighted.
+    """Negative ELBO of all valid steps and all decoded terms, and its parts before they are weighted.
+
+    A trajectory that ends early is a shorter one: what lies behind its end is cut off.
 
     Args:
         params: of all networks.
@@ -151,17 +153,18 @@ def objective(params, data, noise, hyper, encode_action, decode_state, target_pa
         target_params: parameters of what is held fixed, if others: the ends of sessions that consistency measures
             against, and the posterior that boundaries are learnt from without labels.
     """
-    horizon, batch = data.reward.shape
+    batch = data.reward.shape[1]
     terms = dict.fromkeys(["reward_error", "state_error", "kl", "consistency", "boundary"], 0.0)
     dynamics = (lambda belief: prior(params, belief)) if hyper.conditioning else None
     start = encode_action(np.zeros_like(data.action[0, 0]))
     for b in range(batch):
-        observation, reward = data.observation[:, b], data.reward[:, b]
+        horizon = int(sum(data.valid[:, b]))
+        observation, reward = data.observation[: horizon + 1, b], data.reward[:horizon, b]
         action = [encode_action(data.action[t, b]) for t in range(horizon)]
         history = (observation, action, reward, start, hyper.conditioning, hyper.boundary_head)
         beliefs, logits = encode(params, *history)
         ends = encode(target_params or params, *history)[0]
-        session = list(data.session[:, b])
+        session = labels = list(data.session[:horizon, b])
         if hyper.boundaries == "predicted":
             session = predicted_sessions(logits)
         whole = [0] * horizon
@@ -180,11 +183,11 @@ def objective(params, data, noise, hyper, encode_action, decode_state, target_pa
             terms["consistency"] += consistency(beliefs, session, t, ends)
             if hyper.boundary_head:
                 if hyper.boundaries == "labels":
-                    label = boundary_label(list(data.session[:, b]), t, hyper.boundary_alignment)
+                    label = boundary_label(labels, t, hyper.boundary_alignment)
                 else:
                     label = boundary_posterior(target_params or params, data, b, action, ends, t, hyper)
                 terms["boundary"] += cross_entropy(logits[t], label)
-    terms = {name: value / (horizon * batch) for name, value in terms.items()}
+    terms = {name: value / int(data.valid.sum()) for name, value in terms.items()}
     loss = hyper.reward_weight * terms["reward_error"] + hyper.kl_weight * terms["kl"]
     if decode_state:
         loss += hyper.state_weight * terms["state_error"]

@@ -36,7 +36,7 @@ def with_value(name: str, value: Any) -> Config:
 
 def refusal(config: Config) -> str:
     with pytest.raises(ConfigError) as caught:
-        configs.check(config)
+        configs.validate(config)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 

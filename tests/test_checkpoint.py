@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import assert_same
+from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints
 
 
@@ -111,6 +112,34 @@ def test_nothing_valid_is_one_line(saved):
 def test_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint under"):
         restore(tmp_path)
+
+
+def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
+    about = saved / "3" / "about" / "metadata"
+    assert json.loads(about.read_text()) == {"schema": SCHEMA}
+    about.write_text(json.dumps({"schema": SCHEMA + 1}))
+    with pytest.raises(CheckpointError) as caught:
+        restore(saved)
+    said = f"its schema is {SCHEMA + 1}; this version of dynamite_jax reads 0 to {SCHEMA}"
+    assert str(caught.value) == f"checkpoint {saved / '3'}: {said}"
+
+
+def test_arrays_of_schema_0_pass_by_the_reader_of_its_names(saved, monkeypatch):
+    def renamed(arrays):
+        return {{"params.weights": "params.kernel"}.get(name, name): array for name, array in arrays.items()}
+
+    checkpoints = Checkpoints(saved)
+    old = state(4)
+    old["params"]["weights"] = old["params"].pop("kernel")
+    checkpoints.save(4, old)
+    checkpoints.wait()
+    checkpoints.close()
+    monkeypatch.setattr("dynamite_jax.runtime.checkpoints.from_schema_0", renamed)
+    assert restore(saved)[0] == 3  # of today's schema, so its names are taken as they are
+    shutil.rmtree(saved / "4" / "about")
+    step, found, damaged = restore(saved)
+    assert (step, damaged) == (4, [])
+    assert_same(found, state(4))
 
 
 @pytest.mark.parametrize("change", [{"extra": jnp.zeros(1)}, {"finite": jnp.zeros(3, bool)}, {"finite": jnp.zeros(2)}])

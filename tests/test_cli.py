@@ -1,7 +1,9 @@
 """Bad input ends in one line on stderr and exit code 2, before anything is compiled or overwritten."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.gridworld.exact import solve
 from dynamite_jax import config as configs
 from dynamite_jax import errors, evaluate, presets, train
@@ -39,7 +42,7 @@ def refused(monkeypatch, capfd, tmp_path) -> Refused:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
             if not compiles:
-                patch.setattr(Program, "__init__", None)
+                patch.setattr(Program, "compile", None)
             before = files(tmp_path)
             with pytest.raises(SystemExit) as stop:
                 command.main()
@@ -256,7 +259,7 @@ def test_to_resume_needs_a_run(refused, tmp_path):
         (["--seeds", "7", "--vae.kl-weight", "0.5"], ["seeds: 4 -> 7", "vae.kl_weight: 0.01 -> 0.5"]),
         (["--env", "point_robot"], ["env: 'gridworld' -> 'point_robot'"]),
         (["--method", "varibad"], ["method: 'dynamite' -> 'varibad'"]),
-        (["--env-options", "p=0.5"], ["env_options: () -> ('p=0.5',)"]),
+        (["--env-options", "p=0.5"], ["env_options: {} -> {'p': 0.5}"]),
     ],
 )
 def test_a_run_resumes_only_with_its_own_config(refused, tmp_path, flags, named):
@@ -338,7 +341,9 @@ def test_the_exact_values_are_printed_as_one_json_line(monkeypatch, capfd):
     ],
 )
 def test_a_refused_command_says_one_line_and_leaves_nothing(tmp_path, module, flags, named):
-    done = subprocess.run([sys.executable, "-m", module, *flags], cwd=tmp_path, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}  # experiments are not installed
+    command = [sys.executable, "-m", module, *flags]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in the_line(done.stderr)
     assert not list(tmp_path.iterdir())
@@ -350,7 +355,7 @@ def test_a_refused_command_says_one_line_and_leaves_nothing(tmp_path, module, fl
 def test_a_message_of_several_lines_becomes_one(capsys):
     @errors.one_line_errors
     def main() -> None:
-        raise ValueError("first\n  second\tthird")
+        raise UserError("first\n  second\tthird")
 
     with pytest.raises(SystemExit) as stop:
         main()
@@ -359,19 +364,34 @@ def test_a_message_of_several_lines_becomes_one(capsys):
 
 def test_what_the_parser_frames_in_a_box_becomes_one_line():
     for words in (["--colour"], ["--episodes", "some"], ["--run"], []):
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(UserError) as caught:
             errors.parse(evaluate.Arguments, words)
         text = str(caught.value)
         assert text == " ".join(text.split()) and text.isascii() and "[0m" not in text
 
 
-def test_an_error_that_is_no_bad_input_keeps_its_traceback():
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, TypeError])
+def test_an_error_that_is_no_bad_input_keeps_its_traceback(kind):
     @errors.one_line_errors
     def main() -> None:
-        raise RuntimeError("a bug")
+        raise kind("a bug")
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(kind, match="a bug"):
         main()
+
+
+def test_a_bug_inside_a_command_traces_and_ends_with_exit_code_1(tmp_path):
+    """A `ValueError` of NumPy, deep inside, is nothing that a person has typed wrong."""
+    code = (
+        "import sys, numpy\n"
+        "from dynamite_jax import train\n"
+        "train.evaluate = lambda *arguments: numpy.zeros(2).reshape(3)\n"
+        "sys.argv = ['train', '--env', 'probe_match', '--method', 'markov', '--steps', '1280', '--seeds', '1']\n"
+        "train.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "cannot reshape array" in done.stderr
 
 
 def test_help_is_no_error(monkeypatch, capsys):
@@ -396,6 +416,40 @@ def test_make_refuses_a_variable_that_would_change_nothing(words, said):
     found = subprocess.run(["make", "-n", *words], capture_output=True, text=True, cwd=CHECKOUT)
     assert found.returncode == 2
     assert said in found.stderr
+
+
+ODD = "runs/it's a $HOME rün"
+
+
+@pytest.mark.parametrize(
+    "target, variable, said",
+    [
+        ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
+        ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+        ("animate", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+    ],
+)
+def test_make_hands_a_path_on_as_it_was_typed(target, variable, said):
+    found = subprocess.run(["make", "-n", target, f"{variable}={ODD}"], capture_output=True, text=True, cwd=CHECKOUT)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith(said)
+
+
+def test_make_runs_on_paths_with_spaces(tmp_path):
+    """A real target, in a folder that has the Makefile and an environment that is set up."""
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name in ("pyproject.toml", "requirements.lock", ".venv/bin/uv", ".venv/.setup-dev"):
+        (tmp_path / name).touch()
+    (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (commands / "python").chmod(0o755)
+    shutil.copy(CHECKOUT / "Makefile", tmp_path)
+    for name in ("my rün", "other"):
+        shutil.copytree(CHECKOUT / "tests" / "data" / "run_v0", tmp_path / "runs" / name)
+    words = ["plot", "RUNS='runs/my rün' runs/other", "ARGS=--out 'two runs.png'"]
+    done = subprocess.run(["make", *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two runs.png").stat().st_size > 1000
 
 
 def test_make_takes_every_variable_that_its_help_names():

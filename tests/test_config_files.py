@@ -1,6 +1,7 @@
 """Configs on disk: the way to JSON and back, what is refused, and how two differ."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import pytest
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.config import ConfigError
+from dynamite_jax.config import Config, ConfigError
 from settings import BASE, FIELDS, change, with_value
 
 
 def test_every_field_survives_json(tmp_path):
     config = change(
         BASE,
-        env_options=("p=0.1", "kernel=[[0.5, 0.5], [0.5, 0.5]]"),
+        env_options={"p": 0.1, "kernel": [[0.5, 0.5], [0.5, 0.5]]},
         seed=2**32 - 1,
         network__policy_hidden=(),
         network__activation="relu",
@@ -75,7 +76,7 @@ def test_unknown_and_missing_fields_are_named(tmp_path, section):
     path.write_text(json.dumps(data))
     assert str(path) in unreadable(path) and "colour" in unreadable(path)
     del inner["colour"]
-    missing = next(iter(inner))
+    missing = next(name for name in inner if name != "schema")
     del inner[missing]
     path.write_text(json.dumps(data))
     assert missing in unreadable(path)
@@ -117,6 +118,94 @@ def test_a_section_must_be_one(tmp_path, section, value):
     data[section] = value
     path.write_text(json.dumps(data))
     assert str(path) in unreadable(path)
+
+
+# -- files of other schemas -------------------------------------------------------------------------------------
+
+
+def saved_at_0(tmp_path: Path) -> tuple[Path, Any]:
+    path, data = saved(tmp_path)
+    del data["schema"]
+    data["env_options"] = ["p=0.5", "kernel=[[1, 0], [0, 1]]"]
+    path.write_text(json.dumps(data))
+    return path, data
+
+
+def test_a_file_names_its_schema(tmp_path):
+    _, data = saved(tmp_path)
+    assert data["schema"] == configs.SCHEMA >= 1
+
+
+def test_a_file_without_a_schema_may_list_its_options_as_text(tmp_path):
+    path, data = saved_at_0(tmp_path)
+    options = {"p": 0.5, "kernel": [[1, 0], [0, 1]]}
+    assert configs.load(path) == change(presets.default("gridworld", "dynamite"), env_options=options)
+    path.write_text(json.dumps(data | {"env_options": ["p"]}))
+    assert "env_options is 'p'; it must be name=value" in unreadable(path)
+    path.write_text(json.dumps(data | {"schema": 1}))
+    assert "env_options is ['p=0.5', 'kernel=[[1, 0], [0, 1]]']; it must be options by name" in unreadable(path)
+
+
+def test_a_field_that_came_later_takes_the_value_that_keeps_the_run_what_it_was(tmp_path):
+    """Returns were not normalised before there was a switch for it; today's default does."""
+    path, data = saved_at_0(tmp_path)
+    del data["ppo"]["normalise_returns"], data["ppo"]["shuffle"], data["network"]["action_deviation"], data["physics"]
+    path.write_text(json.dumps(data))
+    config = configs.load(path)
+    assert Config().ppo.normalise_returns and not config.ppo.normalise_returns
+    assert (config.ppo.shuffle, config.network.action_deviation, config.physics.impl) == ("episodes", 1.0, "jax")
+    path.write_text(json.dumps(data | {"schema": 1}))
+    message = unreadable(path)
+    assert "missing: network.action_deviation, physics.impl, ppo.normalise_returns, ppo.shuffle" in message
+
+
+def test_a_field_that_is_gone_is_read_where_it_changed_nothing(tmp_path):
+    path, data = saved_at_0(tmp_path)
+    expected = configs.load(path)
+    data["vae"]["until"] = 1.0
+    path.write_text(json.dumps(data))
+    assert configs.load(path) == expected
+    data["vae"]["until"] = 0.5
+    path.write_text(json.dumps(data))
+    assert unreadable(path) == f"{path}: fields of the config are unknown: vae.until"
+
+
+@pytest.mark.parametrize("schema", [configs.SCHEMA + 1, -1, "1", 1.0, True, None])
+def test_a_schema_that_is_not_known_is_refused_by_number(tmp_path, schema):
+    path, data = saved(tmp_path)
+    path.write_text(json.dumps(data | {"schema": schema}))
+    assert unreadable(path) == (
+        f"{path}: schema is {schema!r}; this version of dynamite_jax reads 0 to {configs.SCHEMA}"
+    )
+
+
+def configs_in(data: Any) -> Iterator[Any]:
+    """Every config in a report, with those in its rows."""
+    for name, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        if name == "config":
+            yield value
+        else:
+            yield from configs_in(value)
+
+
+RESULTS = sorted(path for path in (Path(__file__).parents[1] / "results").rglob("*.json*"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_config_of_every_result_reads(path):
+    reports = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
+    for data in configs_in(reports or [json.loads(path.read_text())]):
+        config = configs.from_dict(data, str(path))
+        configs.validate(config)
+        again = configs.to_dict(config)
+        for section in ("network", "ppo", "physics"):
+            assert json.loads(json.dumps(again[section])) == data[section]
+        assert json.loads(json.dumps(again["vae"])).items() <= data["vae"].items()
+
+
+def test_the_results_hold_configs_to_read():
+    found = [data for path in RESULTS if path.suffix == ".json" for data in configs_in(json.loads(path.read_text()))]
+    assert len(found) >= 20
 
 
 # -- differences -------------------------------------------------------------------------------------------------

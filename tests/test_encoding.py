@@ -12,7 +12,7 @@ import numpy_elbo as reference
 from conftest import assert_same
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
-from dynamite_jax.data.types import Acting, Trajectories
+from dynamite_jax.data.types import Acting
 from dynamite_jax.networks import Block
 from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
 
@@ -31,8 +31,7 @@ def test_beliefs_of_whole_episodes_are_those_of_acting(discrete, encoder):
     episode = jax.jit(partial(play, agent, env))
     acting = Acting(params, policy, statistics(features.shape[-1], env.observation_size))
     rollout, environments, acted = episode(acting, environment, belief, jax.random.key(3))
-    data = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
-    encoded = agent.belief.encode(params, agent.evidence(acting.normaliser, data))
+    encoded = agent.belief.encode(params, agent.evidence(acting.normaliser, rollout.trajectories))
     for there, here in zip(jax.tree.leaves(acted), jax.tree.leaves(encoded.belief), strict=True):
         np.testing.assert_allclose(there[:HORIZON], here, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(rollout.boundary, encoded.boundary_logit > 0)

@@ -46,6 +46,19 @@ def test_no_switch_has_no_recovery():
     assert evaluate.recovery(np.ones((1, 4, 100)), session)["steps"] is None
 
 
+def test_what_lies_behind_the_end_of_an_episode_is_not_counted():
+    """The episodes end after step 4, in session 1; the end is no switch, and none is to be seen behind it."""
+    session = np.where(np.arange(8) < 5, [0, 0, 0, 1, 1, 1, 2, 2], -1)
+    reward = np.where(session >= 0, [1.0, 1, 1, 0, 0.95, 9, 9, 9], 0.0)
+    many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
+    rows = evaluate.session_returns(many(reward), many(session))
+    assert [(row["session"], row["return"]) for row in rows] == [(0, 3.0), (1, pytest.approx(0.95))]
+    recovery = evaluate.recovery(many(reward), many(session))
+    assert (recovery["before"], recovery["curve"]) == (1.0, pytest.approx([0.0, 0.95]))
+    found = many(np.array([0, 0, 0, 0, 1, 1, 1, 1], bool))
+    assert evaluate.detection(found, many(session), "evidence")["exact"] == {"precision": 1.0, "recall": 1.0}
+
+
 @pytest.mark.parametrize(
     "steps, exact, late",
     [
@@ -88,8 +101,10 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     assert "fraction of Bayes-optimal" in said and "regret" in said
     assert re.search(r"about \d+ seconds of training to go", progress)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    keys = "env method eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
+    keys = "env method preset eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
     assert set(summary) == set(keys.split())
+    tuned = "dynamite_jax/tuned/gridworld_dynamite.json of the package, but for vae.minibatches, ppo.minibatches"
+    assert summary["preset"].startswith(tuned) and f"preset {summary['preset']};" in progress
 
 
 def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told():

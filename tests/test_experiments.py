@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from conftest import build, compiled, tiny_config
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis import statistics
@@ -52,6 +54,7 @@ def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, mon
 
     monkeypatch.setattr(runs.train, "train", train)
     monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
+    monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
     wanted = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
     with pytest.raises(SystemExit) as stop:
         runs.complete(wanted, tmp_path)
@@ -70,6 +73,48 @@ def test_a_job_refuses_folders_of_other_runs_before_it_trains(tiny, tmp_path):
     assert not (tmp_path / "first").exists()
 
 
+@pytest.mark.parametrize("commit", [None, "c", "c-dirty"])
+def test_a_job_trains_no_code_that_is_not_committed(commit, tiny, tmp_path, monkeypatch):
+    class Trained(Exception):
+        pass
+
+    def started(kind):
+        raise Trained
+
+    monkeypatch.setattr(runs.provenance, "commit", lambda: commit)
+    monkeypatch.setattr(runs.multiprocessing, "get_context", started)
+    for allow_dirty in (False, True):
+        refused = commit == "c-dirty" and not allow_dirty
+        with pytest.raises(UserError if refused else Trained) as caught:
+            runs.complete({"a": tiny}, tmp_path, allow_dirty)
+        if refused:
+            said = "commit of the code here is c-dirty: commit the changes and train anew, or add --allow-dirty"
+            assert str(caught.value) == said and not list(tmp_path.iterdir())
+
+
+def test_a_job_takes_no_finished_run_of_code_that_was_not_committed(tiny, tmp_path, monkeypatch):
+    """It is named before the others train; where all have finished, the code of today does not matter."""
+    finished = {"clean": summary([1.0]), "changed": summary([1.0]) | {"commit": "c-dirty"}}
+    for name, found in finished.items():
+        (tmp_path / name).mkdir()
+        configs.save(tiny, tmp_path / name / "config.json")
+        (tmp_path / name / "summary.json").write_text(json.dumps(found))
+    monkeypatch.setattr(runs.provenance, "commit", lambda: "d-dirty")
+    with pytest.raises(UserError, match="commit of changed is c-dirty"):
+        runs.complete(dict.fromkeys(("clean", "changed", "missing"), tiny), tmp_path)
+    assert runs.complete({"clean": tiny}, tmp_path) == {"clean": finished["clean"]}
+    assert runs.complete(dict.fromkeys(finished, tiny), tmp_path, allow_dirty=True) == finished
+
+
+def test_a_table_of_code_that_was_not_committed_is_written_only_where_that_is_allowed(tiny, tmp_path):
+    rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([1.0]), "b": summary([1.0]) | {"commit": "c-dirty"}})
+    with pytest.raises(UserError, match="commit of b is c-dirty"):
+        runs.write(rows, tiny, tmp_path, name="table", header="method")
+    assert not list(tmp_path.iterdir())
+    runs.write(rows, tiny, tmp_path, name="table", header="method", allow_dirty=True)
+    assert json.loads((tmp_path / "table.json").read_text())["runs"]["b"]["commit"] == "c-dirty"
+
+
 def test_a_score_is_the_fraction_of_the_best_return_where_that_is_known(tiny):
     row = runs.rows({"a": tiny}, {"a": summary([1.0, 3.0], best=4.0)})["a"]
     assert row["score"]["per_seed"] == [0.25, 0.75] and row["iqm"] == 2.0 and row["tuning_trials"] == 0
@@ -85,7 +130,7 @@ def test_a_score_is_the_way_from_no_memory_to_the_oracle_where_it_is_not(tiny):
 
 def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     rows = runs.rows({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
-    runs.write(rows, tiny, tmp_path, "table", "method")
+    runs.write(rows, tiny, tmp_path, name="table", header="method")
     text = (tmp_path / "table.md").read_text()
     assert "| a b | 2.00 [1.00, 3.00] | 0.500 [0.250, 0.750] | 0.250 | 0.0 M | 0 | 0 |" in text
     assert capsys.readouterr().out == text
@@ -93,14 +138,14 @@ def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     assert record["runs"] == json.loads(json.dumps(rows)) and record["env"] == tiny.env
     run = record["runs"]["a b"]
     assert (run["commit"], run["versions"], run["machine"]) == ("c", {"jax": "1"}, {"cores": 2})
-    assert run["config"]["ppo"]["lr"] == tiny.ppo.lr and run["config"]["seed"] == tiny.seed
+    assert configs.from_dict(run["config"], "table.json") == tiny
 
 
 def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
     rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)})
     runs.compare(rows, "a")
     assert rows["b"]["loss"]["per_seed"] == [0.5, -0.25] and rows["a"]["loss"]["iqm"] == 0.0
-    runs.write(rows, tiny, tmp_path, "ablations", "variant")
+    runs.write(rows, tiny, tmp_path, name="ablations", header="variant")
     lines = (tmp_path / "ablations.md").read_text().splitlines()
     titles, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[2], lines[-1]))
     assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
@@ -114,7 +159,7 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
         "belief": {"readout_error": statistics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
         "outcomes": {"scratches": statistics.summarise([12.5]), "success": statistics.summarise([0.25])},
     }
-    runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, "x", "method")
+    runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, name="x", header="method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
     known = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
@@ -136,6 +181,20 @@ def test_results_that_can_not_be_written_are_refused_before_training(command, tm
     assert "file/results" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("x.xyz", "x.xyz'; its name must end in .*png"),
+        ("x", "x'; its name must"),
+        ("no/x.png", "x.png', which can't be"),
+    ],
+)
+def test_a_picture_that_can_not_be_written_is_refused(name, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        plot.plot((Path(__file__).parent / "data" / "run_v0",), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
     with pytest.raises(ConfigError, match="labels are 1"):
         plot.plot((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))
@@ -148,18 +207,17 @@ def test_an_ablation_differs_from_the_whole_in_one_field():
         if name not in ("dynamite", *runs.REFERENCES):
             assert len(configs.differences(whole, config)) == 1, name
         assert (config.seeds, config.steps) == (3, whole.steps)
-        configs.check(config)
-        presets.check(config)
+        configs.validate(config)
 
 
 def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatch):
     """Returns are p for no memory, p + 10 for the oracle and half-way for all others."""
     wanted = {}
 
-    def complete(every, root):
+    def complete(every, root, allow_dirty):
         wanted.update(every)
         place = {"markov": 0.0, "oracle": 10.0}
-        p = {name: float(dict(o.split("=") for o in config.env_options)["p"]) for name, config in every.items()}
+        p = {name: config.env_options["p"] for name, config in every.items()}
         return {name: summary([p[name] + place.get(config.method, 5.0)] * 2) for name, config in every.items()}
 
     monkeypatch.setattr(runs, "complete", complete)
@@ -180,7 +238,7 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
 def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path, monkeypatch):
     wanted, drawn = {}, []
 
-    def complete(every, root):
+    def complete(every, root, allow_dirty):
         wanted.update(every)
         return {name: summary([1.0, 3.0], best=4.0) for name in every}
 
@@ -214,7 +272,7 @@ def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
         assert 1 / tune.FACTOR <= ratio.min() < 0.4 and 2.5 < ratio.max() <= tune.FACTOR, name
         assert abs(np.log(ratio).mean()) < 0.2
     for setting in others:
-        configs.check(configs.changed(config, setting))
+        configs.validate(configs.changed(config, setting))
 
 
 def test_the_search_has_one_schedule_where_minibatches_can_not_be_larger():
@@ -258,7 +316,7 @@ def search_once(tmp_path, monkeypatch, scores):
         asked.append((config, settings))
         return next(left)
 
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(presets, "FOUND", tmp_path)
     monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
     monkeypatch.setattr(tune, "search", search)
     flags = "--env probe_match --methods markov --trials 4 --seeds 3 --out"
@@ -278,6 +336,28 @@ def test_the_best_trials_train_again_to_the_end_with_other_seeds(tmp_path, monke
     assert [one["return"] for one in record["finalists"]] == [2, 3]
 
 
+def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()}
+    monkeypatch.setattr(tune, "search", lambda config, settings: [float(n) for n, _ in enumerate(settings)])
+    monkeypatch.setattr(
+        "sys.argv", ["tune", "--env", "gridworld", "--methods", "markov", "--trials", "3", "--finalists", "1"]
+    )
+    shipped = presets.default("gridworld", "markov")
+    assert presets.source(shipped) == "dynamite_jax/tuned/gridworld_markov.json of the package"
+    trials = presets.tuning_trials(shipped)
+    monkeypatch.chdir(tmp_path)
+    tune.main()
+    here = presets.default("gridworld", "markov")
+    record = json.loads((tmp_path / "runs" / "tuned" / "gridworld_markov.json").read_text())
+    assert here == configs.changed(shipped, record["changes"]) != shipped
+    assert presets.source(here) == "runs/tuned/gridworld_markov.json"
+    assert presets.tuning_trials(here) == trials + 3 == record["trials"]
+    assert {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()} == before
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert presets.default("gridworld", "markov") == shipped
+
+
 def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
     nan = float("nan")
     with pytest.raises(SystemExit) as stop:
@@ -288,7 +368,7 @@ def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
 
 def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     config = tiny_config("probe_match", "markov", steps=320)
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(presets, "FOUND", tmp_path)
     monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
     flags = "--env probe_match --methods markov --trials 4 --seeds 1 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
@@ -298,7 +378,7 @@ def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     assert len(record["searched"]) == 4 and len(record["finalists"]) == 2
     best = max(record["finalists"], key=lambda one: one["return"])
     assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
+    monkeypatch.setattr(presets, "FOUND", tmp_path)
     tuned = presets.default("probe_match", "markov")
     assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials(tuned) == 4
     assert presets.tuning_trials(configs.changed(tuned, {"ppo.lr": 2 * tuned.ppo.lr})) == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import build, compiled, tiny_config
-from dynamite_jax.agents import normaliser
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.config import PhysicsConfig
 from dynamite_jax.methods import METHODS
 
@@ -26,11 +26,11 @@ FLOOR = 0.05  # what is smaller is the difference of larger numbers, and has the
 def measured(env: str, method: str) -> dict[str, Any]:
     """Metrics, running moments, and norm and projection of every parameter after one meta-update of two seeds."""
     rates = {"vae": {"lr": 3e-3}, "ppo": {"lr": 3e-3, "entropy": 0.01}}
-    config = tiny_config(env, method, chunk=1, env_options=("horizon=12",), physics=PhysicsConfig(impl="jax"), **rates)
+    config = tiny_config(env, method, chunk=1, env_options={"horizon": 12}, physics=PhysicsConfig(impl="jax"), **rates)
     states, values = jax.device_get(compiled(config)(build(config)[1]))
     numbers = {f"metrics.{name}": value for name, value in values.items()}
-    for name in normaliser.Seen._fields:
-        mean, deviation = normaliser.moments(states.normaliser, name)
+    for name in running_statistics.Quantities._fields:
+        mean, deviation = running_statistics.moments(states.normaliser, name)
         numbers |= {f"statistics.{name}.mean": mean, f"statistics.{name}.deviation": deviation}
     found = {name: np.asarray(value, float).ravel().tolist() for name, value in numbers.items()}
     params = {"belief": states.belief_params, "policy": states.policy_params}

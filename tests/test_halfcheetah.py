@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.half_cheetah import HalfCheetah, Task
 
 VARIES = {
@@ -165,13 +166,13 @@ def test_kernels_and_contexts_change_without_recompiling():
     ],
 )
 def test_an_option_that_can_not_be_is_refused(option, value):
-    with pytest.raises(ValueError, match=f"{option} (of .*)?is .* must be|no option '{option}'; "):
+    with pytest.raises(UserError, match=f"{option} (of .*)?is .* must be|no option '{option}'; "):
         registry.make("halfcheetah_vel_wind", **{option: value})
 
 
 def test_options_of_the_kernel_change_nothing_where_contexts_are_iid():
     for option, value in (("speed_deviation", 0.1), ("flip", 0.5)):
-        with pytest.raises(ValueError, match=f"{option} is {value}; where iid is True and speed and wind vary"):
+        with pytest.raises(UserError, match=f"{option} is {value}; where iid is True and speed and wind vary"):
             registry.make("halfcheetah_vel_wind", iid=True, **{option: value})
     for option, value in (("top_speed", 2.0), ("wind", [1, 2])):
         np.testing.assert_allclose(getattr(make("halfcheetah_vel_wind", iid=True, **{option: value}), option), value)
@@ -190,7 +191,7 @@ def test_options_of_the_kernel_change_nothing_where_contexts_are_iid():
 def test_an_option_that_would_change_nothing_is_refused(name, unused):
     for option, value in {"speed": 1.0, "top_speed": 2.0, "speed_deviation": 0.1, "flip": 0.5, "wind": [1, 2]}.items():
         if option in unused:
-            with pytest.raises(ValueError, match=rf"{option} is .*; where iid is False and .* it would change nothing"):
+            with pytest.raises(UserError, match=rf"{option} is .*; where iid is False and .* it would change nothing"):
                 registry.make(name, **{option: value})
         else:
             np.testing.assert_allclose(getattr(make(name, **{option: value}), option), value)

@@ -13,13 +13,26 @@ import numpy_elbo as reference
 from conftest import assert_same, tiny_config
 from dynamite_envs import registry
 from dynamite_jax import config as configs
-from dynamite_jax.agents import normaliser
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import BeliefState, Gaussian, Rollout
 from dynamite_jax.methods import varibad
-from episodes import BATCH, HORIZON, LATENT, SESSION, WEIGHTS, build, drift, scattered, to_numpy, trajectories
+from episodes import (
+    BATCH,
+    HORIZON,
+    LATENT,
+    SESSION,
+    VALID,
+    WEIGHTS,
+    behind_the_end,
+    build,
+    drift,
+    scattered,
+    to_numpy,
+    trajectories,
+)
 
 
 def slow_encode_action(discrete):
@@ -71,14 +84,16 @@ SWITCHES = {
 SPACES = {"continuous_with_state": (False, True), "discrete_with_state": (True, True), "discrete": (True, False)}
 
 
+@pytest.mark.parametrize("valid", [None, VALID], ids=["to_the_horizon", "ended"])
 @pytest.mark.parametrize(
     "switches, space",
     [(name, "continuous_with_state") for name in SWITCHES]
     + [("all", "discrete"), ("predicted", "discrete"), ("nothing", "discrete"), ("all", "discrete_with_state")],
 )
-def test_loss_equals_the_slow_objective(switches, space, noise):
+def test_loss_equals_the_slow_objective(switches, space, valid, noise):
     discrete, decodes = SPACES[space]
-    env, hyper, data = drift(discrete, decodes), WEIGHTS.replace(**SWITCHES[switches]), trajectories(discrete)
+    env, hyper = drift(discrete, decodes), WEIGHTS.replace(**SWITCHES[switches])
+    data = trajectories(discrete, valid=valid)
     belief, params = build(hyper, env)
     found, terms = belief.loss(params, data, jax.random.key(0), hyper)
     slow = expected(params, data, noise, hyper, env)
@@ -132,14 +147,15 @@ def test_gradient_is_that_of_the_slow_objective_with_its_targets_held_fixed(swit
     assert max(gaps) > 0.02  # targets that move with the parameters would show
 
 
+@pytest.mark.parametrize("valid", [None, VALID], ids=["to_the_horizon", "ended"])
 @pytest.mark.parametrize(
     "terms",
     [{"decode_terms": 3}, {"elbo_terms": 3}, {"elbo_terms": 2, "decode_terms": 2}],
     ids=lambda terms: "_".join(f"{name}{count}" for name, count in terms.items()),
 )
-def test_subsampled_reconstruction_estimates_the_whole_without_bias(terms, no_noise):
+def test_subsampled_reconstruction_estimates_the_whole_without_bias(terms, valid, no_noise):
     belief, params = build()
-    data = trajectories()
+    data = trajectories(valid=valid)
     exact = belief.loss(params, data, jax.random.key(0), WEIGHTS)[1]
     hyper = WEIGHTS.replace(**terms)
     keys = jax.random.split(jax.random.key(1), 3000)
@@ -151,6 +167,19 @@ def test_subsampled_reconstruction_estimates_the_whole_without_bias(terms, no_no
         assert abs(draws.mean() - float(exact[name])) < 4 * draws.std() / len(keys) ** 0.5, name
     for name in ("kl", "consistency", "boundary"):  # these are never subsampled
         np.testing.assert_allclose(found[name], exact[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("terms", [{}, {"decode_terms": 3, "elbo_terms": 4}], ids=["all_terms", "drawn_terms"])
+def test_what_lies_behind_an_end_changes_neither_loss_nor_gradient(switches, terms):
+    hyper = WEIGHTS.replace(**SWITCHES[switches], **terms)
+    belief, params = build(hyper)
+    data = trajectories(valid=VALID)
+    loss = jax.jit(jax.value_and_grad(lambda params, data: belief.loss(params, data, jax.random.key(0), hyper)[0]))
+    expected = loss(params, data)
+    for found in (loss(params, behind_the_end(data, number)) for number in (0.0, 1e6)):
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
 def test_every_step_once_is_the_whole(no_noise):
@@ -256,11 +285,11 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
     rng = np.random.default_rng(4)
 
     shapes: Any = jax.eval_shape(partial(train_step.init, config, env, agent), jnp.asarray(0))
-    features = shapes.normaliser.mean.features.shape[0]
+    features = shapes.normaliser.mean.features.value.shape[0]
     before = shapes.replace(
         **{name: scattered(getattr(shapes, name)) for name in ("belief_params", "belief_optimiser", "policy_params")},
         policy_optimiser=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.policy_optimiser),
-        normaliser=normaliser.init(features, env.observation_size),
+        normaliser=running_statistics.init(features, env.observation_size),
         **dict.fromkeys(("environment", "belief", "key", "finite")),  # nothing that learns
         meta_updates=jnp.asarray(0),
     )
@@ -274,6 +303,7 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
         log_prob=jnp.full((3, envs), np.log(0.5), jnp.float32),
         value=jnp.zeros((4, envs)),
         boundary=jnp.zeros((3, envs), bool),
+        valid=jnp.ones((3, envs), bool),
     )
     update = jax.jit(partial(train_step.update_policy, config, agent, env))
     samples, _ = train_step.policy_samples(agent, rollout, config.ppo, before)
@@ -298,7 +328,7 @@ def test_varibad_is_dynamite_without_what_knows_of_sessions():
         boundary_head=False,
         kl_target="previous_belief",
     )
-    configs.check(varibad.configure(Config()))
+    configs.validate(varibad.configure(Config()))
 
 
 def test_dynamite_of_one_session_with_its_switches_off_is_varibad():

@@ -14,7 +14,19 @@ from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import play
 from dynamite_jax.methods import METHODS, contrabar
 from dynamite_jax.methods.secbad import SegmentBelief
-from episodes import BATCH, HORIZON, NETWORK, SESSION, drift, scattered, statistics, to_numpy, trajectories
+from episodes import (
+    BATCH,
+    HORIZON,
+    NETWORK,
+    SESSION,
+    VALID,
+    behind_the_end,
+    drift,
+    scattered,
+    statistics,
+    to_numpy,
+    trajectories,
+)
 
 
 def belief_of(method, env=None, **network):
@@ -53,7 +65,7 @@ def updated_policy(method, **ppo):
     config = tiny_config("probe_memory", method, ppo={"minibatches": 1, "epochs": 1, **ppo})
     program, states = build(config)
     s = jax.tree.map(lambda x: x[0], states)
-    s = s.replace(normaliser=statistics(s.normaliser.mean.features.size, program.env.observation_size))
+    s = s.replace(normaliser=statistics(s.normaliser.mean.features.value.size, program.env.observation_size))
     rollout, _, _ = play(program.agent, program.env, s.acting, s.environment, s.belief, s.key)
     samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], s)
     after, losses = train_step.update_policy(
@@ -88,10 +100,12 @@ def gru(params, hidden, from_input, names):
     return (1 - update) * np.tanh(new_in + sigmoid(reset_in + reset_h) * new_h) + update * hidden
 
 
-def test_contrastive_loss_equals_the_slow_one():
+@pytest.mark.parametrize("valid", [None, VALID], ids=["to_the_horizon", "ended"])
+def test_contrastive_loss_equals_the_slow_one(valid):
     """Every step an anchor; negatives are the same minibatch, moved on in time and among trajectories."""
     belief, params = belief_of("contrabar")
-    data, key = trajectories(), jax.random.key(5)
+    data, key = trajectories(valid=valid), jax.random.key(5)
+    length = np.asarray(data.valid).sum(0).tolist()
     loss, terms = belief.loss(params, data, key, VAEConfig(elbo_terms=0))
 
     weights = to_numpy(params)["params"]
@@ -116,15 +130,28 @@ def test_contrastive_loss_equals_the_slow_one():
     for t in range(HORIZON):
         for b in range(BATCH):
             hidden = states[t, b]
-            for k in range(min(contrabar.LOOK_AHEAD, HORIZON - t)):
+            for k in range(min(contrabar.LOOK_AHEAD, length[b] - t)):
                 gates = reference.dense(weights["action_gates"], action[t + k, b])
                 hidden = gru(weights, hidden, gates, "future_gates")
                 positive.append(reference.cross_entropy(logit(hidden, t + k, b), 1.0))
-                others = [((t + k - time) % HORIZON, (b - move) % BATCH) for time, move in shifts]
+                columns = [(b - move) % BATCH for _, move in shifts]
+                others = [((t + k - time) % length[c], c) for (time, _), c in zip(shifts, columns, strict=True)]
                 negative.append(np.mean([reference.cross_entropy(logit(hidden, *other), 0.0) for other in others]))
     np.testing.assert_allclose(terms["positive"], np.mean(positive), rtol=1e-4)
     np.testing.assert_allclose(terms["negative"], np.mean(negative), rtol=1e-4)
     np.testing.assert_allclose(loss, (np.mean(positive) + np.mean(negative)) / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["contrabar", "secbad"])
+@pytest.mark.parametrize("terms", [0, 4])
+def test_what_lies_behind_an_end_changes_neither_loss_nor_gradient(method, terms):
+    belief, params = belief_of(method)
+    hyper, data = VAEConfig(elbo_terms=terms), trajectories(valid=VALID)
+    loss = jax.jit(jax.value_and_grad(lambda params, data: belief.loss(params, data, jax.random.key(0), hyper)[0]))
+    expected = loss(params, data)
+    for found in (loss(params, behind_the_end(data, number)) for number in (0.0, 1e6)):
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
 def test_anchors_are_a_sample_of_the_steps():
@@ -263,22 +290,24 @@ def test_the_encoder_starts_anew_at_labelled_segments():
             np.testing.assert_allclose(states.hidden[t, b], hidden, rtol=1e-3, atol=1e-5)
 
 
-def test_the_objective_of_segments_is_that_of_varibad_in_each(monkeypatch):
+@pytest.mark.parametrize("valid", [None, VALID], ids=["to_the_horizon", "ended"])
+def test_the_objective_of_segments_is_that_of_varibad_in_each(valid, monkeypatch):
     noise = np.random.default_rng(2).normal(size=(HORIZON, BATCH, 2))
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(noise, jnp.float32).reshape(shape))
     belief, params = segment_belief(0.3)
     hyper = VAEConfig(reward_weight=0.7, state_weight=0.3, kl_weight=0.11, decode_terms=0)
-    data = trajectories()
+    data = trajectories(valid=valid)
     loss, terms = belief.loss(params, data, jax.random.key(0), hyper)
     weights, beliefs = to_numpy((params["params"], belief.encode(params, data).belief))
     reward_error, state_error, kl = [], [], []
     for b in range(BATCH):
         q = [(beliefs.mean[t, b], beliefs.log_variance[t, b]) for t in range(HORIZON)]
-        for t in range(HORIZON):
+        length = int(data.valid[:, b].sum())
+        for t in range(length):
             newest = max(t - 1, 0)
             z = q[t][0] + np.exp(0.5 * q[t][1]) * noise[t, b]
             errors = [0.0, 0.0]
-            for j in reference.steps_of_session(SESSION[:, b], newest):
+            for j in reference.steps_of_session(SESSION[:length, b], newest):
                 s, a, following = data.observation[j, b], np.clip(data.action[j, b], -1, 1), data.observation[j + 1, b]
                 predicted = reference.mlp(weights["reward_decoder"], np.concatenate([s, a, following, z]))[0]
                 errors[0] += 0.5 * float(predicted - data.reward[j, b]) ** 2

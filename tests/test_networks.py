@@ -10,7 +10,7 @@ import pytest
 
 import numpy_elbo as reference
 from dynamite_jax.data.types import BeliefState, Gaussian
-from dynamite_jax.networks import MLP, ActorCritic, BeliefModel, Encoder, GaussianHead
+from dynamite_jax.networks import MLP, ActorCritic, BeliefModel, Encoder, GaussianHead, bounded
 
 HIDDEN, LATENT, EMBEDDING, OBSERVATION, ACTION, BATCH = 6, 3, 5, 4, 2, 5
 EMBED = OBSERVATION + ACTION + 1
@@ -235,3 +235,30 @@ def test_a_fresh_policy_is_nearly_the_same_everywhere(continuous, deviation):
     assert jnp.abs(policy[:, :3]).max() < 0.05
     np.testing.assert_allclose(policy[:, 3:], np.log(deviation), rtol=1e-6)
     assert value.std() > 0.1  # the critic starts at full scale
+
+
+def test_the_deviation_of_actions_stays_within_its_bounds():
+    module = ActorCritic((4,), (4,), 3, True, "tanh", deviation_bounds=(0.1, 4.0))
+    params = module.init(jax.random.key(0), jnp.zeros((2, 5)))
+    params = {"params": {**params["params"], "log_std": jnp.log(jnp.array([1e-5, 0.7, 86.0]))}}
+    deviation = jnp.exp(apply(module, params, jnp.zeros((2, 5)))[0][:, 3:])
+    np.testing.assert_allclose(deviation, [[0.1, 0.7, 4.0]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("x, leads", [(-3.0, "up"), (-2.0, "up"), (0.5, "both"), (2.0, "down"), (9.0, "down")])
+def test_the_gradient_at_a_bound_leads_back_and_never_on(x, leads):
+    """Descent moves against the gradient: one that would move x on beyond -2 or 2 is dropped, one back is kept."""
+    for slope in (1.5, -1.5):
+        found = jax.grad(lambda x, slope=slope: slope * bounded(x, -2.0, 2.0))(x)
+        moves = "down" if slope > 0 else "up"
+        assert found == (slope if leads in (moves, "both") else 0.0)
+
+
+def test_descent_comes_back_from_a_bound():
+    """Pushed on for 50 steps, then back: with the gradient of a plain clip it would stay."""
+    x = jnp.float32(0.0)
+    for k in range(100):
+        aim = 5.0 if k < 50 else 0.0
+        x -= 0.2 * jax.grad(lambda x, aim=aim: 0.5 * (bounded(x, -2.0, 2.0) - aim) ** 2)(x)
+        assert k != 49 or float(jnp.clip(x, -2.0, 2.0)) == 2.0
+    assert abs(float(x)) < 0.01

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.half_cheetah import BODY, HalfCheetah, Task
 from dynamite_envs.physics import mjx as physics
 from dynamite_envs.physics.mjx import Motion, Simulator
@@ -273,7 +274,7 @@ def test_warp_steps_seeds_of_environments_as_it_steps_environments():
 @pytest.mark.parametrize("worlds", [None, 0, 2.5])
 def test_warp_must_know_how_many_environments_step_at_once(worlds, monkeypatch):
     monkeypatch.setattr(physics, "check_implementation", lambda impl: None)
-    with pytest.raises(ValueError, match=f"worlds is {worlds}; it must be"):
+    with pytest.raises(UserError, match=f"worlds is {worlds}; it must be"):
         registry.make("halfcheetah_vel", impl="warp", worlds=worlds)
 
 
@@ -385,5 +386,5 @@ def test_a_reacher_is_paid_gymnasiums_terms():
 @pytest.mark.parametrize("impl", ["cuda", "warp"])
 def test_an_implementation_that_can_not_run_here_is_refused(name, impl, monkeypatch):
     monkeypatch.setattr("mujoco.mjx.warp.WARP_INSTALLED", False)
-    with pytest.raises(ValueError, match=f"impl is '{impl}'; it (must be one of jax, warp|needs )"):
+    with pytest.raises(UserError, match=f"impl is '{impl}'; it (must be one of jax, warp|needs )"):
         registry.make(name, impl=impl)

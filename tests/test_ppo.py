@@ -105,6 +105,7 @@ def test_samples_pair_each_step_with_the_value_before_it():
         log_prob=jnp.asarray(rng.normal(size=(HORIZON, BATCH))),
         value=jnp.asarray(value),
         boundary=jnp.zeros((HORIZON, BATCH), bool),
+        valid=jnp.ones((HORIZON, BATCH), bool),
     )
     features = jnp.asarray(rng.normal(size=(HORIZON, BATCH, 2)))
     found = ppo.samples(rollout, features, 0.9, 0.8)
@@ -116,6 +117,44 @@ def test_samples_pair_each_step_with_the_value_before_it():
     np.testing.assert_allclose(in_deviations.target, (found.target - 3.0) / 2.0, rtol=1e-5, atol=1e-6)
     for name, given in (("features", features), ("action", rollout.action), ("log_prob", rollout.log_prob)):
         np.testing.assert_array_equal(getattr(found, name), given)
+
+
+def test_nothing_behind_an_end_reaches_the_samples():
+    """A cleared rollout holds nothing there, whatever was recorded; what the end itself was worth stays."""
+    reward, _, value = episode()
+    length = np.array([8, 4, 8, 6])
+    steps = np.arange(HORIZON)[:, None]
+    valid = steps < length
+    terminated = (steps >= length - 1) & (length < HORIZON)
+
+    def recorded(behind: float):
+        rollout = Rollout(
+            observation=jnp.where(np.arange(HORIZON + 1)[:, None] <= length, 1.0, behind)[..., None],
+            action=jnp.where(valid, 1, 2),
+            reward=jnp.where(valid, reward, behind),
+            terminated=jnp.asarray(terminated),
+            session=jnp.asarray(steps + 0 * length),
+            features=jnp.where(np.arange(HORIZON + 1)[:, None] <= length, 1.0, behind)[..., None],
+            log_prob=jnp.where(valid, -0.5, behind),
+            value=jnp.where(np.arange(HORIZON + 1)[:, None] < length + (length == HORIZON), value, behind),
+            boundary=jnp.ones((HORIZON, BATCH), bool),
+            valid=jnp.asarray(valid),
+        ).cleared()
+        return rollout, ppo.samples(rollout, rollout.features[:-1], 0.9, 0.8)
+
+    clean, dirty = recorded(0.0), recorded(np.nan)
+    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+    rollout, samples = dirty
+    assert np.all(np.isfinite(samples.target))
+    expected = [
+        [slow_advantage(reward[:, e], terminated[:, e], value[:, e], 0.9, 0.8, t) for e in range(BATCH)]
+        for t in range(HORIZON)
+    ]
+    np.testing.assert_allclose(samples.advantage[valid], np.array(expected)[valid], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(rollout.session, np.where(valid, steps, -1))
+    np.testing.assert_array_equal(rollout.boundary, valid)
+    reached = np.arange(HORIZON + 1)[:, None] <= length  # the state that the last step led to is one of the episode's
+    np.testing.assert_array_equal(rollout.observation[..., 0], reached)
 
 
 # -- distributions ------------------------------------------------------------------------------------------------
@@ -186,44 +225,86 @@ def batch_for(space, policy):
         value=jnp.asarray(rng.normal(size=N), jnp.float32),
         advantage=jnp.asarray(rng.normal(size=N) + 0.4, jnp.float32),
         target=jnp.asarray(rng.normal(size=N), jnp.float32),
+        valid=jnp.ones(N, bool),
     )
     value = np.asarray(batch.value) + np.resize([-0.6, -0.1, 0.1, 0.6], N)
     return batch, jnp.asarray(value, jnp.float32)
 
 
 def slow_loss(policy, value, batch, space, hyper):
-    advantage = np.asarray(batch.advantage, float)
-    mean = sum(advantage) / N
-    deviation = (sum((a - mean) ** 2 for a in advantage) / N) ** 0.5
+    """Means over the valid steps."""
+    advantage, steps = np.asarray(batch.advantage, float), np.flatnonzero(batch.valid)
+    count = len(steps)
+    mean = sum(advantage[steps]) / count
+    deviation = (sum((a - mean) ** 2 for a in advantage[steps]) / count) ** 0.5
     terms = dict.fromkeys(["policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"], 0.0)
-    for n in range(N):
+    if isinstance(space, Box):
+        terms["action_deviation"] = sum(np.exp(policy[n, space.size :]).mean() for n in steps) / count
+    for n in steps:
         log_prob, entropy = slow_policy(policy[n], np.asarray(batch.action)[n], space)
         log_ratio = log_prob - float(batch.log_prob[n])
         ratio = np.exp(log_ratio)
         normalised = (advantage[n] - mean) / deviation
         clipped = min(max(ratio, 1 - hyper.clip), 1 + hyper.clip)
-        terms["policy_loss"] -= min(ratio * normalised, clipped * normalised) / N
+        terms["policy_loss"] -= min(ratio * normalised, clipped * normalised) / count
         old, target = float(batch.value[n]), float(batch.target[n])
         moved = old + min(max(float(value[n]) - old, -hyper.clip), hyper.clip)
-        terms["value_loss"] += max((float(value[n]) - target) ** 2, (moved - target) ** 2) / 2 / N
-        terms["entropy"] += entropy / N
-        terms["approx_kl"] += (ratio - 1 - log_ratio) / N
-        terms["clip_fraction"] += (ratio < 1 - hyper.clip or ratio > 1 + hyper.clip) / N
+        terms["value_loss"] += max((float(value[n]) - target) ** 2, (moved - target) ** 2) / 2 / count
+        terms["entropy"] += entropy / count
+        terms["approx_kl"] += (ratio - 1 - log_ratio) / count
+        terms["clip_fraction"] += (ratio < 1 - hyper.clip or ratio > 1 + hyper.clip) / count
     total = terms["policy_loss"] + hyper.value_weight * terms["value_loss"] - hyper.entropy * terms["entropy"]
     return total, terms
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "continuous"])
 @pytest.mark.parametrize("clip", [0.2, 0.05, 10.0])
-def test_loss_is_clipped_surrogate_clipped_value_error_and_entropy(space, clip):
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_loss_is_clipped_surrogate_clipped_value_error_and_entropy_of_valid_steps(space, clip, share):
     hyper, policy = HYPER.replace(clip=clip), outputs(space)
     batch, value = batch_for(space, policy)
+    batch = batch.replace(valid=jnp.asarray(np.random.default_rng(5).random(N) < share))
     found, terms = ppo.loss(jnp.asarray(policy, jnp.float32), value, batch, space, hyper)
     expected, slow = slow_loss(policy, value, batch, space, hyper)
     np.testing.assert_allclose(found, expected, rtol=5e-5, atol=1e-6)
     assert terms.keys() == slow.keys()
     for name, number in terms.items():
         np.testing.assert_allclose(number, slow[name], rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "continuous"])
+def test_steps_that_are_not_valid_change_neither_loss_nor_gradient(space):
+    policy = outputs(space)
+    batch, value = batch_for(space, policy)
+    valid = np.arange(N) % 3 > 0
+    dirty = batch.replace(
+        valid=jnp.asarray(valid),
+        log_prob=jnp.where(valid, batch.log_prob, -3.0),
+        value=jnp.where(valid, batch.value, 1e6),
+        advantage=jnp.where(valid, batch.advantage, -1e6),
+        target=jnp.where(valid, batch.target, 1e6),
+    )
+
+    def loss(policy, value, batch):
+        return ppo.loss(policy, value, batch, space, HYPER)
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    found, (to_policy, to_value) = gradient(jnp.asarray(policy, jnp.float32), value, dirty)
+    kept = jax.tree.map(lambda x: x[valid], (jnp.asarray(policy, jnp.float32), value, batch))
+    expected, (kept_policy, kept_value) = gradient(*kept)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
+    np.testing.assert_allclose(to_policy[valid], kept_policy, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(to_value[valid], kept_value, rtol=1e-5, atol=1e-7)
+    assert not np.any(to_policy[~valid]) and not np.any(to_value[~valid])
+
+
+def test_a_minibatch_without_a_valid_step_teaches_nothing():
+    space = Discrete(4)
+    policy = jnp.asarray(outputs(space), jnp.float32)
+    batch, value = batch_for(space, np.asarray(policy))
+    batch = batch.replace(valid=jnp.zeros(N, bool))
+    found = jax.value_and_grad(lambda p: ppo.loss(p, value, batch, space, HYPER)[0])(policy)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0.0), found)
 
 
 def test_advantages_are_normalised_within_the_batch():

@@ -20,8 +20,7 @@ def test_every_preset_can_run(env, method, scale):
     config = presets.default(env, method, scale)
     assert (config.env, config.method) == (env, method)
     assert (config.steps == 10**8 and 2**11 <= config.num_envs <= 2**14) == (scale == "accelerator")
-    configs.check(config)
-    configs.check_against_horizon(config, registry.make(env).horizon)
+    configs.validate(config)
 
 
 @pytest.mark.parametrize(("env", "method"), PRESETS)
@@ -62,14 +61,37 @@ def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
     config = presets.default("gridworld", method)
     config = dataclasses.replace(config, network=dataclasses.replace(config.network, encoder="transformer"))
     if method in ("dynamite", "varibad"):
-        presets.check(config)
+        configs.validate(config)
     else:
         with pytest.raises(ConfigError, match=f"network.encoder is 'transformer'; with method {method} it must be"):
-            presets.check(config)
+            configs.validate(config)
 
 
 @pytest.mark.parametrize(("env", "said"), [("gridworld", "in gridworld it must be 'jax'"), ("reacher", "it needs ")])
 def test_physics_that_can_not_run_is_refused(env, said):
-    presets.check(change(BASE, env=env))
+    configs.validate(change(BASE, env=env))
     with pytest.raises(ConfigError, match=f"^physics.impl is 'warp'; {said}"):
-        presets.check(change(BASE, env=env, physics__impl="warp"))
+        configs.validate(change(BASE, env=env, physics__impl="warp"))
+
+
+# -- where a preset is from ---------------------------------------------------------------------------------------
+
+
+def test_a_preset_that_was_not_tuned_is_built_in():
+    assert presets.source(presets.default("probe_match", "dynamite")) == "built in"
+
+
+def test_fields_that_are_no_longer_those_of_the_file_are_named():
+    tuned = presets.default("gridworld", "dynamite")
+    assert presets.source(change(tuned, ppo__lr=0.5, steps=10)) == f"{presets.source(tuned)}, but for ppo.lr"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"changes": {"ppo.lrr": 1}, "trials": 3}', '{"changes": {"pop.lr": 1}, "trials": 3}']
+)
+def test_a_file_that_is_no_preset_is_refused_by_name(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "tuned").mkdir(parents=True)
+    (tmp_path / "runs" / "tuned" / "gridworld_dynamite.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"^preset runs/tuned/gridworld_dynamite.json holds no changes of a config"):
+        presets.default("gridworld", "dynamite")

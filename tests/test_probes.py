@@ -94,6 +94,43 @@ def test_remembering_the_cue_earns_the_reference(options):
     assert_earns(make("probe_memory", **options), remember)
 
 
+def stay_while_it_pays(env: FiniteDLCMDP, belief: Array, action: Array, reward: Array, t: Array):
+    """Look once; leave when the reward tells of context 0, or with the last step."""
+    return belief, jnp.where(t == env.horizon - 1, 1, jnp.where(t == 0, 0, reward < 0.5))
+
+
+@pytest.mark.parametrize("options", [{}, {"initial": [0.3, 0.7], "end": 0.2}, {"horizon": 4, "leave": 1.5, "end": 0.0}])
+def test_leaving_as_soon_as_staying_does_not_pay_earns_the_reference(options):
+    assert_earns(make("probe_termination", **options), stay_while_it_pays)
+
+
+def test_the_reference_of_leaving_holds_where_contexts_come_back():
+    """Where leaving pays nothing one stays for what may come; where it pays more than all steps one leaves at once."""
+    env = make("probe_termination", p=0.5, kernel=[[0.0, 1.0], [1.0, 0.0]], leave=0.0, end=0.1)
+    expected = 0.5 * sum(0.9**t for t in range(env.horizon))
+    assert env.references()["bayes_optimal"] == pytest.approx(expected, rel=1e-6)
+    rich = make("probe_termination", leave=20.0)
+    assert rich.references()["bayes_optimal"] == 20.0
+
+
+def test_leaving_pays_once_and_ends_the_episode():
+    env = make("probe_termination", end=0.0, horizon=4)
+    state = env.reset(jax.random.key(0)).replace(context=jnp.array(1))
+    found = []
+    for action in (0, 1, 0, 0):
+        state = env.step(state, jnp.array(action))
+        found.append((float(state.reward), bool(state.terminated)))
+    assert found == [(1.0, False), (3.0, True), (0.0, True), (0.0, True)]
+
+
+def test_episodes_end_by_chance_as_often_as_is_said():
+    env = make("probe_termination", end=0.2)
+    states = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), EPISODES))
+    for k in range(1, 4):
+        states = jax.vmap(env.step, in_axes=(0, None))(states, jnp.array(0))
+        assert np.mean(states.terminated) == pytest.approx(1.0 - 0.8**k, abs=0.02)
+
+
 @pytest.mark.parametrize("options", [{}, {"initial": [0.1, 0.9]}, {"p": 0.3, "kernel": [[0.2, 0.8], [0.1, 0.9]]}])
 def test_where_the_context_alone_pays_any_policy_earns_the_reference(options):
     assert_earns(make("probe_context_reward", **options), anything)
@@ -108,6 +145,7 @@ def test_where_the_context_alone_pays_any_policy_earns_the_reference(options):
         ("probe_pomdp", 19.5),
         ("probe_next_context", 1 + 0.8 * 19),
         ("probe_memory", 1.0),
+        ("probe_termination", 0.5 * (sum(0.95**t for t in range(9)) + 3 * 0.95**9) + 0.5 * 0.95 * 3),
     ],
 )
 def test_the_reference_of_a_probe_is_what_it_says(name, best):

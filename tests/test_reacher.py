@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.reacher import Reacher
 
 KEYS = jax.random.split(jax.random.key(0), 20_000)
@@ -100,7 +101,7 @@ def test_the_tip_is_at_the_end_of_two_links(qpos, tip):
 def test_an_option_that_would_change_nothing_is_refused(iid, unused):
     for option, value in {"goals": 5, "radius": 0.1, "advance": 0.5, "reach": 0.1}.items():
         if option in unused:
-            with pytest.raises(ValueError, match=f"{option} is {value}; where iid is {iid} it would change nothing"):
+            with pytest.raises(UserError, match=f"{option} is {value}; where iid is {iid} it would change nothing"):
                 make(iid=iid, **{option: value})
         else:
             assert float(getattr(make(iid=iid, **{option: value}), option)) == pytest.approx(value)
@@ -110,5 +111,5 @@ def test_an_option_that_would_change_nothing_is_refused(iid, unused):
     "option, value", [("goals", 1), ("iid", "yes"), ("advance", -0.1), ("radius", [0.1]), ("radius", -0.1)]
 )
 def test_an_option_that_can_not_be_is_refused(option, value):
-    with pytest.raises(ValueError, match=option):
+    with pytest.raises(UserError, match=option):
         make(**{option: value})

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 
 NAMES = sorted(registry.MAKERS)
 NAN, INF = float("nan"), float("inf")
 
 
 def refusal(name: str, **options: Any) -> str:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         registry.make(name, **options)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)

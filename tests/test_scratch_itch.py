@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from dynamite_envs.dlcmdp import State
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Contact
 from dynamite_envs.scratch_itch import env as scratch_itch
 from dynamite_envs.scratch_itch.env import Itch, ScratchItch, itch_frame, scratch
@@ -302,10 +303,10 @@ def test_the_defaults_are_those_of_the_spec():
     [("female", 1.5), ("other", -0.1), ("iid", 1), ("action_cost", -1.0), ("reset_on_switch", True), ("impl", "warp")],
 )
 def test_an_option_that_can_not_be_is_refused(option, value):
-    with pytest.raises(ValueError, match=option):
+    with pytest.raises(UserError, match=option):
         make(**{option: value})
 
 
 def test_an_option_that_would_change_nothing_is_refused():
-    with pytest.raises(ValueError, match="other is 0.5; where iid is True it would change nothing"):
+    with pytest.raises(UserError, match="other is 0.5; where iid is True it would change nothing"):
         make(iid=True, other=0.5)

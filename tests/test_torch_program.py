@@ -16,9 +16,10 @@ from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.half_cheetah import Task
 from dynamite_jax import config as configs
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import ppo as jax_ppo
 from dynamite_jax.algorithms.meta_ppo import policy_samples, remaining
-from dynamite_jax.data.types import Rollout, Trajectories
+from dynamite_jax.data.types import Rollout
 from episodes import statistics
 from experiments.versus_torch import jax_program
 from experiments.versus_torch.torch_reference import elbo, environments
@@ -135,9 +136,7 @@ def agents(**changes):
     module_with(trainer.model, state.belief_params)
     module_with(trainer.policy, state.policy_params)
     for name, moments in trainer.statistics.items():
-        moments.mean, moments.deviation = (
-            tensor(getattr(x, name)) for x in (state.normaliser.mean, state.normaliser.std)
-        )
+        moments.mean, moments.deviation = (tensor(x) for x in running_statistics.moments(state.normaliser, name))
     return config, program, state, trainer
 
 
@@ -150,16 +149,15 @@ def test_an_episode_shows_the_policy_what_ours_would(normalised):
     names = ("observation", "action", "reward", "session", "features", "log_prob", "value")
     seen = {name: jnp.asarray(getattr(played, name).numpy()) for name in names}
     seen["action"] = seen["action"].astype(jnp.int32)
-    episodes = Trajectories(*(seen[name] for name in ("observation", "action", "reward", "session")))
-    beliefs = agent.belief.encode(state.belief_params, agent.evidence(state.normaliser, episodes))
+    zeros = jnp.zeros_like(seen["reward"], bool)
+    rollout = Rollout(**seen, terminated=zeros, boundary=zeros, valid=~zeros)
+    beliefs = agent.belief.encode(state.belief_params, agent.evidence(state.normaliser, rollout.trajectories))
     features = jnp.concatenate([seen["observation"][:-1], beliefs.belief.features], axis=-1)
     np.testing.assert_allclose(seen["features"][:-1], features, atol=2e-5)
     policy, value = agent.policy(state.policy_params, agent.normalise(state.normaliser, "features", features))
     log_prob = jax_ppo.policy_distribution(policy, space).log_prob(seen["action"])
     np.testing.assert_allclose(seen["log_prob"], log_prob, atol=2e-5)
     np.testing.assert_allclose(seen["value"][:-1], value, atol=2e-5)
-    zeros = jnp.zeros_like(seen["reward"], bool)
-    rollout = Rollout(**seen, terminated=zeros, boundary=zeros)
     expected, returns = policy_samples(agent, rollout, config.ppo, state)
     found, found_returns = trainer.samples(played)
     for name in ("features", "action", "log_prob", "value", "advantage", "target"):
@@ -229,8 +227,8 @@ def test_the_program_says_how_far_it_is_and_saves_what_ours_can_load(tmp_path):
     [
         ({"method": "oracle"}, [], "method is 'oracle'"),
         ({"env": "reacher"}, [], "env is 'reacher'"),
-        ({"env_options": ("p",)}, [], "env_options is 'p'"),
-        ({"env_options": ("wings=2",)}, [], "env_options sets wings"),
+        ({"env_options": ("p=0.1",)}, [], "env_options holds no options by name"),
+        ({"env_options": {"wings": 2}}, [], "env_options sets wings"),
         ({}, ["--workers", "3"], "workers is 3"),
         ({}, ["--threads", "0"], "threads is 0"),
         ({}, ["--wings"], "--wings"),

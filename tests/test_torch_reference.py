@@ -163,6 +163,7 @@ def test_the_loss_of_the_policy_and_every_gradient_agree(discrete, precision):
         value=rng.normal(size=n),
         advantage=rng.normal(size=n),
         target=rng.normal(size=n),
+        valid=np.ones(n, bool),
     )
     batch = of_type(jax_ppo.Samples(**drawn), kind)
     policy, _ = theirs.apply(params, batch.features)

@@ -9,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from conftest import assert_same, build, compiled, tiny_config
+from dynamite_envs.probes import ContextBandit, Leaving
+from dynamite_jax import train
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.data.rollout import play
@@ -177,15 +181,24 @@ def seen_with_statistics(method="dynamite", **ppo):
     config = tiny_config("probe_match", method, ppo=ppo)
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
-    state = state.replace(normaliser=statistics(state.normaliser.mean.features.size, program.env.observation_size))
+    state = state.replace(
+        normaliser=statistics(state.normaliser.mean.features.value.size, program.env.observation_size)
+    )
     rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(1))
     return config, program, state, rollout
+
+
+def moments(state) -> tuple[running_statistics.Quantities, running_statistics.Quantities]:
+    """Means and deviations of all quantities."""
+    each = [running_statistics.moments(state.normaliser, name) for name in running_statistics.Quantities._fields]
+    mean, deviation = (running_statistics.Quantities(*x) for x in zip(*each, strict=True))
+    return mean, deviation
 
 
 def test_the_belief_learns_from_deviations():
     """What it learns from an episode in units is what it learns from the same in deviations."""
     config, program, state, rollout = seen_with_statistics()
-    mean, deviation = state.normaliser.mean, state.normaliser.std
+    mean, deviation = moments(state)
     in_deviations = rollout.replace(
         observation=jnp.clip((rollout.observation - mean.observation) / deviation.observation, -5, 5),
         reward=jnp.clip((rollout.reward - mean.reward) / deviation.reward, -5, 5),
@@ -202,7 +215,7 @@ def test_rewards_are_expected_in_units():
     _, program, state, rollout = seen_with_statistics()
     agent, acting, key = program.agent, state.acting, jax.random.key(3)
     shown = jax.tree.map(lambda x: x[0], agent.belief.shown(state.belief))
-    mean, deviation = acting.normaliser.mean, acting.normaliser.std
+    mean, deviation = moments(state)
     steps = (rollout.observation[0], rollout.action[0], rollout.observation[1])
     scaled = [(x - mean.observation) / deviation.observation if x.ndim == 2 else x for x in steps]
     inner = agent.belief.decode_reward(acting.belief_params, shown, key, *scaled)
@@ -214,7 +227,7 @@ def test_rewards_are_expected_in_units():
 def test_the_critic_learns_returns_in_its_unit(in_deviations):
     """Advantages and returns are in units of reward whatever the critic's unit is; its targets are in that."""
     _, program, state, rollout = seen_with_statistics(normalise_returns=in_deviations)
-    mean, deviation = (state.normaliser.mean.returns, state.normaliser.std.returns) if in_deviations else (0.0, 1.0)
+    mean, deviation = (x.returns for x in moments(state)) if in_deviations else (0.0, 1.0)
     value = np.asarray(rollout.value) * deviation + mean
     hyper = program.hyper[1]
     advantage = ppo.advantages(rollout.reward, rollout.terminated, jnp.asarray(value), hyper.gamma, hyper.gae_lambda)
@@ -228,8 +241,8 @@ def test_the_critic_learns_returns_in_its_unit(in_deviations):
 def test_rewards_in_another_currency_train_the_same_critic():
     """Once returns are known, a hundredfold reward changes no target in deviations."""
     _, program, state, rollout = seen_with_statistics()
-    mean, std = (x._replace(returns=100.0 * x.returns) for x in (state.normaliser.mean, state.normaliser.std))
-    rich = state.replace(normaliser=state.normaliser.replace(mean=mean, std=std))
+    rich = (x._replace(returns=100.0 * x.returns) for x in moments(state))
+    rich = state.replace(normaliser=running_statistics.with_moments(*rich))
     targets = [
         train_step.policy_samples(program.agent, rollout.replace(reward=scale * rollout.reward), program.hyper[1], s)[0]
         for scale, s in ((1.0, state), (100.0, rich))
@@ -238,8 +251,9 @@ def test_rewards_in_another_currency_train_the_same_critic():
     assert np.abs(targets[1].advantage).max() > 50 * np.abs(targets[0].advantage).max()
 
 
-def test_running_statistics_are_those_of_all_episodes():
-    config = tiny_config("probe_match", chunk=1)
+@pytest.mark.parametrize("env", ["probe_match", "probe_termination"])
+def test_metrics_and_running_statistics_are_those_of_all_valid_steps(env):
+    config = tiny_config(env, chunk=1)
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
     seen, returns = [], []
@@ -247,14 +261,138 @@ def test_running_statistics_are_those_of_all_episodes():
         play_key = jax.random.split(state.key, 5)[1]
         seen.append(play(program.agent, program.env, state.acting, state.environment, state.belief, play_key)[0])
         returns.append(train_step.policy_samples(program.agent, seen[-1], program.hyper[1], state)[1])
-        state, _ = train_step.meta_update(config, program.agent, program.env, program.hyper, state)
+        state, metrics = train_step.meta_update(config, program.agent, program.env, program.hyper, state)
+        paid = [rollout_reward.sum() for rollout_reward in np.asarray(seen[-1].reward).T]
+        assert float(metrics["return"]) == pytest.approx(np.mean(paid))
+        sessions = [max(column) + 1 for column in np.where(seen[-1].valid, seen[-1].session, 0).T]
+        assert float(metrics["sessions"]) == pytest.approx(np.mean(sessions))
+    valid = np.concatenate([rollout.valid for rollout in seen])
+    assert valid.all() == (env == "probe_match") and valid[0].all()
     kinds = {
         name: np.concatenate([getattr(rollout, name)[: len(rollout.reward)] for rollout in seen])
         for name in ("features", "observation", "reward")
     }
     for name, values in {**kinds, "returns": np.concatenate(returns)}.items():
-        np.testing.assert_allclose(getattr(state.normaliser.mean, name), values.mean((0, 1)), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(getattr(state.normaliser.std, name), values.std((0, 1)), rtol=1e-3, atol=1e-6)
+        mean, deviation = running_statistics.moments(state.normaliser, name)
+        np.testing.assert_allclose(mean, values[valid].mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(deviation, values[valid].std(0), rtol=1e-3, atol=1e-6)
+
+
+class Littered(Leaving):
+    """Behind the end of an episode it shows and pays `litter`, and sessions go on in leaps."""
+
+    litter: Any = struct.field(kw_only=True, default=0.0)
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        over = state.terminated
+        return after.replace(
+            obs=jnp.where(over, self.litter, after.obs),
+            reward=jnp.where(over, self.litter, after.reward),
+            session=after.session + jnp.where(over & (self.litter != 0.0), 5, 0),
+        )
+
+
+@pytest.mark.parametrize("method", ["dynamite", "secbad", "contrabar", "rl2"])
+def test_what_lies_behind_the_end_of_an_episode_changes_no_number(method):
+    """Metrics, parameters, statistics and buffer of two meta-updates; a NaN there is as good as a 0."""
+    changes: dict[str, Any] = {"buffer_episodes": 12, "elbo_terms": 4} if method == "dynamite" else {}
+    config = tiny_config("probe_termination", method, vae=changes)
+    program, states = build(config)
+    kept = {field.name: getattr(program.env, field.name) for field in dataclasses.fields(program.env)}
+    update = jax.jit(lambda env, state: train_step.chunk(config, program.agent, env, program.hyper, state))
+
+    def found(litter):
+        state, metrics = update(Littered(**kept, litter=jnp.float32(litter)), jax.tree.map(lambda x: x[0], states))
+        assert all(np.isfinite(value) for value in metrics.values())
+        return metrics, state.replace(environment=None, belief=None)
+
+    clean = found(0.0)
+    for litter in (1e30, np.nan):
+        assert_same(clean, found(litter))
+
+
+def test_the_buffer_is_drawn_from_alike_however_many_episodes_there_were():
+    """At 2^28 meta-updates of 8 episodes a count of them would no longer fit into 32 bits."""
+    config = tiny_config("probe_match", vae={"buffer_episodes": 12}, steps=10**11)
+    program, states = build(config)
+    state = jax.tree.map(lambda x: x[0], states)
+    rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(0))
+    update = jax.jit(partial(train_step.update_belief, config, program.agent, program.env))
+    full = update(rollout, program.hyper[0], state, jax.random.key(1))[0]
+    after = [
+        update(rollout, program.hyper[0], full.replace(meta_updates=jnp.int32(done)), jax.random.key(2))
+        for done in (1, 2**28 + 5)
+    ]
+    assert_same(after[0][0].belief_params, after[1][0].belief_params)
+    assert_same(after[0][1], after[1][1])
+
+
+def test_a_buffer_that_is_not_full_gives_only_what_it_holds():
+    """Eight episodes in room for twelve: not one of the 64 drawn is of the others, which have no valid step."""
+    config = tiny_config("probe_match", vae={"buffer_episodes": 12, "trajectories": 64})
+    program, states = build(config)
+    state = jax.tree.map(lambda x: x[0], states)
+    rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(0))
+    original = type(program.agent.belief).loss
+
+    def loss(self, params, data, key, hyper):
+        value, terms = original(self, params, data, key, hyper)
+        return value, {**terms, "drawn": data.valid[0].mean()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(program.agent.belief), "loss", loss)
+        losses = train_step.update_belief(
+            config, program.agent, program.env, rollout, program.hyper[0], state, jax.random.key(1)
+        )[1]
+    assert float(losses["drawn"]) == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_number_of_a_fresh_state_is_weakly_typed(method):
+    """A restored state never is, so that the chunk would be compiled again for it."""
+    _, states = build(tiny_config("gridworld", method))
+    weak = [jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(states) if x.aval.weak_type]
+    assert weak == []
+
+
+class Late(ContextBandit):
+    """A bandit whose payment is a number that can be changed."""
+
+    pays: Any = struct.field(kw_only=True, default=0.0)
+
+    def dynamics(self, physics, context, action, key):
+        physics, reward, over = super().dynamics(physics, context, action, key)
+        return physics, self.pays * reward, over
+
+
+def paid_for_the_first_time(least):
+    """Probability of the action that pays before and after its first payment, which 20 updates without any precede."""
+    rates = {"lr": 1e-2, "gamma": 0.0, "minibatches": 1, "epochs": 4, "min_return_deviation": least}
+    config = tiny_config("probe_static", "markov", num_envs=32, steps=10**7, ppo=rates)
+    program, states = build(config)
+    kept = {field.name: getattr(program.env, field.name) for field in dataclasses.fields(program.env)}
+    update = jax.jit(lambda env, state: train_step.meta_update(config, program.agent, env, program.hyper, state))
+
+    def env(pays):
+        return Late(**{**kept, "initial": jnp.array([1.0, 0.0]), "pays": jnp.float32(pays)})
+
+    def chance(state):
+        features = program.agent.normalise(state.normaliser, "features", jnp.ones((1, 1)))
+        return float(jax.nn.softmax(program.agent.policy(state.policy_params, features)[0])[0, 0])
+
+    state = jax.tree.map(lambda x: x[0], states)
+    for _ in range(20):
+        state, _ = update(env(0.0), state)
+    after, metrics = update(env(1.0), state)
+    return chance(state), chance(after), float(metrics["ppo/value_loss"])
+
+
+def test_the_first_reward_after_many_updates_without_any_is_learnt_from():
+    before, after, error = paid_for_the_first_time(0.1)
+    assert error < 0.5 * (1.0 / 0.1) ** 2
+    assert after > before + 0.01
+    assert paid_for_the_first_time(1e-6)[2] > 1e9  # what the bound is for
 
 
 @pytest.mark.parametrize("method", ["dynamite", "rl2", "markov"])
@@ -314,3 +452,19 @@ def test_the_rate_of_the_belief_falls_over_the_last_part_of_training(done, rest)
     expected = jax.device_get(compiled(fixed)(jax.tree.map(jnp.copy, late))[0].belief_params)
     found = jax.device_get(compiled(config)(late)[0].belief_params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def test_a_policy_that_has_become_noise_is_named():
+    assert train_step.warnings({"return": [1.0, 2.0]}) == []
+    assert train_step.warnings({"ppo/action_deviation": [0.3, 2.9]}) == []
+    (line,) = train_step.warnings({"ppo/action_deviation": [0.3, 4.0]})
+    assert line.startswith("actions of seed 1 have a mean deviation of 4 ") and "ppo.entropy" in line
+
+
+def test_training_warns_of_a_policy_that_is_noise(tmp_path, capsys):
+    """Once when it is first seen, and at the end."""
+    config = tiny_config("point_robot", "markov", steps=3 * 8 * 40 * 2, seeds=1, env_options=("horizon=40",))
+    network = dataclasses.replace(config.network, action_deviation=5.0)
+    train.train(dataclasses.replace(config, network=network), tmp_path / "run")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("warning: actions of seed 0 have a mean deviation of") == 2

@@ -1,15 +1,19 @@
 """The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from dynamite_envs.dlcmdp import DLCMDP
-from dynamite_jax.agents import normaliser
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Array, Params, Rollout, TrainState, Trajectories
+
+NOISE = 3.0  # deviation of actions from which on most lie outside of [-1, 1], whatever their mean
 
 Metrics = dict[str, Array]
 Hyper = tuple[VAEConfig, PPOConfig]
@@ -45,7 +49,7 @@ def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainStat
         belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
         policy_params=policy_params,
         policy_optimiser=adam.init(_trained_by_policy(agent, policy_params, belief_params)),
-        normaliser=normaliser.init(features.shape[-1], env.observation_size),
+        normaliser=running_statistics.init(features.shape[-1], env.observation_size),
         environment=environment,
         belief=belief,
         buffer=_empty_buffer(config, env),
@@ -73,7 +77,7 @@ def meta_update(
     vae, ppo_hyper = hyper
     key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
     rollout, _, _ = play(agent, env, state.acting, state.environment, state.belief, play_key)
-    metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session[-1].mean() + 1.0}
+    metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
     if agent.belief.learns:
         state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)
         metrics |= {f"vae/{name}": value for name, value in losses.items()}
@@ -81,10 +85,10 @@ def meta_update(
     state, losses = update_policy(config, agent, env, rollout, samples, ppo_hyper, state, policy_key)
     metrics |= {f"ppo/{name}": value for name, value in losses.items()}
     finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
-    seen = normaliser.Seen(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+    batch = running_statistics.Quantities(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
     return (
         state.replace(
-            normaliser=normaliser.update(state.normaliser, seen),
+            normaliser=running_statistics.update(state.normaliser, batch, rollout.valid),
             environment=jax.vmap(env.reset)(jax.random.split(reset_key, config.num_envs)),
             key=key,
             meta_updates=state.meta_updates + 1,
@@ -108,7 +112,7 @@ def update_belief(
     config: Config, agent: Agent, env: DLCMDP, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
 ) -> tuple[TrainState, Metrics]:
     """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
-    fresh = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
+    fresh = rollout.trajectories
     data, buffer = fresh, state.buffer
     if hyper.buffer_episodes:
         # Newest first; what falls off the end is the oldest.
@@ -121,8 +125,7 @@ def update_belief(
     data = agent.evidence(state.normaliser, data)
     choose_key, key = jax.random.split(key)
     batch = fresh.reward.shape[1]
-    # The buffer fills from the front: until it is full only its first columns hold episodes.
-    held = jnp.minimum(data.reward.shape[1], (state.meta_updates + 1) * batch)
+    held = data.valid[0].sum()  # the buffer fills from the front, and the first step of an episode is always valid
     count = hyper.trajectories or batch
     lr = hyper.lr * remaining(progress(config, env, state), hyper.anneal)
     optimise = optimiser(lr, hyper.max_grad_norm)
@@ -153,7 +156,11 @@ def update_belief(
 def policy_samples(agent: Agent, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
     """What the policy learns from, [H, E, ...], and the returns that its critic is taught, [H, E]."""
     features = agent.normalise(state.normaliser, "features", rollout.features[:-1])
-    mean, deviation = normaliser.moments(state.normaliser, "returns") if hyper.normalise_returns else (0.0, 1.0)
+    mean, deviation = 0.0, 1.0
+    if hyper.normalise_returns:
+        mean, deviation = running_statistics.moments(state.normaliser, "returns")
+        # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
+        deviation = jnp.maximum(deviation, hyper.min_return_deviation)
     samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
     return samples, mean + deviation * samples.target
 
@@ -169,7 +176,7 @@ def update_policy(
     key: Array,
 ) -> tuple[TrainState, Metrics]:
     """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
-    episodes = Trajectories(rollout.observation, rollout.action, rollout.reward, rollout.session)
+    episodes = rollout.trajectories
     if hyper.shuffle == "steps":  # each an episode of its own to what follows
         data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
     gone = progress(config, env, state)
@@ -216,6 +223,20 @@ def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainS
     return state, jax.tree.map(jnp.mean, metrics)
 
 
+def warnings(metrics: Mapping[str, Sequence[float]]) -> list[str]:
+    """What a user should know of the metrics of a chunk, each of them one number a seed: a line each.
+
+    Nothing in a loss shows that a policy is noise: an entropy weight that is too high makes it so at finite losses.
+    """
+    deviations = metrics.get("ppo/action_deviation", [])
+    return [
+        f"actions of seed {seed} have a mean deviation of {deviation:.3g} in a range of -1 to 1: its policy is noise; "
+        "a lower ppo.entropy or network.max_action_deviation keeps it from that"
+        for seed, deviation in enumerate(deviations)
+        if deviation >= NOISE
+    ]
+
+
 def _trained_by_policy(agent: Agent, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
     """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
     return policy_params, belief_params if agent.belief.end_to_end else {}
@@ -231,4 +252,5 @@ def _empty_buffer(config: Config, env: DLCMDP) -> Trajectories | None:
         action=env.action_space.zeros((horizon, n)),
         reward=jnp.zeros((horizon, n)),
         session=jnp.zeros((horizon, n), jnp.int32),
+        valid=jnp.zeros((horizon, n), bool),
     )

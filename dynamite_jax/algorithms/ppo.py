@@ -1,5 +1,6 @@
 """PPO (Schulman et al., 2017) on features that are fixed inputs: the beliefs get no gradient from here."""
 
+from functools import partial
 from typing import Any
 
 import distrax
@@ -9,6 +10,7 @@ import rlax
 from flax import struct
 
 from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, Rollout
 
 
@@ -22,6 +24,7 @@ class Samples(struct.PyTreeNode):
         value: critic's output then.
         advantage: in units of reward.
         target: what the critic shall give.
+        valid: whether the episode had not ended before the step; no other step counts.
     """
 
     features: Array
@@ -30,6 +33,7 @@ class Samples(struct.PyTreeNode):
     value: Array
     advantage: Array
     target: Array
+    valid: Array
 
 
 def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
@@ -96,6 +100,7 @@ def samples(
         value=rollout.value[:-1],
         advantage=advantage,
         target=(value[:-1] + advantage - mean) / deviation,
+        valid=rollout.valid,
     )
 
 
@@ -105,28 +110,33 @@ def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyp
     Args:
         policy: policy parameters under the current weights, [N, P].
         value: critic's outputs under the current weights, [N].
-        batch: the minibatch; advantages are normalised within it.
+        batch: the minibatch; advantages are normalised within it, and only its valid steps count.
         space: action space.
         hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
 
     Returns:
-        Scalar loss and named means.
+        Scalar loss and named means; `action_deviation` where actions are continuous.
     """
     distribution = policy_distribution(policy, space)
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    mean = partial(masked.mean, valid=batch.valid)
+    deviation = masked.deviation(batch.advantage, batch.valid)
+    advantage = (batch.advantage - mean(batch.advantage)) / (deviation + 1e-8)
     clipped = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
-    policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
+    policy_loss = -mean(jnp.minimum(ratio * advantage, clipped * advantage))
 
     moved = batch.value + jnp.clip(value - batch.value, -hyper.clip, hyper.clip)
-    value_loss = 0.5 * jnp.maximum((value - batch.target) ** 2, (moved - batch.target) ** 2).mean()
-    entropy = distribution.entropy().mean()
+    value_loss = 0.5 * mean(jnp.maximum((value - batch.target) ** 2, (moved - batch.target) ** 2))
+    entropy = mean(distribution.entropy())
     total = policy_loss + hyper.value_weight * value_loss - hyper.entropy * entropy
-    return total, {
+    terms = {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approx_kl": (ratio - 1.0 - log_ratio).mean(),
-        "clip_fraction": (jnp.abs(ratio - 1.0) > hyper.clip).mean(),
+        "approx_kl": mean(ratio - 1.0 - log_ratio),
+        "clip_fraction": mean(jnp.abs(ratio - 1.0) > hyper.clip),
     }
+    if isinstance(space, Box):
+        terms["action_deviation"] = mean(distribution.stddev().mean(-1))
+    return total, terms

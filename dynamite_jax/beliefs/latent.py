@@ -11,6 +11,7 @@ from dynamite_envs.dlcmdp import DLCMDP, Box, Discrete, State
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.beliefs.belief import Belief, evidence
 from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
 from dynamite_jax.networks import BeliefModel, Encoder, TransformerEncoder
 
@@ -123,11 +124,11 @@ class LatentBelief(Belief):
         return jax.vmap(expected)(jax.random.split(key, 32)).mean(0)
 
     def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
-        """Negative ELBO of a batch of trajectories, averaged over steps t and trajectories.
+        """Negative ELBO of a batch of trajectories, averaged over the valid steps t of all trajectories.
 
         Args:
             params: of the belief model.
-            data: episodes, [H(+1), B, ...].
+            data: episodes, [H(+1), B, ...], finite behind their ends too.
             key: samples of z, and the subsamples of t and j.
             hyper: weights and switches.
 
@@ -136,9 +137,9 @@ class LatentBelief(Belief):
         """
         states = self.encode(params, data)
         belief = states.belief
-        sessions = self._sessions(states, data.session, hyper)
-        bounds = elbo.session_bounds(sessions)
-        whole = elbo.session_bounds(jnp.zeros_like(sessions))  # what knows nothing of sessions sees one an episode
+        # What lies behind the end is a session of its own, which no valid step belongs to.
+        bounds = elbo.session_bounds(jnp.where(data.valid, self._sessions(states, data, hyper), -1))
+        whole = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # what knows nothing of sessions sees one an episode
         covered = bounds if hyper.session_mask else whole
         terms = self._reconstruction(params, data, belief, *covered, key, hyper)
         loss = hyper.reward_weight * terms["reward_error"]
@@ -148,27 +149,28 @@ class LatentBelief(Belief):
         first = (bounds if hyper.conditioning else whole)[0]
         dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
         prior = elbo.session_prior(belief, first, dynamics)
-        terms["kl"] = elbo.kl_to_prior(belief, prior, first, hyper.kl_target).mean()
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, hyper.kl_target), data.valid)
         loss += hyper.kl_weight * terms["kl"]
         if hyper.consistency:
-            terms["consistency"] = elbo.consistency(belief, bounds[1]).sum() / data.reward.size
+            moved = elbo.consistency(belief, bounds[1])  # 0 across the end
+            terms["consistency"] = masked.total(moved, data.valid[1:]) / data.valid.sum()
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
             if hyper.boundaries == "labels":
                 label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
             else:
                 label = self._boundary_posterior(params, data, belief, hyper)
-            terms["boundary"] = elbo.boundary_loss(states.boundary_logit, label).mean()
+            terms["boundary"] = masked.mean(elbo.boundary_loss(states.boundary_logit, label), data.valid)
             loss += hyper.boundary_weight * terms["boundary"]
         return loss, {"loss": loss, **terms}
 
-    def _sessions(self, states: BeliefState, labels: Array, hyper: VAEConfig) -> Array:
+    def _sessions(self, states: BeliefState, data: Trajectories, hyper: VAEConfig) -> Array:
         """Session index of each step as the losses see it, [H, B]."""
         if hyper.boundaries == "labels":
-            return labels
-        # A boundary seen at t lies before step t - 1, whose reward is the evidence.
-        found = self.boundary(states).astype(labels.dtype)
-        return jnp.cumsum(jnp.concatenate([found[1:], jnp.zeros_like(found[:1])]), axis=0)
+            return data.session
+        # A boundary seen at t lies before step t - 1, whose reward is the evidence; none is seen behind the end.
+        predicted = (self.boundary(states) & data.valid).astype(data.session.dtype)
+        return jnp.cumsum(jnp.concatenate([predicted[1:], jnp.zeros_like(predicted[:1])]), axis=0)
 
     def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
         """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
@@ -201,12 +203,15 @@ class LatentBelief(Belief):
         key: Array,
         hyper: VAEConfig,
     ) -> dict[str, Array]:
-        """Half the squared errors, summed over the session of t and averaged over t and trajectories."""
+        """Half the squared errors, summed over the session of t and averaged over valid t and trajectories."""
         step_key, z_key, decode_key = jax.random.split(key, 3)
         horizon, batch = data.reward.shape
+        valid, count = data.valid, data.valid.sum()
         if hyper.elbo_terms:
             steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
-            belief, first, last = jax.tree.map(lambda x: x[steps], (belief, first, last))
+            belief, first, last, valid = jax.tree.map(lambda x: x[steps], (belief, first, last, valid))
+            # Those expected, not those drawn: a ratio of two estimates would be biased.
+            count *= hyper.elbo_terms / horizon
         z = belief.sample(z_key)  # [T, B, L]
         if hyper.decode_terms:
             chosen = elbo.decode_steps(decode_key, first, last, hyper.decode_terms)  # [T, B, K]
@@ -219,7 +224,10 @@ class LatentBelief(Belief):
         inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:], data.reward)
         observation, action, following, reward = jax.tree.map(lambda x: x[chosen, jnp.arange(batch)[:, None]], inputs)
         z = jnp.broadcast_to(z[:, :, None], (*chosen.shape, z.shape[-1]))
-        mean = lambda error: 0.5 * (weight * error).sum(-1).mean()  # noqa: E731
+
+        def mean(error: Array) -> Array:
+            return masked.total(0.5 * (weight * error).sum(-1), valid) / count
+
         predicted = self._apply(params, observation, action, following, z, method="decode_reward")
         terms = {"reward_error": mean((predicted - reward) ** 2)}
         if self.model.decode_state:

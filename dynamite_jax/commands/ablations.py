@@ -40,6 +40,8 @@ class Arguments:
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
     """Where ablations.md, ablations.json and ablations.png go, under the name of the environment."""
+    allow_dirty: bool = False
+    """Also write results of code that is not committed."""
 
 
 def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
@@ -59,9 +61,10 @@ def main() -> None:
     wanted = variants(arguments.env, arguments.seeds, arguments.steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
     runs.make_folder(out)
-    found = runs.rows(wanted, runs.complete(wanted, root))
+    found = runs.rows(wanted, runs.complete(wanted, root, arguments.allow_dirty))
     runs.compare(found, "dynamite")
-    runs.write(found, wanted["dynamite"], out, "ablations", "variant")
+    base = wanted["dynamite"]
+    runs.write(found, base, out, name="ablations", header="variant", allow_dirty=arguments.allow_dirty)
     plot.plot(tuple(root / name for name in wanted), out / "ablations.png", labels=tuple(wanted))
 
 

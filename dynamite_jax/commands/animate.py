@@ -30,7 +30,7 @@ from dynamite_jax.analysis import readout
 from dynamite_jax.config import ConfigError
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import Acting, Array
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.evaluate import load_run
 
 mujoco: Any = untyped
@@ -119,7 +119,7 @@ def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray,
         every: steps from one picture to the next.
 
     Raises:
-        ConfigError: the file can't be written.
+        UserError: the file can't be written.
     """
     figure, (left, *limbs) = plt.subplots(
         1, 3, figsize=(6.2, 3.1), dpi=80, width_ratios=[4, 1, 1], layout="constrained"
@@ -151,9 +151,8 @@ def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray,
     rate: Any = 1.0 / (every * env.simulator.dt)  # as fast as it is
     try:
         frames = range(0, len(reward), every)
-        FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(rate))  # type: ignore[arg-type]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"out is {str(out)!r}, which can't be written: {error}") from None
+        with writing(out):
+            FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(rate))  # type: ignore[arg-type]
     finally:
         scene.close()
         plt.close(figure)

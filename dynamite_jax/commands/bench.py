@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -70,8 +71,7 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         over that of the environment alone, less 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
         the speed of C MuJoCo on all cores.
     """
-    configs.check(config)
-    env = registry.make(config.env, **configs.env_options(config))
+    env = configs.validate(config)
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         program = Program(config, env)
@@ -245,7 +245,8 @@ def _report(result: loggers.Record) -> None:
     table = Table(title="{env}, {method}, {seeds} seeds x {num_envs} environments".format(**result), show_header=False)
     table.add_row("training, environment steps/s", f"{result['steps_per_s']:,.0f} (quartiles {low:,.0f} - {high:,.0f})")
     table.add_row("compile, cold / warm", f"{result['compile_s']:.1f} s / {result['warm_compile_s']:.1f} s")
-    table.add_row("peak memory", f"{result['peak_mb']:,.0f} MB")
+    if result["peak_mb"] is not None:
+        table.add_row("peak memory", f"{result['peak_mb']:,.0f} MB")
     whole = sum(phase["us"] for phase in result["phases"].values())
     for name, phase in result["phases"].items():
         said = f"{phase['us']:.2f} ({phase['us'] / whole:.0%}), {phase['flops'] / 1e3:.0f} kFLOP"
@@ -268,11 +269,13 @@ def main() -> None:
     """Measure and print."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.bench")
     if arguments.repeats < 1:
-        raise ValueError(f"repeats is {arguments.repeats}; it must be 1 or more")
+        raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
-    devices.prepare(arguments.seeds)
+    devices.setup(arguments.seeds)
+    horizon = registry.make(arguments.env).horizon
     for num_envs in arguments.num_envs or (preset.num_envs,):
-        config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs)
+        steps = max(preset.steps, num_envs * horizon)
+        config = dataclasses.replace(preset, seeds=arguments.seeds, num_envs=num_envs, steps=steps)
         result = measure(config, arguments.repeats)
         if arguments.json:
             print(json.dumps(result), flush=True)

@@ -3,6 +3,7 @@
 python -m dynamite_jax.commands.plot --runs runs/A runs/B --out curves.png
 """
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import ConfigError
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.runtime import loggers
 
 
@@ -40,10 +41,14 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     """Write one picture of one or more runs.
 
     Raises:
-        ValueError: a folder is no run, holds no metrics, the environments differ, or labels are not as many as runs.
+        UserError: a folder is no run, holds no metrics, the environments differ, labels are not as many as runs, or
+            `out` can't be written.
     """
     if labels and len(labels) != len(runs):
         raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if out.suffix.lower().removeprefix(".") not in formats:
+        raise ConfigError(f"out is {str(out)!r}; its name must end in .{', .'.join(formats)}")
     loaded = [_load(run) for run in runs]
     first = loaded[0][0]
     for run, (config, _) in zip(runs, loaded, strict=True):
@@ -62,7 +67,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
         axes.plot(steps, [statistics.interquartile_mean(row) for row in returns], color=color, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
-    env = registry.make(first.env, **configs.env_options(first))
+    env = configs.validate(dataclasses.replace(first, physics=configs.PhysicsConfig()))  # draws runs of other machines
     for style, (name, value) in zip(("--", ":"), env.references().items(), strict=False):
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
@@ -70,9 +75,8 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     try:
-        figure.savefig(out, dpi=130)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"out is {str(out)!r}, which can't be written: {error}") from None
+        with writing(out):
+            figure.savefig(out, dpi=130)
     finally:
         plt.close(figure)
 

@@ -1,6 +1,5 @@
 """Many runs as one job, and the table that comes of them."""
 
-import dataclasses
 import json
 import multiprocessing
 import sys
@@ -8,12 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets, train
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import devices, loggers, provenance
 
 REFERENCES = ("oracle", "markov")
 
@@ -46,27 +46,48 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def complete(wanted: dict[str, Config], root: Path) -> dict[str, loggers.Record]:
+def refuse_dirty(commits: dict[str, str | None], allow_dirty: bool) -> None:
+    """Refuse results of code that no commit holds, unless told not to.
+
+    Args:
+        commits: what was, or will be, run -> the commit of its code; None outside a checkout, which is taken.
+        allow_dirty: take all.
+
+    Raises:
+        UserError: names the first whose commit ends in `-dirty`.
+    """
+    for name, commit in commits.items():
+        if not allow_dirty and (commit or "").endswith("-dirty"):
+            raise UserError(f"commit of {name} is {commit}: commit the changes and train anew, or add --allow-dirty")
+
+
+def complete(wanted: dict[str, Config], root: Path, allow_dirty: bool = False) -> dict[str, loggers.Record]:
     """Bring runs to their end one after the other: missing ones are trained, cut-off ones go on, finished ones stay.
 
     Args:
         wanted: name of each run -> its config.
         root: folder of the run folders.
+        allow_dirty: take runs of code that no commit holds.
 
     Returns:
         Name of each run -> its summary.
 
     Raises:
-        ConfigError: a folder holds another run.
+        UserError: a folder holds another run, or code is that of no commit.
         SystemExit: a run stopped; what it said is on stderr, and the same command goes on from there.
     """
     for name, config in wanted.items():  # all of them before hours go into the first
         path = root / name / "config.json"
         if path.is_file() and (changed := configs.differences(configs.load(path), config)):
             raise ConfigError(f"runs: {root / name} holds another run; {'; '.join(changed)}; name another folder")
+    paths = {name: root / name / "summary.json" for name in wanted}
+    commits = {name: json.loads(path.read_text())["commit"] for name, path in paths.items() if path.is_file()}
+    if len(commits) < len(wanted):
+        commits["the code here"] = provenance.commit()
+    refuse_dirty(commits, allow_dirty)
     summaries = {}
     for number, (name, config) in enumerate(wanted.items(), start=1):
-        path = root / name / "summary.json"
+        path = paths[name]
         if not path.is_file():
             Console(stderr=True).print(f"run {number} of {len(wanted)}: {name}", markup=False)
             # In a process of its own, so that its devices and the memory it reports are its own.
@@ -81,6 +102,7 @@ def complete(wanted: dict[str, Config], root: Path) -> dict[str, loggers.Record]
 
 @one_line_errors
 def _train(config: Config, out: Path) -> None:
+    devices.setup(config.seeds)
     train.train(config, out, resume=(out / "config.json").is_file())
 
 
@@ -101,7 +123,7 @@ def rows(wanted: dict[str, Config], summaries: dict[str, loggers.Record]) -> dic
         found[name] = {
             **result["return"],
             **{key: summary[key] for key in ("env_steps", "steps_per_s", "wall_s", "commit", "versions", "machine")},
-            "config": dataclasses.asdict(config),
+            "config": configs.to_dict(config),
             "tuning_trials": presets.tuning_trials(config),
             "seed": config.seed,
         }
@@ -133,7 +155,15 @@ def compare(found: dict[str, loggers.Record], base: str) -> None:
             row["loss"] = statistics.summarise([a - b for a, b in zip(best, row["score"]["per_seed"], strict=True)])
 
 
-def write(found: dict[str, loggers.Record], config: Config, folder: Path, name: str, header: str) -> None:
+def write(
+    found: dict[str, loggers.Record],
+    config: Config,
+    folder: Path,
+    *,
+    name: str,
+    header: str,
+    allow_dirty: bool = False,
+) -> None:
     """Write `folder`/`name`.json and .md, and print the latter.
 
     Args:
@@ -142,7 +172,12 @@ def write(found: dict[str, loggers.Record], config: Config, folder: Path, name: 
         folder: where they go.
         name: of the files.
         header: what the names of the runs are, over their column.
+        allow_dirty: write rows of code that no commit holds.
+
+    Raises:
+        UserError: a row is of such code.
     """
+    refuse_dirty({run: row["commit"] for run, row in found.items()}, allow_dirty)
     record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": found}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     lines = [

@@ -42,6 +42,8 @@ class Arguments:
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
     """Where sweep_p.md, sweep_p.json and sweep_p.png go, under the name of the environment."""
+    allow_dirty: bool = False
+    """Also write results of code that is not committed."""
 
 
 def draw(found: dict[str, loggers.Record], methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path) -> None:
@@ -83,18 +85,19 @@ def main() -> None:
         wanted[p] = {}
         for method in methods:
             config = presets.default(arguments.env, method)
-            steps, options = arguments.steps or config.steps, (*config.env_options, f"p={p}")
+            steps, options = arguments.steps or config.steps, {**config.env_options, "p": p}
             wanted[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
     name = "{} p={}".format
     every = {name(method, p): config for p in wanted for method, config in wanted[p].items()}
     out = arguments.out / arguments.env
     runs.make_folder(out)
-    summaries = runs.complete(every, arguments.runs / arguments.env)
+    summaries = runs.complete(every, arguments.runs / arguments.env, arguments.allow_dirty)
     found = {}
     for p in wanted:  # references are those of the same p
         here = runs.rows(wanted[p], {method: summaries[name(method, p)] for method in wanted[p]})
         found |= {name(method, p): row for method, row in here.items()}
-    runs.write(found, next(iter(every.values())), out, "sweep_p", "method and p")
+    first = next(iter(every.values()))
+    runs.write(found, first, out, name="sweep_p", header="method and p", allow_dirty=arguments.allow_dirty)
     draw(found, arguments.methods, arguments.p, arguments.env, out / "sweep_p.png")
 
 

@@ -32,6 +32,8 @@ class Arguments:
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
     """Where table.md, table.json and table.png go, under the name of the environment; the scale enters their names."""
+    allow_dirty: bool = False
+    """Also write results of code that is not committed."""
 
 
 @one_line_errors
@@ -46,8 +48,9 @@ def main() -> None:
     scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
     root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
     runs.make_folder(out)
-    found = runs.rows(wanted, runs.complete(wanted, root))
-    runs.write(found, next(iter(wanted.values())), out, f"table{scale}", "method")
+    found = runs.rows(wanted, runs.complete(wanted, root, arguments.allow_dirty))
+    first = next(iter(wanted.values()))
+    runs.write(found, first, out, name=f"table{scale}", header="method", allow_dirty=arguments.allow_dirty)
     plot.plot(tuple(root / method for method in wanted), out / f"table{scale}.png")
 
 

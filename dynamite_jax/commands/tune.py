@@ -1,6 +1,6 @@
 """Random search over the numbers of a preset: all trials train side by side in one compiled program.
 
-python -m dynamite_jax.commands.tune --env gridworld --method dynamite
+python -m dynamite_jax.commands.tune --env gridworld --methods dynamite
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.algorithms import meta_ppo as train_step
@@ -34,7 +34,7 @@ SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "va
 
 @dataclass(frozen=True)
 class Arguments:
-    """Search around the preset as it stands; the best trial becomes the preset, with the budget written beside it.
+    """Search around the preset as it stands; the best trial becomes the preset of runs started from here.
 
     Trials are short. The best of them train again to the end with other seeds, and the choice falls among these.
     """
@@ -51,8 +51,9 @@ class Arguments:
     """Environment steps of each agent in a trial; by default half of the preset's, which finalists train for."""
     finalists: int = 2
     """Best trials that train again."""
-    out: Path = presets.TUNED
-    """Where ENV_METHOD.json goes; the default is where presets are read from."""
+    out: Path = presets.FOUND
+    """Where ENV_METHOD.json goes; in the default folder, runs started from here find it. What is to be shipped goes to
+    dynamite_jax/tuned in a checkout."""
 
 
 def schedules(config: Config) -> list[dict[str, float]]:
@@ -111,9 +112,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     """`search` among settings that differ in traced numbers only."""
     trials = len(settings)
     wide = dataclasses.replace(config, seeds=config.seeds * trials)
-    env = registry.make(config.env, **configs.env_options(wide))
-    configs.check(config)
-    configs.check_against_horizon(config, env.horizon)
+    env = configs.validate(wide)
     program = Program(wide, env)
     states = program.init(ids=[*range(config.seeds)] * trials)
     each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
@@ -124,6 +123,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
         states, _ = step(states)
         jax.block_until_ready(states.finite)
+    states = program.gather(states)
     result = evaluate(wide, env, program.agent, states, config.eval_episodes, config.seed)
     returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
     return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
@@ -142,14 +142,14 @@ def choose(preset: Config, settings: list[dict[str, float]], scores: list[float]
         The record that becomes the preset.
 
     Raises:
-        ValueError: no trial, or no finalist, ended with finite losses.
+        UserError: no trial, or no finalist, ended with finite losses.
     """
     order = [trial for trial in np.argsort(scores)[::-1] if np.isfinite(scores[trial])]
     finalists = [settings[trial] for trial in order[: arguments.finalists]]
     config = dataclasses.replace(preset, seeds=2 * arguments.seeds, seed=ROOT + 1)
     returns = search(config, finalists)
     if not np.isfinite(returns).any():
-        raise ValueError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
+        raise UserError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
     shown = lambda returns, settings: [  # noqa: E731
         {"return": score, **setting} for score, setting in zip(returns, settings, strict=True)
     ]
@@ -176,9 +176,9 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.tune")
     for name in ("trials", "seeds", "finalists"):
         if getattr(arguments, name) < 1:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
     runs.make_folder(arguments.out)
-    devices.prepare(2 * arguments.seeds)
+    devices.setup(2 * arguments.seeds)
     for method in arguments.methods:
         preset = presets.default(arguments.env, method)
         config = dataclasses.replace(preset, seeds=arguments.seeds, seed=ROOT, steps=_trial_steps(preset, arguments))

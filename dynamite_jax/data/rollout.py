@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dynamite_envs.dlcmdp import DLCMDP, Discrete, State
-from dynamite_jax.agents import normaliser as statistics
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import Config
@@ -36,12 +36,13 @@ class Agent:
         """The agent that a config asks for in an environment."""
         space, network = env.action_space, config.network
         actor_critic = ActorCritic(
-            network.policy_hidden,
-            network.value_hidden,
-            space.size,
-            not isinstance(space, Discrete),
-            network.activation,
-            network.action_deviation,
+            policy_hidden=network.policy_hidden,
+            value_hidden=network.value_hidden,
+            actions=space.size,
+            continuous=not isinstance(space, Discrete),
+            activation=network.activation,
+            action_deviation=network.action_deviation,
+            deviation_bounds=(network.min_action_deviation, network.max_action_deviation),
         )
         return cls(METHODS[config.method].build(config, env), actor_critic, network.feature_clip)
 
@@ -56,7 +57,7 @@ class Agent:
 
     def normalise(self, normaliser: Any, name: str, x: Array) -> Array:
         """`features`, `observation` or `reward` in deviations from its running mean, clipped."""
-        return statistics.normalise(normaliser, name, x, self.clip)
+        return running_statistics.normalise(normaliser, name, x, self.clip)
 
     def evidence(self, normaliser: Any, data: Trajectories) -> Trajectories:
         """Trajectories as the belief sees them, observations and rewards normalised."""
@@ -71,7 +72,7 @@ class Agent:
         """Reward that the belief expects of k steps, in units: [k, O], [k, ...], [k, O] -> [k]."""
         observation, following = (self.normalise(acting.normaliser, "observation", x) for x in (observation, following))
         reward = self.belief.decode_reward(acting.belief_params, shown, key, observation, action, following)
-        return statistics.restore(acting.normaliser, "reward", reward)
+        return running_statistics.denormalise(acting.normaliser, "reward", reward)
 
 
 def play(
@@ -138,5 +139,6 @@ def play(
         log_prob=log_prob,
         value=value,
         boundary=boundary[:-1],
+        valid=~environments.terminated[:-1],
     )
-    return rollout, environments, beliefs
+    return rollout.cleared(), environments, beliefs

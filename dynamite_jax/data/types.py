@@ -50,8 +50,18 @@ class BeliefState(struct.PyTreeNode):
     boundary_logit: Array
 
 
+class Trajectories(struct.PyTreeNode):
+    """What the belief model learns from, [H(+1), B, ...]: the part of a `Rollout` that no policy shaped."""
+
+    observation: Array
+    action: Array
+    reward: Array
+    session: Array
+    valid: Array
+
+
 class Rollout(struct.PyTreeNode):
-    """One episode of E environments; leaves are time-major.
+    """One episode of E environments; leaves are time-major. Behind the end of an episode they are 0, `session` -1.
 
     Attributes:
         observation: s_0 .. s_H, [H + 1, E, O].
@@ -63,6 +73,7 @@ class Rollout(struct.PyTreeNode):
         log_prob: log pi(a_t | features_t), [H, E].
         value: critic's output at s_0 .. s_H, in its unit, [H + 1, E].
         boundary: whether the agent took the step to be the first after a boundary, [H, E].
+        valid: whether the episode had not ended before the step, [H, E]; the step that ends it is valid.
     """
 
     observation: Array
@@ -74,15 +85,33 @@ class Rollout(struct.PyTreeNode):
     log_prob: Array
     value: Array
     boundary: Array
+    valid: Array
 
+    @property
+    def trajectories(self) -> Trajectories:
+        """The part that no policy shaped."""
+        return Trajectories(self.observation, self.action, self.reward, self.session, self.valid)
 
-class Trajectories(struct.PyTreeNode):
-    """What the belief model learns from, [H(+1), B, ...]: the part of a `Rollout` that no policy shaped."""
+    def cleared(self) -> "Rollout":
+        """The same without what was recorded behind the end, so that it reaches no number and no gradient."""
+        reached = jnp.concatenate([jnp.ones_like(self.valid[:1]), self.valid])  # the states that the steps led to
+        goes_on = jnp.concatenate([self.valid, ~self.terminated[-1:]])  # no value stands behind a termination
 
-    observation: Array
-    action: Array
-    reward: Array
-    session: Array
+        def where(mask: Array, x: Array, otherwise: int = 0) -> Array:
+            mask = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+            return jnp.where(mask, x, jnp.asarray(otherwise, x.dtype))
+
+        return self.replace(
+            observation=where(reached, self.observation),
+            action=where(self.valid, self.action),
+            reward=where(self.valid, self.reward),
+            terminated=self.terminated | ~self.valid,
+            session=where(self.valid, self.session, -1),
+            features=where(reached, self.features),
+            log_prob=where(self.valid, self.log_prob),
+            value=where(goes_on, self.value),
+            boundary=self.boundary & self.valid,
+        )
 
 
 class Acting(struct.PyTreeNode):

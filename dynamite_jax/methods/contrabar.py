@@ -16,6 +16,7 @@ import optax
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.beliefs.belief import HistoryBelief
 from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, Params, Trajectories
 from dynamite_jax.networks import GRU, gated
 
@@ -72,7 +73,7 @@ class ContrastiveBelief(HistoryBelief):
 
         Args:
             params: of the network.
-            data: episodes, [H(+1), B, ...].
+            data: episodes, [H(+1), B, ...], finite behind their ends too.
             key: anchors and negatives.
             hyper: `elbo_terms` is the number of anchors of an episode, 0 takes every step.
         """
@@ -82,7 +83,8 @@ class ContrastiveBelief(HistoryBelief):
         if hyper.elbo_terms:
             steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
         ahead = steps[:, None] + jnp.arange(LOOK_AHEAD)  # [T, K], the steps whose actions and rewards are ahead
-        exists = (ahead < horizon)[..., None]
+        length = data.valid.sum(0)  # of each episode, [B]
+        exists = ahead[..., None] < length  # [T, K, B]
         ahead = jnp.minimum(ahead, horizon - 1)
 
         action = self.space.encode(data.action)[ahead]  # [T, K, B, A]
@@ -103,16 +105,15 @@ class ContrastiveBelief(HistoryBelief):
         # The truth comes first, moved by nothing. Gathered are inputs: no gradient has to be scattered back.
         moves = jax.vmap(elsewhere)(jax.random.split(key, NEGATIVES))
         time, trajectory = (jnp.concatenate([jnp.zeros((1,), jnp.int32), x]) for x in moves)
-        rows = (ahead - time[:, None, None]) % horizon  # [1 + N, T, K]
-        columns = (jnp.arange(batch) - trajectory[:, None]) % batch  # [1 + N, B]
+        columns = ((jnp.arange(batch) - trajectory[:, None]) % batch)[:, None, None]  # [1 + N, 1, 1, B]
+        rows = (ahead - time[:, None, None])[..., None] % length[columns]  # [1 + N, T, K, B], none behind an end
         followed = (data.observation[1:], data.reward)
-        observation, reward = (x[rows[..., None], columns[:, None, None]] for x in followed)
+        observation, reward = (x[rows, columns] for x in followed)
         seen = self._apply(params, observation, reward, method="see")  # [1 + N, T, K, B, C]
         logits = self._apply(params, predicted, seen, method="classify")
         true, false = logits[0], logits[1:]
-        mean = lambda x: (x * exists).sum() / (exists.sum() * batch)  # noqa: E731
-        positive = mean(optax.sigmoid_binary_cross_entropy(true, jnp.ones_like(true)))
-        negative = mean(optax.sigmoid_binary_cross_entropy(false, jnp.zeros_like(false)).mean(0))
+        positive = masked.mean(optax.sigmoid_binary_cross_entropy(true, jnp.ones_like(true)), exists)
+        negative = masked.mean(optax.sigmoid_binary_cross_entropy(false, jnp.zeros_like(false)).mean(0), exists)
         loss = (positive + negative) / 2.0
         return loss, {"loss": loss, "positive": positive, "negative": negative}
 

@@ -16,6 +16,7 @@ from dynamite_jax.beliefs import elbo
 from dynamite_jax.beliefs.belief import evidence
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
 
 HYPOTHESES = 8  # the least likely makes room for the newest; exact where there are as many as steps
@@ -167,14 +168,15 @@ class SegmentBelief(LatentBelief):
         """
         belief = self.encode(params, data).belief
         newest = lambda x: jnp.concatenate([x[:1], x[:-1]])  # noqa: E731
-        first, last = map(newest, elbo.session_bounds(data.session))
+        session = jnp.where(data.valid, data.session, -1)  # behind the end is a session of its own
+        first, last = map(newest, elbo.session_bounds(session))
         terms = self._reconstruction(params, data, belief, first, last, key, hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
-        began = elbo.session_bounds(newest(data.session))[0]
+        began = elbo.session_bounds(newest(session))[0]
         prior = elbo.session_prior(belief, began, None)
-        terms["kl"] = elbo.kl_to_prior(belief, prior, began, "previous_belief").mean()
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, "previous_belief"), data.valid)
         loss += hyper.kl_weight * terms["kl"]
         return loss, {"loss": loss, **terms}
 

@@ -5,7 +5,6 @@ checked on the way in, and a step that does not check out is passed over for the
 """
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its own steps at length
+from dynamite_envs.errors import UserError
+from dynamite_jax.config import SCHEMA
 
 Arrays = dict[str, np.ndarray]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """No checkpoint can be restored; the message says why in one line."""
+
+
+class SchemaError(CheckpointError):
+    """A checkpoint is of a schema that this version doesn't read, so no older one beside it will do."""
+
+
+def from_schema_0(arrays: Arrays) -> Arrays:
+    """Arrays of a checkpoint of schema 0 by the names of today's, which are the same."""
+    return arrays
 
 
 class Checkpoints:
@@ -41,7 +50,11 @@ class Checkpoints:
         """Copy `state` and write it under `step`, complete or not at all."""
         arrays = _arrays(state)
         digests = {name: _digest(array) for name, array in arrays.items()}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), digests=ocp.args.JsonSave(digests))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            digests=ocp.args.JsonSave(digests),
+            about=ocp.args.JsonSave({"schema": SCHEMA}),
+        )
         self._manager.save(step, args=items)
 
     def wait(self) -> None:
@@ -66,12 +79,14 @@ class Checkpoints:
             Its step, the state, and a line for each newer step that had to be passed over.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there is none, or a later version wrote it.
         """
         damaged: list[str] = []
         for step in sorted(self._steps(), reverse=True):
             try:
                 return step, self._read(step, like), damaged
+            except SchemaError as error:
+                raise SchemaError(f"checkpoint {self._folder / str(step)}: {error}") from None
             except CheckpointError as error:
                 damaged.append(f"checkpoint {self._folder / str(step)} is damaged: {error}")
         if damaged:
@@ -84,22 +99,31 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> Any:
         wanted = _arrays(like)
         template = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in wanted.items()}
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(), digests=ocp.args.JsonRestore())
+        items = {"state": ocp.args.StandardRestore(), "digests": ocp.args.JsonRestore()}
+        if (self._folder / str(step) / "about").is_dir():  # from schema 1 on
+            items["about"] = ocp.args.JsonRestore()
         try:
-            restored = self._manager.restore(step, args=items)
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            schema = restored["about"]["schema"] if "about" in items else 0
             arrays = {name: np.asarray(array) for name, array in restored["state"].items()}
             digests = restored["digests"]
         except Exception as error:  # orbax and tensorstore raise many kinds for files cut short or missing
             raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
-        if sorted(arrays) != sorted(template) or sorted(digests) != sorted(template):
-            strange = sorted(set(arrays) ^ set(template)) or sorted(set(digests) ^ set(template))
+        if schema not in range(SCHEMA + 1):
+            raise SchemaError(f"its schema is {schema!r}; this version of dynamite_jax reads 0 to {SCHEMA}")
+        if strange := sorted(arrays.keys() ^ digests.keys()):
+            raise CheckpointError(f"its arrays are not those of its digests, see {strange[0]}")
+        for name, array in arrays.items():
+            if _digest(array) != digests[name]:
+                raise CheckpointError(f"{name} does not match its SHA-256")
+        if schema == 0:
+            arrays = from_schema_0(arrays)
+        if strange := sorted(arrays.keys() ^ template.keys()):
             raise CheckpointError(f"its arrays are not those of this run, see {strange[0]}")
         for name, array in arrays.items():
             if (array.shape, array.dtype) != (template[name].shape, template[name].dtype):
                 said = f"{array.dtype}{list(array.shape)} instead of {template[name].dtype}{list(template[name].shape)}"
                 raise CheckpointError(f"{name} is {said}")
-            if _digest(array) != digests[name]:
-                raise CheckpointError(f"{name} does not match its SHA-256")
         return _rebuild(like, arrays)
 
 

@@ -1,28 +1,78 @@
 """The machine that a run is on: its devices, cores, memory and compilation cache."""
 
 import contextlib
+import logging
 import os
 import platform
-import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
+from jaxlib import version as jaxlib
+
+HANGS_SINCE = (0, 10)  # first jaxlib whose batched Cholesky can wait for ever inside the CPU's thread pool
 
 
-def prepare(seeds: int) -> None:
-    """Set JAX up for a run; call it before anything touches a device.
+def setup(seeds: int | None = None) -> None:
+    """Set JAX up for training and evaluation; commands do so first, Python users where they want the same.
 
-    On the CPU one device a core, as far as they divide the seeds, beats threads inside every operation. The
-    persistent compilation cache lies in a folder of its own for each processor model, because code compiled
-    for another one can crash. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
+    On the CPU one device a core, at most one a seed, beats threads inside every operation. Compiled programs are kept
+    in `~/.cache/dynamite_jax`, in a folder for each processor model because code compiled for another one can crash;
+    `JAX_COMPILATION_CACHE_DIR` names another folder, and `JAX_NUM_CPU_DEVICES` another number of devices. XLA and
+    orbax report errors only.
+
+    Args:
+        seeds: agents that will be trained side by side; by default there are as many devices as cores.
     """
-    with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
-        jax.config.update("jax_num_cpu_devices", largest_divisor(seeds, cores()))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns of tuning hints each time it reads its own cache
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its steps at length
+    if not os.environ.get("JAX_NUM_CPU_DEVICES"):
+        with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
+            jax.config.update("jax_num_cpu_devices", cores() if seeds is None else min(seeds, cores()))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "dynamite_jax" / _processor()))
+        try:
+            folder = cache_folder() / _processor()
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home is known
+            print(f"no compilation cache ({error}); JAX_COMPILATION_CACHE_DIR can name a folder", file=sys.stderr)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what is costly to make again.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamite_jax"
+
+
+def unusable(*, jaxlib_version: str, backend: str, mjx: bool, x64: bool) -> str | None:
+    """Why training can't run on this stack, in one line; None where it can.
+
+    Args:
+        jaxlib_version: such as `0.9.2`.
+        backend: `cpu`, `gpu` or `tpu`.
+        mjx: whether the physics is computed by MJX in JAX.
+        x64: whether JAX computes in double precision by default.
+    """
+    if x64:
+        return "JAX_ENABLE_X64 is on; training is in single precision, so it must be off"
+    if mjx and backend == "cpu" and tuple(int(part) for part in jaxlib_version.split(".")[:2]) >= HANGS_SINCE:
+        return (
+            f"jaxlib is {jaxlib_version}, with which MuJoCo physics can hang on CPUs; "
+            "install jax 0.9.2, as in `pip install jax==0.9.2`"
+        )
+    return None
+
+
+def here(mjx: bool) -> str | None:
+    """`unusable` of this process."""
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    return unusable(jaxlib_version=jaxlib.__version__, backend=jax.default_backend(), mjx=mjx, x64=x64)
 
 
 def cores() -> int:
@@ -41,11 +91,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_mb() -> float:
-    """Peak memory so far in MB: of the device where it counts, else of the process."""
-    statistics = jax.devices()[0].memory_stats() or {}
+def peak_mb() -> float | None:
+    """Peak memory so far in MB: of the device where it counts, else of the process; None where nobody counts."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"] / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 2**20 if platform.system() == "Darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -59,8 +113,3 @@ def _processor() -> str:
         fields = {key.strip(): value.strip() for key, value in pairs}
         name = "-".join(fields.get(key, "") for key in ("model name", "cpu family", "model", "stepping"))
     return "".join(c if c.isalnum() else "_" for c in f"{platform.machine()}-{name}")
-
-
-def largest_divisor(number: int, limit: int) -> int:
-    """Largest divisor of `number` that is at most `limit`."""
-    return max(n for n in range(1, max(1, min(number, limit)) + 1) if number % n == 0)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dynamite_envs.errors import UserError
+
 Record = dict[str, Any]
 
 
@@ -59,10 +61,10 @@ def check_wandb() -> None:
     """Refuse W&B where it isn't installed.
 
     Raises:
-        ValueError: says how to install it.
+        UserError: says how to install it.
     """
     if find_spec("wandb") is None:
-        raise ValueError("wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`")
+        raise UserError("wandb is True; the package is missing, set up with `make setup EXTRAS=wandb`")
 
 
 def read(path: Path) -> list[Record]:

@@ -1,27 +1,46 @@
-"""Which program made a run: its commit, and the versions of what it is built on."""
+"""Which program made a run: its commit, and the versions of what it is built on. What is not known is None."""
 
+import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
-REPORTED = ("dynamite-jax", "jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
+import dynamite_jax
+
+PACKAGE = Path(dynamite_jax.__file__).parent
+DEPENDENCIES = ("jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    return {name: metadata.version(name) for name in REPORTED} | {"python": sys.version.split()[0]}
+def versions() -> dict[str, str | None]:
+    """Versions of this package, of what its numbers depend on, and of Python."""
+    found: dict[str, str | None] = {"dynamite-jax": dynamite_jax.__version__}
+    for name in DEPENDENCIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found | {"python": platform.python_version()}
 
 
-def commit() -> str | None:
-    """Commit of the source, marked where a tracked file differs from it that is no result; None outside a checkout."""
+def commit(package: Path = PACKAGE) -> str | None:
+    """Commit of the checkout that a package lies in, marked where a tracked file that is no result differs from it.
+
+    Args:
+        package: folder of the package.
+
+    Returns:
+        None outside a checkout of its own, as where it is installed into an environment inside another project.
+    """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.resolve().parent:
+            return None
+        git("ls-files", "--error-unmatch", "__init__.py")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None

@@ -1,32 +1,85 @@
-"""A run's folder: made its own at the start, marked as finished by its summary."""
+"""A run's folder: claimed at the start, locked while the run lives, marked as finished by its summary."""
 
+import contextlib
+import itertools
 import json
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import writing
+from dynamite_jax.runtime import lock
 from dynamite_jax.runtime.loggers import Record
 
+SUMMARY = "summary.json"
 
-def claim(out: Path, config: Config, resume: bool) -> None:
-    """Make the run folder ours, or check that it holds the very run to go on with."""
+
+class Taken(UserError):
+    """The folder holds something already."""
+
+
+class Finished(Exception):
+    """The run is at its end."""
+
+
+def default_names(config: Config) -> Iterator[Path]:
+    """Folders for a run that was given none: runs/ENV_METHOD_TIME, and with a number where that is taken."""
+    first = f"{config.env}_{config.method}_{time.strftime('%Y%m%d-%H%M%S')}"
+    yield Path("runs") / first
+    for number in itertools.count(2):
+        yield Path("runs") / f"{first}-{number}"
+
+
+@contextlib.contextmanager
+def claimed(out: Path, config: Config, resume: bool) -> Iterator[None]:
+    """Keep the folder to this process while the block runs: a new one, or that of the very run to go on with.
+
+    Raises:
+        Finished: the run to go on with has come to its end.
+        Taken: a new run was asked for, and the folder holds something.
+        Locked: another process trains in it.
+        ConfigError: it can't be written, or holds no run or another one to resume.
+    """
+    check = partial(_check_resumable, out, config) if resume else partial(_check_empty, out)
+    check()
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.lock(out))
+        check()  # another process may have come and gone since
+        if not resume:
+            with writing(out):
+                configs.save(config, out / "config.json")
+        yield
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(path.name != lock.NAME for path in out.iterdir())):
+        lock.check_free(out)
+        raise Taken(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
+
+
+def _check_resumable(out: Path, config: Config) -> None:
     path = out / "config.json"
-    if resume:
-        if not path.is_file():
-            raise ConfigError(f"out is {str(out)!r}; to resume it must be a run folder, one with a config.json")
-        if changed := configs.differences(configs.load(path), config):
-            raise ConfigError(f"resume: the run in {out} has another config; {'; '.join(changed)}")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        configs.save(config, path)
+    if not path.is_file():
+        raise ConfigError(f"out is {str(out)!r}; to resume it must be a run folder, one with a config.json")
+    if changed := configs.differences(configs.load(path), config):
+        raise ConfigError(f"resume: the run in {out} has another config; {'; '.join(changed)}")
+    if (out / SUMMARY).is_file():
+        raise Finished(f"the run in {out} is finished; nothing is left to do")
+
+
+def read_summary(out: Path) -> Record:
+    """The summary of a finished run."""
+    return json.loads((out / SUMMARY).read_text())
 
 
 def write_summary(out: Path, summary: Record) -> None:
-    """Write summary.json, complete or not at all: it marks a finished run."""
-    part = out / "summary.json.part"
+    """Write the summary, complete or not at all: it marks a finished run."""
+    part = out / f"{SUMMARY}.part"
     part.write_text(json.dumps(summary, indent=2) + "\n")
-    part.replace(out / "summary.json")
+    part.replace(out / SUMMARY)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dynamite_envs.errors import UserError
+
 Array = jax.Array
 Physics = Any
 Context = Any
@@ -295,41 +297,41 @@ def check_probability(name: str, value: float) -> None:
     """Refuse an argument of a maker that is no probability.
 
     Raises:
-        ValueError: names the argument and its value.
+        UserError: names the argument and its value.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value!r}; it must be a probability, 0 to 1")
+        raise UserError(f"{name} is {value!r}; it must be a probability, 0 to 1")
 
 
 def check_flag(name: str, value: bool) -> None:
     """Refuse an argument of a maker that is neither true nor false.
 
     Raises:
-        ValueError: names the argument and its value.
+        UserError: names the argument and its value.
     """
     if type(value) is not bool:
-        raise ValueError(f"{name} is {value!r}; it must be true or false")
+        raise UserError(f"{name} is {value!r}; it must be true or false")
 
 
 def check_count(name: str, value: int | None, least: int) -> None:
     """Refuse an argument of a maker that is no whole number of at least `least`.
 
     Raises:
-        ValueError: names the argument and its value.
+        UserError: names the argument and its value.
     """
     if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def check_not_negative(**values: Any) -> None:
     """Refuse arguments of a maker that are below 0. That they are numbers, and how many, the registry checks.
 
     Raises:
-        ValueError: names the argument and its value.
+        UserError: names the argument and its value.
     """
     for name, value in values.items():
         if isinstance(value, int | float) and value < 0:
-            raise ValueError(f"{name} is {value!r}; it must be 0 or more")
+            raise UserError(f"{name} is {value!r}; it must be 0 or more")
 
 
 def _draw(key: Array, probabilities: Array) -> Array:

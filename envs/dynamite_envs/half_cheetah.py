@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dynamite_envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP, Simulator
 
 BODY = Simulator("half_cheetah", substeps=5)
@@ -145,7 +146,7 @@ def make(*varies: str, iid: bool = False, impl: str = "jax", worlds: int | None 
     for name in fields:
         if not used_where.get(name, True):
             drawn = f"iid is {iid} and {' and '.join(varies)} vary"
-            raise ValueError(f"{name} is {fields[name]!r}; where {drawn} it would change nothing")
+            raise UserError(f"{name} is {fields[name]!r}; where {drawn} it would change nothing")
     check_probability("flip", fields.get("flip", 0.0))
     simulator = BODY.run_by(impl, worlds)
     check_not_negative(**{name: fields[name] for name in ("top_speed", "speed_deviation") if name in fields})
@@ -153,6 +154,6 @@ def make(*varies: str, iid: bool = False, impl: str = "jax", worlds: int | None 
         case [int() | float() as low, int() | float() as high] if 0 <= low <= high:
             pass
         case wrong:
-            raise ValueError(f"wind is {wrong!r}; it must be two numbers, the least force and the greatest, 0 or more")
+            raise UserError(f"wind is {wrong!r}; it must be two numbers, the least force and the greatest, 0 or more")
     fields = {"p": 0.02, "horizon": 200, "iid": float(iid), **fields}
     return HalfCheetah(varies=varies, simulator=simulator, **fields)

@@ -3,11 +3,14 @@
 A trainer that fails one of them has a bug, and the probe's name says where to look.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP
+from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP, check_probability
 
 
 class ContextBandit(FiniteDLCMDP):
@@ -86,6 +89,56 @@ class Memory(FiniteDLCMDP):
         return {"bayes_optimal": float(initial[1] - initial[0] + paid)}
 
 
+class Leaving(FiniteDLCMDP):
+    """Staying (action 0) pays 1 in context 1 and 0 in context 0; leaving (action 1) pays once and ends the episode.
+
+    Attributes:
+        leave: what leaving pays.
+        end: probability that an episode ends after a step in which the agent stays.
+    """
+
+    contexts = 2
+    leave: Array | float = struct.field(kw_only=True)
+    end: Array | float = struct.field(kw_only=True)
+
+    @property
+    def observation_size(self) -> int:
+        """Fraction of the episode gone."""
+        return 1
+
+    @property
+    def action_space(self) -> Discrete:
+        """Stay or leave."""
+        return Discrete(2)
+
+    def init_physics(self, key: Array) -> Array:
+        """Steps made."""
+        return jnp.zeros((), jnp.int32)
+
+    def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
+        """Pay; end for good by choice or by chance."""
+        leaves = action == 1
+        reward = jnp.where(leaves, self.leave, context.astype(jnp.float32))
+        return physics + 1, reward, leaves | jax.random.bernoulli(key, self.end)
+
+    def observe(self, physics: Array) -> Array:
+        """Time in [0, 1]."""
+        return (physics / self.horizon).astype(jnp.float32)[None]
+
+    def references(self) -> dict[str, float]:
+        """By dynamic programming over the context of the step before, which the reward of staying tells."""
+        step, leave, goes_on = _session_step(self), float(self.leave), 1.0 - float(self.end)
+
+        def best(odds: np.ndarray, after: np.ndarray) -> float:
+            """Value of a step, given the odds of its context and the value of the next step after each context."""
+            return max(leave, float(odds @ (np.arange(2.0) + goes_on * after)))
+
+        after = np.zeros(2)
+        for _ in range(self.horizon - 1):
+            after = np.array([best(odds, after) for odds in step])
+        return {"bayes_optimal": best(np.asarray(self.initial, float), after)}
+
+
 def _session_step(env: FiniteDLCMDP) -> np.ndarray:
     """Context transition of one step, switch or not, [n, n]."""
     p, kernel = float(env.p), np.asarray(env.kernel, float)
@@ -131,3 +184,21 @@ def memory(**fields) -> Memory:
     """The context must be remembered across horizon - 1 steps: best mean return 1 (the cue is 0 on average)."""
     uniform = [[0.5, 0.5], [0.5, 0.5]]
     return Memory(**{"p": 0.0, "horizon": 10, "initial": [0.5, 0.5], "kernel": uniform, **fields})
+
+
+def termination(**fields) -> Leaving:
+    """An episode ends by choice or, after 5 % of its steps, by chance: nothing behind its end must be learnt from.
+
+    It pays to look once, to stay until the last step in context 1, and to leave at once in context 0.
+    """
+    values: dict[str, Any] = {
+        "p": 0.0,
+        "horizon": 10,
+        "initial": [0.5, 0.5],
+        "kernel": [[0.5, 0.5], [0.5, 0.5]],
+        "leave": 3.0,
+        "end": 0.05,
+        **fields,
+    }
+    check_probability("end", values["end"])
+    return Leaving(**values)

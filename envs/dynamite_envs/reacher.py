@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dynamite_envs.dlcmdp import Array, Box, check_count, check_flag, check_not_negative, check_probability
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP, Simulator
 
 ARM = Simulator("reacher", substeps=2)
@@ -101,7 +102,7 @@ def make(iid: bool = False, impl: str = "jax", worlds: int | None = None, **fiel
     check_flag("iid", iid)
     for name in ("goals", "radius", "advance") if iid else ("reach",):
         if name in fields:
-            raise ValueError(f"{name} is {fields[name]!r}; where iid is {iid} it would change nothing")
+            raise UserError(f"{name} is {fields[name]!r}; where iid is {iid} it would change nothing")
     check_count("goals", fields.get("goals", 8), least=2)
     check_probability("advance", fields.get("advance", 0.8))
     simulator = ARM.run_by(impl, worlds)

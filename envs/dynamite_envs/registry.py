@@ -13,6 +13,7 @@ import numpy as np
 from dynamite_envs import half_cheetah as halfcheetah
 from dynamite_envs import point_robot, probes, reacher
 from dynamite_envs.dlcmdp import DLCMDP, FiniteDLCMDP
+from dynamite_envs.errors import UserError
 from dynamite_envs.gridworld import env as gridworld
 from dynamite_envs.scratch_itch import env as scratch_itch
 
@@ -32,6 +33,7 @@ MAKERS: dict[str, Callable[..., DLCMDP]] = {
     "probe_next_context": probes.next_context,
     "probe_static": probes.static,
     "probe_pomdp": probes.pomdp,
+    "probe_termination": probes.termination,
 }
 
 OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
@@ -55,10 +57,10 @@ def make(name: str, **options: Any) -> DLCMDP:
         The environment, its numbers as float32 arrays.
 
     Raises:
-        ValueError: an unknown name or option, or a value that can't be one; one line that names it.
+        UserError: an unknown name or option, or a value that can't be one; one line that names it.
     """
     if name not in MAKERS:
-        raise ValueError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
+        raise UserError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
     maker = MAKERS[name]
     own = [
         q.name
@@ -69,13 +71,13 @@ def make(name: str, **options: Any) -> DLCMDP:
     allowed = [key for key in dict.fromkeys([*own, *fields]) if key not in (*OF_PHYSICS, *FIXED)]
     for key in options:
         if key not in (*allowed, *(key for key in OF_PHYSICS if key in own)):
-            raise ValueError(f"env_options: {name} has no option {key!r}; {nearest(key, allowed)}")
+            raise UserError(f"env_options: {name} has no option {key!r}; {nearest(key, allowed)}")
     try:
         env = maker(**options)
     except TypeError as error:
-        raise ValueError(f"env_options: {name} can't be made from {options}: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"env_options: {error}") from None
+        raise UserError(f"env_options: {name} can't be made from {options}: {error}") from None
+    except UserError as error:
+        raise UserError(f"env_options: {error}") from None
     numbers = {
         key: _number(name, key, getattr(env, key), np.ndim(getattr(maker(), key)))
         for key, field in fields.items()
@@ -88,7 +90,7 @@ def make(name: str, **options: Any) -> DLCMDP:
 
 
 def _refuse(name: str, key: str, value: Any, allowed: str) -> None:
-    raise ValueError(f"env_options: {key} of {name} is {value!r}; it must be {allowed}")
+    raise UserError(f"env_options: {key} of {name} is {value!r}; it must be {allowed}")
 
 
 def _number(name: str, key: str, value: Any, dimensions: int) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
@@ -83,6 +84,8 @@ class Arguments:
     `steps` so far; it is timed at the size it has, and its memory is measured."""
     out: Path = Path("results/benchmark")
     """Where ENV.json, ENV.md and ENV.png go."""
+    allow_dirty: bool = False
+    """Also write results of code that is not committed."""
 
 
 def sized(preset: Config, num_envs: int) -> Config:
@@ -153,7 +156,7 @@ class Stand:
         """None where a program says too little within the limit; it is told."""
         try:
             return run()
-        except ValueError as error:
+        except UserError as error:
             self.say(str(error))
             return None
 
@@ -170,7 +173,7 @@ class Stand:
         return watch(command, self.arguments.limit, enough or self.for_seconds(), environment)
 
     def _write(self, config: Config) -> str:
-        configs.check(config)
+        configs.validate(config)
         path = self.folder / "config.json"
         configs.save(config, path)
         return str(path)
@@ -232,7 +235,7 @@ def to_return(stand: Stand, preset: Config, target: float) -> loggers.Record:
     """
     config = dataclasses.replace(preset, seeds=1)
     layout = stand.fastest(config)["layout"]
-    env = registry.make(config.env, **configs.env_options(config))
+    env = configs.validate(config)
     program = Program(config, env)
     states = program.init()
     like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
@@ -283,25 +286,25 @@ def check(arguments: Arguments) -> None:
     """Refuse what can't be measured.
 
     Raises:
-        ValueError: names the argument, its value and what is allowed.
+        UserError: names the argument, its value and what is allowed.
     """
     for name in ("repeats", "seconds", "limit"):
         if getattr(arguments, name) <= 0:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be more than 0")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be more than 0")
     for name in ("sizes", "seeds"):
         if not getattr(arguments, name) or min(getattr(arguments, name)) < 1:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be numbers of 1 or more")
     if arguments.reference_command and not arguments.reference_command.strip():
-        raise ValueError(f"reference_command is {arguments.reference_command!r}; it must name a program")
-    preset, horizon = presets.default(arguments.env, "dynamite"), registry.make(arguments.env).horizon
+        raise UserError(f"reference_command is {arguments.reference_command!r}; it must name a program")
+    preset = presets.default(arguments.env, "dynamite")
     for size in arguments.sizes:
         try:
-            configs.check(sized(preset, size))
-            configs.check_against_horizon(sized(preset, size), horizon)
+            configs.validate(sized(preset, size))
         except ConfigError as error:
-            raise ValueError(f"sizes holds {size}, with which {error}") from None
+            raise UserError(f"sizes holds {size}, with which {error}") from None
+    runs.refuse_dirty({"the code here": commit()}, arguments.allow_dirty)
     if not find_spec("torch"):
-        raise ValueError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
+        raise UserError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
 
 
 @one_line_errors
@@ -346,7 +349,7 @@ def _target(env: str) -> float:
 def _earlier(arguments: Arguments, env: str) -> loggers.Record:
     """A report without numbers, or an earlier one of this machine with these versions."""
     fresh: loggers.Record = {"env": env, "machine": devices.machine(), "commit": commit()}
-    fresh["config"] = json.loads(json.dumps(dataclasses.asdict(presets.default(env, "dynamite"))))
+    fresh["config"] = json.loads(json.dumps(configs.to_dict(presets.default(env, "dynamite"))))
     fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}
     path = arguments.out / f"{env}.json"
     if not path.is_file():
@@ -354,7 +357,7 @@ def _earlier(arguments: Arguments, env: str) -> loggers.Record:
     try:
         earlier = json.loads(path.read_text())
     except ValueError:
-        raise ValueError(f"out is {str(arguments.out)!r}; {path.name} there is no report") from None
+        raise UserError(f"out is {str(arguments.out)!r}; {path.name} there is no report") from None
     return earlier if all(earlier.get(key) == value for key, value in fresh.items()) else fresh
 
 

@@ -14,16 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynamite_envs import registry
 from dynamite_jax import config as configs
-from dynamite_jax.agents.normaliser import moments
+from dynamite_jax.agents.running_statistics import Quantities, moments, with_moments
 from dynamite_jax.data.types import Acting
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
 from experiments.versus_torch.torch_reference import weights
-
-STATISTICS = ("features", "observation", "reward", "returns")
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def arrays(acting: Acting) -> dict[str, np.ndarray]:
     """What acts of one seed, by the names that the PyTorch program gives it."""
     found = {f"belief.{name}": x for name, x in weights.from_flax(acting.belief_params["params"]).items()}
     found |= {f"policy.{name}": x for name, x in weights.from_flax(acting.policy_params["params"]).items()}
-    for name in STATISTICS:
+    for name in Quantities._fields:
         mean, deviation = moments(acting.normaliser, name)
         found |= {f"mean.{name}": np.asarray(mean), f"deviation.{name}": np.asarray(deviation)}
     return found
@@ -56,12 +53,10 @@ def acting(found: Any, like: Acting) -> Acting:
         {"params": weights.to_flax(part(prefix), params["params"])}
         for prefix, params in (("belief.", like.belief_params), ("policy.", like.policy_params))
     )
-    statistics = like.normaliser
-    statistics = statistics.replace(
-        mean=type(statistics.mean)(*(found[f"mean.{name}"] for name in STATISTICS)),
-        std=type(statistics.std)(*(found[f"deviation.{name}"] for name in STATISTICS)),
+    mean, deviation = (
+        Quantities(*(found[f"{moment}.{name}"] for name in Quantities._fields)) for moment in ("mean", "deviation")
     )
-    return Acting(belief, policy, statistics)
+    return Acting(belief, policy, with_moments(mean, deviation))
 
 
 @one_line_errors
@@ -69,8 +64,8 @@ def main() -> None:
     """Train and report."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.jax_program")
     config = configs.load(arguments.config)
-    devices.prepare(config.seeds)
-    program = Program(config, registry.make(config.env, **configs.env_options(config)))
+    devices.setup(config.seeds)
+    program = Program(config, configs.validate(config))
     states = program.init()
     step = program.compile(states)
     for chunk in range(1, program.chunks + 1):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from dynamite_envs.errors import UserError
+
 Line = dict[str, Any]
 PROC = Path("/proc")
 SAMPLED_S = 2.0  # seconds between two looks at memory: each keeps the program waiting, 10 ms for a GB
@@ -59,7 +61,7 @@ def watch(
         environment: variables of the shell beside those that are set.
 
     Raises:
-        ValueError: it can't be run, it failed, or it printed fewer than two lines with `steps`.
+        UserError: it can't be run, it failed, or it printed fewer than two lines with `steps`.
     """
     with tempfile.TemporaryFile("w+") as said:
         return _watch(command, limit_s, enough, environment or {}, said)
@@ -84,7 +86,7 @@ def _watch(
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         )
     except (OSError, IndexError) as error:
-        raise ValueError(f"`{' '.join(command)}` can't be run: {error}") from None
+        raise UserError(f"`{' '.join(command)}` can't be run: {error}") from None
     seen, done = Watched(), threading.Event()
 
     def look_after() -> None:
@@ -119,7 +121,7 @@ def _watch(
         said.seek(0)
         told = said.read().strip().splitlines() or [f"exit code {code}"]
         cause = told[-1] if failed else f"{len(seen.lines)} lines with steps in {limit_s:.0f} s"
-        raise ValueError(f"`{' '.join(command)}` gave no measurement: {cause}")
+        raise UserError(f"`{' '.join(command)}` gave no measurement: {cause}")
     return seen
 
 

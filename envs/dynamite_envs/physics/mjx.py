@@ -19,6 +19,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints when the optional p
     from mujoco import mjx
 
 from dynamite_envs.dlcmdp import DLCMDP, Array, check_count
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.quaternions import matrix, multiply, rotate
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -92,7 +93,7 @@ class Simulator:
         """The same by another implementation.
 
         Raises:
-            ValueError: this machine can't run it, or it needs to know the number of `worlds`.
+            UserError: this machine can't run it, or it needs to know the number of `worlds`.
         """
         check_implementation(impl)
         if impl == "warp":
@@ -272,17 +273,17 @@ def check_implementation(impl: str) -> None:
     """Refuse a physics implementation that this machine can't run.
 
     Raises:
-        ValueError: names the value and what is allowed.
+        UserError: names the value and what is allowed.
     """
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl is {impl!r}; it must be one of {', '.join(IMPLEMENTATIONS)}")
+        raise UserError(f"impl is {impl!r}; it must be one of {', '.join(IMPLEMENTATIONS)}")
     if impl == "warp":
         from mujoco.mjx.warp import WARP_INSTALLED
 
         if not WARP_INSTALLED:
-            raise ValueError("impl is 'warp'; it needs the package warp-lang, which is not installed")
+            raise UserError("impl is 'warp'; it needs the package warp-lang, which is not installed")
         if jax.default_backend() not in ("gpu", "cuda"):
-            raise ValueError(f"impl is 'warp'; it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()}")
+            raise UserError(f"impl is 'warp'; it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()}")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from dynamite_envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.mjx import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator, contacts
 from dynamite_envs.physics.quaternions import cross, multiply, rotate
 from dynamite_envs.scratch_itch import poses as scratch_itch_poses
@@ -282,11 +283,9 @@ def make(iid: bool = False, **fields) -> ScratchItch:
     """An itch that mostly changes the limb when it moves, or moves anywhere where `iid`."""
     check_flag("iid", iid)
     if iid and "other" in fields:
-        raise ValueError(f"other is {fields['other']!r}; where iid is {iid} it would change nothing")
+        raise UserError(f"other is {fields['other']!r}; where iid is {iid} it would change nothing")
     if fields.get("reset_on_switch"):
-        raise ValueError(
-            "reset_on_switch is True; in scratch_itch it must be false, since scratches would be forgotten"
-        )
+        raise UserError("reset_on_switch is True; in scratch_itch it must be false, since scratches would be forgotten")
     for name in ("other", "female"):
         check_probability(name, fields.get(name, 0.5))
     check_not_negative(**{name: value for name, value in fields.items() if name.endswith(("_cost", "_reward"))})

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from dynamite_envs.errors import UserError
+
 METHODS = ("dynamite", "varibad")
 
 
@@ -20,14 +22,14 @@ class Fields(SimpleNamespace):
 
     def __getattr__(self, name: str) -> NoReturn:
         """A field that isn't there, as in a config of another version, is bad input."""
-        raise AttributeError(name) if name.startswith("__") else ValueError(f"the config holds no {name!r}")
+        raise AttributeError(name) if name.startswith("__") else UserError(f"the config holds no {name!r}")
 
 
 def read(path: Path) -> Fields:
     """A config that `dynamite_jax.config.save` wrote; sections are namespaces too.
 
     Raises:
-        ValueError: it isn't JSON, or asks for what is not written in PyTorch.
+        UserError: it isn't JSON, or asks for what is not written in PyTorch.
         OSError: it can't be read.
     """
     try:
@@ -38,30 +40,14 @@ def read(path: Path) -> Fields:
             "vae.boundaries": (config.vae.boundaries, ("labels",)),
             "vae.elbo_terms": (config.vae.elbo_terms, (0,)),
         }
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no config: {error}") from None
+        if not isinstance(config.env_options, Fields):
+            raise UserError("env_options holds no options by name, as those of an earlier schema do")
+    except (ValueError, AttributeError) as error:  # not JSON, or no object at the top
+        raise UserError(f"{path} is no config: {error}") from None
     for name, (value, allowed) in asked.items():
         if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; in PyTorch it must be one of {', '.join(map(str, allowed))}")
+            raise UserError(f"{name} is {value!r}; in PyTorch it must be one of {', '.join(map(str, allowed))}")
     return config
-
-
-def env_options(config: Fields) -> dict[str, Any]:
-    """Options of the environment, as `dynamite_jax.config.env_options` reads them, which would bring JAX with it.
-
-    Raises:
-        ValueError: an entry without a name or whose value isn't JSON.
-    """
-    options = {}
-    for entry in config.env_options:
-        name, equals, value = entry.partition("=")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ValueError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
-    return options
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +71,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         run(arguments)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -95,22 +81,22 @@ def run(arguments: argparse.Namespace) -> None:
     """Train and report.
 
     Raises:
-        ValueError: bad input, or no PyTorch.
+        UserError: bad input, or no PyTorch.
         OSError: what can't be read or written.
     """
     for name, least in {"workers": 0, "threads": 1, "every": 1}.items():
         if getattr(arguments, name) < least:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be {least} or more")
+            raise UserError(f"{name} is {getattr(arguments, name)}; it must be {least} or more")
     config = read(arguments.config)
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
-        raise ValueError("PyTorch is not installed; `make setup EXTRAS=torch` does that") from None
+        raise UserError("PyTorch is not installed; `make setup EXTRAS=torch` does that") from None
     from experiments.versus_torch.torch_reference import environments, trainer, weights
 
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    env = environments.make(config.env, config.num_envs, arguments.workers, **env_options(config))
+    env = environments.make(config.env, config.num_envs, arguments.workers, **vars(config.env_options))
     try:
         env.reset(seed=arguments.seed)
         steps = config.num_envs * env.horizon

@@ -18,6 +18,8 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
+from dynamite_envs.errors import UserError
+
 ASSETS = Path(__file__).parents[3] / "envs" / "dynamite_envs" / "assets"
 MOVES = np.array([(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)])
 
@@ -198,17 +200,17 @@ def make(name: str, num_envs: int, workers: int, **options: Any) -> Any:
     """Environments in this process, where there are no workers, or shared out evenly over worker processes.
 
     Raises:
-        ValueError: an unknown environment, or workers that don't divide the environments.
+        UserError: an unknown environment, or workers that don't divide the environments.
     """
     if name not in MAKERS:
-        raise ValueError(f"env is {name!r}; in PyTorch there are {', '.join(MAKERS)}")
+        raise UserError(f"env is {name!r}; in PyTorch there are {', '.join(MAKERS)}")
     allowed = list(inspect.signature(MAKERS[name].__init__).parameters)[2:]
     if unknown := [option for option in options if option not in allowed]:
-        raise ValueError(f"env_options sets {unknown[0]}; in PyTorch {name} has {', '.join(allowed)}")
+        raise UserError(f"env_options sets {unknown[0]}; in PyTorch {name} has {', '.join(allowed)}")
     if not workers:
         return MAKERS[name](num_envs, **options)
     if num_envs % workers:
-        raise ValueError(f"workers is {workers}; it must divide the number of environments, {num_envs}")
+        raise UserError(f"workers is {workers}; it must divide the number of environments, {num_envs}")
     return Workers(name, num_envs, workers, options)
 
 

@@ -1,0 +1,118 @@
+"""Running means and variances of what networks take in, exact enough for 10^12 steps in float32.
+
+Batches are merged by the formula of Chan, Golub and LeVeque (1979). At such counts a batch moves a mean by less than
+the last bit of a float32, so every sum keeps the rounding errors of its additions beside it (Knuth's two-sum).
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+
+from dynamite_jax.data.types import Array
+
+DEVIATION_RANGE = (1e-6, 1e6)  # what never varies is not divided by 0
+
+
+class Quantities(NamedTuple):
+    """What statistics are kept of: policy features [..., F], observations [..., O], rewards and returns [...]."""
+
+    features: Any
+    observation: Any
+    reward: Any
+    returns: Any
+
+
+class Sum(struct.PyTreeNode):
+    """A float32 number that is added to many times: `value`, and the `error` that its roundings have left out."""
+
+    value: Array
+    error: Array
+
+    @classmethod
+    def of(cls, value: Array) -> "Sum":
+        """Nothing added yet."""
+        return cls(value, jnp.zeros_like(value))
+
+    def __add__(self, x: Array) -> "Sum":
+        """One more term."""
+        x = x + self.error
+        value = self.value + x
+        rounded = value - self.value  # what of `x` has arrived
+        return Sum(value, (self.value - (value - rounded)) + (x - rounded))
+
+
+class RunningStatistics(struct.PyTreeNode):
+    """Statistics of all steps so far; with none, mean 0 and variance 1.
+
+    Attributes:
+        count: steps, [].
+        mean: a `Sum` of each quantity, [F], [O], [], [].
+        variance: likewise.
+    """
+
+    count: Sum
+    mean: Quantities
+    variance: Quantities
+
+
+def init(features: int, observation: int) -> RunningStatistics:
+    """Statistics of no steps: mean 0, deviation 1."""
+    shapes = ((features,), (observation,), (), ())
+    return with_moments(
+        Quantities(*(jnp.zeros(shape, jnp.float32) for shape in shapes)),
+        Quantities(*(jnp.ones(shape, jnp.float32) for shape in shapes)),
+    )
+
+
+def with_moments(mean: Quantities, deviation: Quantities) -> RunningStatistics:
+    """Statistics that normalise by given moments; the first update replaces them."""
+    return RunningStatistics(
+        count=Sum.of(jnp.zeros((), jnp.float32)),
+        mean=Quantities(*map(Sum.of, mean)),
+        variance=Quantities(*(Sum.of(x**2) for x in deviation)),
+    )
+
+
+def update(statistics: RunningStatistics, batch: Quantities, valid: Array) -> RunningStatistics:
+    """Merge a batch of steps.
+
+    Args:
+        statistics: of the steps before.
+        batch: leaves [H, E, ...].
+        valid: steps that count, [H, E].
+    """
+    steps = valid.sum().astype(jnp.float32)
+    count = statistics.count + steps
+    share = steps / jnp.maximum(count.value, 1.0)  # of the batch in all steps
+
+    def merge(x: Array, mean: Sum, variance: Sum) -> tuple[Sum, Sum]:
+        mask = valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim))
+        axes = tuple(range(valid.ndim))
+        difference = jnp.where(mask, x - mean.value - mean.error, 0.0)
+        moved = difference.sum(axes) / jnp.maximum(steps, 1.0)
+        inside = jnp.where(mask, (difference - moved) ** 2, 0.0).sum(axes) / jnp.maximum(steps, 1.0)
+        change = inside - variance.value - variance.error + (1.0 - share) * moved**2
+        return mean + share * moved, variance + share * change
+
+    merged = [merge(*each) for each in zip(batch, statistics.mean, statistics.variance, strict=True)]
+    means, variances = zip(*merged, strict=True)
+    return RunningStatistics(count, Quantities(*means), Quantities(*variances))
+
+
+def moments(statistics: RunningStatistics, name: str) -> tuple[Array, Array]:
+    """Mean and standard deviation of a quantity so far; the deviation is at least 1e-6."""
+    variance = getattr(statistics.variance, name).value
+    return getattr(statistics.mean, name).value, jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0)), *DEVIATION_RANGE)
+
+
+def normalise(statistics: RunningStatistics, name: str, x: Array, clip: float) -> Array:
+    """A quantity in deviations from its mean, at most `clip` of them."""
+    mean, deviation = moments(statistics, name)
+    return jnp.clip((x - mean) / deviation, -clip, clip)
+
+
+def denormalise(statistics: RunningStatistics, name: str, x: Array) -> Array:
+    """The way back from deviations to units."""
+    mean, deviation = moments(statistics, name)
+    return x * deviation + mean

@@ -1,0 +1,185 @@
+"""What the fields of a config may hold, alone, beside each other, and with a method in an environment."""
+
+import dataclasses
+import inspect
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from dynamite_envs.errors import UserError
+from dynamite_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dynamite_jax.config import Config
+
+# What each number must be. A field that is not named here is a switch or a choice, which its type checks.
+_POSITIVE = ("> 0", lambda x: x > 0)
+_NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
+_AT_LEAST_ONE = ("1 or more", lambda x: x >= 1)
+_FRACTION = ("between 0 and 1", lambda x: 0 <= x <= 1)
+_RULES = {
+    **dict.fromkeys(("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE),
+    "seed": ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
+    **dict.fromkeys(
+        ("network.latent", "network.hidden", "network.embedding", "network.layers", "network.heads"), _AT_LEAST_ONE
+    ),
+    **dict.fromkeys(
+        ("network.decoder_hidden", "network.policy_hidden", "network.value_hidden"),
+        ("a list of sizes of 1 or more", lambda x: all(isinstance(n, int) and n >= 1 for n in x)),
+    ),
+    **dict.fromkeys(
+        (
+            "network.feature_clip",
+            "network.action_deviation",
+            "network.min_action_deviation",
+            "network.max_action_deviation",
+        ),
+        _POSITIVE,
+    ),
+    **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
+    "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
+    **dict.fromkeys(
+        (
+            "vae.reward_weight",
+            "vae.state_weight",
+            "vae.kl_weight",
+            "vae.consistency_weight",
+            "vae.boundary_weight",
+        ),
+        _NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
+    **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
+    **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm", "ppo.min_return_deviation"), _POSITIVE),
+    **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
+    **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
+}
+
+
+def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, value, type) of every field that is not itself a section."""
+    found = []
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        found += fields(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value, hints[field.name])]
+    return found
+
+
+def check_values(config: "Config") -> None:
+    """Refuse values that can't be, alone or beside each other.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    for name, value, kind in fields(config):
+        _check_type(name, value, kind)
+        if name in _RULES:
+            allowed, holds = _RULES[name]
+            if not holds(value):
+                raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
+    vae, ppo, network = config.vae, config.ppo, config.network
+    if network.encoder == "transformer" and network.hidden % network.heads:
+        raise ConfigError(
+            f"network.hidden is {network.hidden}; it must be a multiple of network.heads, {network.heads}"
+        )
+    if network.max_action_deviation < network.min_action_deviation:
+        raise ConfigError(
+            f"network.max_action_deviation is {network.max_action_deviation}; it must be at least "
+            f"network.min_action_deviation, {network.min_action_deviation}"
+        )
+    if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
+        raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
+    trajectories = vae.trajectories or config.num_envs
+    if trajectories % vae.minibatches:
+        source = "vae.trajectories" if vae.trajectories else "num_envs"
+        raise ConfigError(f"{source} is {trajectories}; it must be a multiple of vae.minibatches, {vae.minibatches}")
+    if not vae.buffer_episodes and trajectories > config.num_envs:
+        raise ConfigError(
+            f"vae.trajectories is {trajectories}; without a buffer it is at most num_envs, {config.num_envs}"
+        )
+    if 0 < vae.buffer_episodes < config.num_envs:
+        raise ConfigError(
+            f"vae.buffer_episodes is {vae.buffer_episodes}; it must be 0 or at least num_envs, {config.num_envs}"
+        )
+    if vae.boundaries == "predicted" and not vae.boundary_head:
+        raise ConfigError("vae.boundaries is 'predicted'; without vae.boundary_head it must be 'labels'")
+    if vae.boundaries == "predicted" and vae.boundary_alignment == "action":
+        raise ConfigError("vae.boundary_alignment is 'action'; without labels it must be 'evidence'")
+
+
+def check_horizon(config: "Config", horizon: int) -> None:
+    """Refuse sizes that the episode is too short or the run too small for.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    if config.steps < config.num_envs * horizon:
+        raise ConfigError(
+            f"steps is {config.steps}; one meta-update takes num_envs x horizon = {config.num_envs * horizon} steps, "
+            "so it must be at least that"
+        )
+    steps, minibatches = config.num_envs * horizon, config.ppo.minibatches
+    if config.ppo.shuffle == "steps" and steps % minibatches:
+        raise ConfigError(f"ppo.minibatches is {minibatches}; it must divide num_envs x horizon, {steps}")
+    if config.vae.elbo_terms > horizon:
+        raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
+
+
+def check_names(env: str, method: str) -> None:
+    """Refuse an unknown environment or method.
+
+    Raises:
+        ConfigError: names the nearest one.
+    """
+    from dynamite_envs.registry import MAKERS, nearest
+    from dynamite_jax.methods import METHODS  # here, since methods import configs, and those these rules
+
+    if env not in MAKERS:
+        raise ConfigError(f"env is {env!r}; {nearest(env, MAKERS)}")
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; {nearest(method, METHODS)}")
+
+
+def check_abilities(config: "Config") -> None:
+    """Refuse an encoder, minibatches or physics that the method or the environment can't use.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    from dynamite_envs.physics.mjx import check_implementation
+    from dynamite_envs.registry import MAKERS
+    from dynamite_jax.beliefs.latent import LatentBelief
+    from dynamite_jax.methods import METHODS, rl2
+
+    if config.physics.impl != "jax":
+        if "impl" not in inspect.signature(MAKERS[config.env]).parameters:
+            raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
+        try:
+            check_implementation(config.physics.impl)
+        except UserError as error:
+            raise ConfigError(f"physics.{error}") from None
+    if config.ppo.shuffle != "episodes" and METHODS[config.method] is rl2:
+        raise ConfigError(f"ppo.shuffle is {config.ppo.shuffle!r}; with method rl2 it must be 'episodes'")
+    if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
+        raise ConfigError(
+            f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
+        )
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(get_args(kind))}")
+    elif get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name} is {value!r}; it must be options by name, as in {{'p': 0.1}}")
+    elif get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        if not isinstance(value, tuple) or not all(type(item) is inner for item in value):
+            raise ConfigError(f"{name} is {value!r}; it must be a list of {inner.__name__}")
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{name} is {value!r}; it must be a finite number")
+    elif type(value) is not kind:
+        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}")

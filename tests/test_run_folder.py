@@ -1,0 +1,122 @@
+"""A run folder is claimed by one process, locked while it lives, and left alone once the run is finished."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamite_jax import train
+from dynamite_jax.config import Config
+from dynamite_jax.runtime import lock, run_folder
+
+ROUNDS = 48
+RACE = """
+import os, sys, time
+from pathlib import Path
+from dynamite_jax.config import Config
+from dynamite_jax.runtime import run_folder
+root, rounds, resume = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
+config = Config()
+
+def race(folder, start):
+    while time.monotonic() < start:
+        pass
+    try:
+        with run_folder.claimed(folder, config, resume):
+            outcome = "claimed"
+            time.sleep(0.3)
+    except ValueError as error:
+        outcome = f"refused {error}"
+    os.write(1, f"{folder.name} {outcome}\\n".encode())
+    os._exit(0)
+
+for number in range(rounds):
+    folder = root / str(number)
+    if resume:
+        with run_folder.claimed(folder, config, False):
+            pass
+    start, racers = time.monotonic() + 0.05, []
+    for _ in range(2):
+        racers.append(os.fork())
+        if not racers[-1]:
+            race(folder, start)
+    for racer in racers:
+        os.waitpid(racer, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", ["new", "resume"])
+def test_of_two_processes_that_race_for_a_folder_one_gets_it(tmp_path, how):
+    line = [sys.executable, "-W", "ignore", "-c", RACE, str(tmp_path), str(ROUNDS), how]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    assert len(lines) == 2 * ROUNDS
+    for number in range(ROUNDS):
+        outcomes = sorted(words[1] for words in lines if words[0] == str(number))
+        assert outcomes == ["claimed", "refused"]
+    reasons = [words[2] for words in lines if words[1] == "refused"]
+    assert all(f" on {socket.gethostname()}, since " in reason and "process" in reason for reason in reasons)
+
+
+def test_a_folder_in_use_is_refused_with_host_and_process(tmp_path):
+    config, out = Config(), tmp_path / "run"
+    with run_folder.claimed(out, config, False):
+        for resume in (True, False):
+            code = (
+                "import sys; from pathlib import Path; from dynamite_jax.config import Config\n"
+                "from dynamite_jax.runtime import run_folder\n"
+                f"with run_folder.claimed(Path({str(out)!r}), Config(), {resume}): pass"
+            )
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert f"process {os.getpid()} on {socket.gethostname()}, since" in done.stderr.splitlines()[-1]
+    with run_folder.claimed(out, config, True):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from dynamite_jax.runtime import lock\n"
+        f"with lock.lock(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert (tmp_path / lock.NAME).read_text()  # it died with its name on the door
+    with lock.lock(tmp_path):
+        pass
+
+
+def test_the_lock_is_let_go_when_the_run_fails(tmp_path):
+    with pytest.raises(KeyboardInterrupt), lock.lock(tmp_path):
+        raise KeyboardInterrupt
+    lock.check_free(tmp_path)
+
+
+def test_runs_that_were_given_no_folder_never_share_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "20260101-000000")
+    claimed = []
+    monkeypatch.setattr(sys, "argv", ["train", "--env", "probe_match"])
+
+    def claim_only(config: Config, out: Path, *_: object) -> None:
+        with run_folder.claimed(out, config, False):
+            claimed.append(out.name)
+
+    monkeypatch.setattr(train, "train", claim_only)
+    for _ in range(3):
+        train.main()
+    assert claimed == [f"probe_match_dynamite_20260101-000000{end}" for end in ("", "-2", "-3")]
+
+
+def test_a_finished_run_is_left_as_it_is(tiny, tmp_path, capfd):
+    summary = train.train(tiny, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capfd.readouterr()
+    assert train.train(tiny, tmp_path / "run", resume=True) == json.loads(json.dumps(summary))
+    out, err = capfd.readouterr()
+    assert f"the run in {tmp_path / 'run'} is finished" in " ".join(err.split()) and out == ""
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
