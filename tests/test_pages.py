@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamite_jax import presets
 from experiments.pages import blocks, results, schema, site, speed, write
 
 ROOT = Path(__file__).parents[1]
@@ -140,11 +141,21 @@ def test_flags_come_from_the_dataclass():
         schema.flags(Undescribed)
 
 
+def test_presets_are_those_that_ship(tmp_path, monkeypatch):
+    before = write.configuration()["presets"]
+    (tmp_path / "runs" / "tuned").mkdir(parents=True)
+    own = {"changes": {"ppo.lr": 0.123}, "trials": 8}
+    (tmp_path / "runs" / "tuned" / "gridworld_dynamite.json").write_text(json.dumps(own))
+    monkeypatch.chdir(tmp_path)
+    assert presets.default("gridworld", "dynamite").ppo.lr == 0.123
+    assert write.configuration()["presets"] == before
+
+
 def test_every_target_of_make_is_documented():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*?##", makefile, flags=re.MULTILINE)) - {"help"}
-    commands = (ROOT / "docs" / "commands.md").read_text()
-    assert not {target for target in targets if f"make {target}" not in commands}
+    documented = set(re.findall(r"make ([a-z-]+)", (ROOT / "docs" / "commands.md").read_text()))
+    assert targets <= documented
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -190,6 +201,15 @@ def test_the_readme_is_a_page():
 def test_citation_has_the_version_of_the_package():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("package", ["dynamite_jax", "envs/dynamite_envs", "experiments"])
+def test_the_architecture_lists_what_is_there(package):
+    section = (ROOT / "docs" / "architecture.md").read_text().split(f"### `{Path(package).name}`")[1].split("\n#")[0]
+    listed = re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in section.splitlines() if "|" in line))
+    names = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or any(path.glob("*"))}
+    there = {name for name in names if not name.startswith(("_", "."))}
+    assert set(listed) == there
 
 
 def test_pages_of_the_navigation_exist():

@@ -3,6 +3,7 @@
 python -m experiments.pages.write
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -16,7 +17,10 @@ from experiments.pages import blocks, results, schema, speed
 ROOT = Path(__file__).parents[2]
 
 # Command -> the module whose `Arguments` its command line is read into.
-MODULES = {**{name: module for name, (module, _) in COMMANDS.items()}, "versus-torch": "experiments.versus_torch.benchmark"}
+MODULES = {
+    **{name: module for name, (module, _) in COMMANDS.items()},
+    "versus-torch": "experiments.versus_torch.benchmark",
+}
 
 # Column of the table of presets -> an environment that has it.
 PRESETS = {
@@ -95,7 +99,8 @@ def _flags(module: str) -> str:
 def _presets() -> str:
     """Fields in which a preset of `dynamite` differs from the defaults above."""
     start = configs.Config(env="", method="dynamite", seeds=4)
-    chosen = {title: presets.default(env, "dynamite") for title, env in PRESETS.items()}
+    with contextlib.chdir(ROOT / "docs"):  # away from runs/tuned, where the presets of whoever runs this are
+        chosen = {title: presets.default(env, "dynamite") for title, env in PRESETS.items()}
     values = {title: _values(dataclasses.replace(config, env="")) for title, config in chosen.items()}
     base = _values(start)
     differing = [name for name in base if any(of_one[name] != base[name] for of_one in values.values())]
