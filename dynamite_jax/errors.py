@@ -66,5 +66,5 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
     lines = [
         re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in said.getvalue().splitlines()
     ]
-    text = " ".join(" ".join(lines).split())
-    raise UserError(re.sub(r" ?(Full helptext|For full helptext|Run).*", "", text))
+    text = " ".join(" ".join(lines).split()).removeprefix("Value error Error parsing ")
+    raise UserError(re.sub(r" ?(Argument helptext|Full helptext|For full helptext|Run).*", "", text))

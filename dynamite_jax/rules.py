@@ -147,13 +147,13 @@ def check_abilities(config: "Config") -> None:
     Raises:
         ConfigError: names the field, its value and what is allowed.
     """
-    from dynamite_envs.physics.mjx import check_implementation
-    from dynamite_envs.registry import MAKERS
+    from dynamite_envs.physics.backend import check_implementation
+    from dynamite_envs.registry import maker
     from dynamite_jax.beliefs.latent import LatentBelief
     from dynamite_jax.methods import METHODS, rl2
 
     if config.physics.impl != "jax":
-        if "impl" not in inspect.signature(MAKERS[config.env]).parameters:
+        if "impl" not in inspect.signature(maker(config.env)).parameters:
             raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
         try:
             check_implementation(config.physics.impl)

@@ -99,7 +99,9 @@ def train(
             outputs = loop.Outputs(log, checkpoints, console)
             states = loop.run(program, step, states, done, outputs, start - earlier_s)
         checkpoints.wait()
-        result = evaluate(config, env, program.agent, program.gather(states), config.eval_episodes, config.seed)
+        params = program.gather(states).agent_params
+        sizes = {"episodes": config.eval_episodes, "seed": config.seed}
+        result = evaluate(config, program.env, program.agent, params, **sizes)
         summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
         if first:
             report(result)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamite_jax import config as configs
+from dynamite_envs import registry
 from dynamite_jax.config import Config, NetworkConfig
 from dynamite_jax.data.types import TrainState
 from dynamite_jax.methods import METHODS
@@ -43,7 +43,7 @@ def tiny_config(env: str, method: str = "dynamite", **changes) -> Config:
 
 @functools.cache
 def _built(config: Config) -> tuple[Program, TrainState]:
-    program = Program(config, configs.validate(config))
+    program = Program(config, registry.make(config.env, **config.env_options))  # shorter runs than users may
     return program, program.init()
 
 

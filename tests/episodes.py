@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Box, Discrete, FiniteDLCMDP
+from dynamite_envs.dlcmdp import FiniteDLCMDP
+from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, NetworkConfig, VAEConfig

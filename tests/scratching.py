@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamite_envs import registry
 from dynamite_envs.dlcmdp import State
-from dynamite_envs.physics.mjx import ASSETS
+from dynamite_envs.physics.backend import ASSETS
 from dynamite_envs.scratch_itch.env import ScratchItch, person
 from dynamite_envs.scratch_itch.reference import act
 

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import tiny_config
 from dynamite_envs import registry
-from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
 from dynamite_jax.commands import bench
 from dynamite_jax.methods import METHODS
 

@@ -111,7 +111,7 @@ def test_the_customary_size_is_a_config_that_runs(env):
 def test_weights_that_were_saved_act_as_before(tmp_path):
     config = tiny_config("gridworld")
     program, states = build(config)
-    acting = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
+    acting = jax.tree.map(lambda x: x[0], jax.device_get(states.agent_params))
     rng = np.random.default_rng(0)
     shapes = [x.value.shape for x in acting.normaliser.mean]
     acting = acting.replace(  # running means that are not 0 and deviations that are not 1
@@ -122,7 +122,7 @@ def test_weights_that_were_saved_act_as_before(tmp_path):
     )
     weights.save(tmp_path / "1.npz", jax_program.arrays(acting))
     with np.load(tmp_path / "1.npz") as found:
-        back = jax_program.acting(dict(found), jax.tree.map(np.zeros_like, acting))
+        back = jax_program.agent_params(dict(found), jax.tree.map(np.zeros_like, acting))
 
     def paid(acting):
         keys = jax.random.split(jax.random.key(0), config.num_envs)

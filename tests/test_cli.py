@@ -200,6 +200,12 @@ def test_environment_options_that_cannot_be_are_named(refused, env, entry, named
     assert named in refused(train, "--env", env, "--env-options", entry)
 
 
+def test_environment_options_that_are_no_options_are_told_as_they_were_typed(refused):
+    line = refused(train, "--env-options", "p=0.1", "kernel=[[1")
+    expected = "env_options is 'kernel=[[1'; it must be name=value with a JSON value, such as p=0.1"
+    assert line == f"--env-options: {expected}"
+
+
 # -- train: folders ----------------------------------------------------------------------------------------------
 
 

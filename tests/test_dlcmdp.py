@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from dynamite_envs import registry
-from dynamite_envs.dlcmdp import DLCMDP, Array, Box, Discrete, FiniteDLCMDP, State
-from dynamite_envs.physics.mjx import MuJoCoDLCMDP
+from dynamite_envs.dlcmdp import DLCMDP, Array, FiniteDLCMDP, State
+from dynamite_envs.physics.backend import MuJoCoDLCMDP
+from dynamite_envs.spaces import Box, Discrete
 
 HORIZON = 40
 # Of the half-cheetahs one: they differ in their contexts, tested in test_halfcheetah.py, and each takes a minute here.

@@ -12,7 +12,7 @@ import numpy_elbo as reference
 from conftest import assert_same
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
-from dynamite_jax.data.types import Acting
+from dynamite_jax.data.types import AgentParams
 from dynamite_jax.networks import Block
 from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
 
@@ -29,7 +29,7 @@ def test_beliefs_of_whole_episodes_are_those_of_acting(discrete, encoder):
     features = agent.features(environment, belief)
     policy = scattered(jax.eval_shape(agent.network.init, jax.random.key(2), features))
     episode = jax.jit(partial(play, agent, env))
-    acting = Acting(params, policy, statistics(features.shape[-1], env.observation_size))
+    acting = AgentParams(params, policy, statistics(features.shape[-1], env.observation_size))
     rollout, environments, acted = episode(acting, environment, belief, jax.random.key(3))
     encoded = agent.belief.encode(params, agent.evidence(acting.normaliser, rollout.trajectories))
     for there, here in zip(jax.tree.leaves(acted), jax.tree.leaves(encoded.belief), strict=True):

@@ -11,7 +11,8 @@ from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.probes import Memory
 from dynamite_jax import evaluate, train
-from dynamite_jax.analysis import readout
+from dynamite_jax.analysis import readout, sessions
+from dynamite_jax.analysis.report import report
 from dynamite_jax.runtime import loop
 from dynamite_jax.runtime.program import Program
 
@@ -20,14 +21,14 @@ SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
 
 def test_session_returns_by_hand():
     reward = np.array([1.0, 1, 1, 0, 2, 2, 0, 5])[None, :, None]
-    rows = evaluate.session_returns(reward, SESSION)
+    rows = sessions.session_returns(reward, SESSION)
     assert [row["return"] for row in rows] == [3.0, 4.0, 5.0]
     assert [row["reward_per_step"] for row in rows] == pytest.approx([1.0, 4 / 3, 2.5])
 
 
 def test_sessions_that_an_episode_never_reaches_do_not_count():
     session = np.stack([[0, 0, 0, 0], [0, 0, 1, 1]], axis=1)[None]
-    rows = evaluate.session_returns(np.ones_like(session, float), session)
+    rows = sessions.session_returns(np.ones_like(session, float), session)
     assert [(row["return"], row["episodes"]) for row in rows] == [(3.0, 2), (2.0, 1)]
 
 
@@ -36,14 +37,14 @@ def test_recovery_counts_steps_from_the_switch():
     reward = np.array([1.0, 1, 1, 0, 0.5, 1.0, 1.0, 1.0])
     session = np.array([0, 0, 0, 1, 1, 1, 1, 1])
     many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
-    found = evaluate.recovery(many(reward), many(session))
+    found = sessions.recovery(many(reward), many(session))
     assert (found["before"], found["steps"]) == (1.0, 2)
     assert found["curve"] == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 
 def test_no_switch_has_no_recovery():
     session = np.zeros((1, 4, 100), int)
-    assert evaluate.recovery(np.ones((1, 4, 100)), session)["steps"] is None
+    assert sessions.recovery(np.ones((1, 4, 100)), session)["steps"] is None
 
 
 def test_what_lies_behind_the_end_of_an_episode_is_not_counted():
@@ -51,12 +52,12 @@ def test_what_lies_behind_the_end_of_an_episode_is_not_counted():
     session = np.where(np.arange(8) < 5, [0, 0, 0, 1, 1, 1, 2, 2], -1)
     reward = np.where(session >= 0, [1.0, 1, 1, 0, 0.95, 9, 9, 9], 0.0)
     many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
-    rows = evaluate.session_returns(many(reward), many(session))
+    rows = sessions.session_returns(many(reward), many(session))
     assert [(row["session"], row["return"]) for row in rows] == [(0, 3.0), (1, pytest.approx(0.95))]
-    recovery = evaluate.recovery(many(reward), many(session))
+    recovery = sessions.recovery(many(reward), many(session))
     assert (recovery["before"], recovery["curve"]) == (1.0, pytest.approx([0.0, 0.95]))
     found = many(np.array([0, 0, 0, 0, 1, 1, 1, 1], bool))
-    assert evaluate.detection(found, many(session), "evidence")["exact"] == {"precision": 1.0, "recall": 1.0}
+    assert sessions.detection(found, many(session), "evidence")["exact"] == {"precision": 1.0, "recall": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -72,13 +73,13 @@ def test_detection_counts_hits(steps, exact, late):
     """Evidence of the switches before steps 3 and 6 is seen at steps 4 and 7."""
     found = np.zeros(SESSION.shape, bool)
     found[0, steps, 0] = True
-    result = evaluate.detection(found, SESSION, "evidence")
+    result = sessions.detection(found, SESSION, "evidence")
     assert (result["exact"]["precision"], result["exact"]["recall"]) == exact
     assert (result["late"]["precision"], result["late"]["recall"]) == late
 
 
 def test_detection_of_nothing_is_no_number():
-    result = evaluate.detection(np.zeros(SESSION.shape, bool), np.zeros_like(SESSION), "evidence")
+    result = sessions.detection(np.zeros(SESSION.shape, bool), np.zeros_like(SESSION), "evidence")
     assert result["exact"] == {"precision": None, "recall": None}
 
 
@@ -111,13 +112,29 @@ def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told()
     found = {}
     for method in ("markov", "oracle"):
         config = tiny_config("gridworld", method)
-        env = registry.make("gridworld")
-        program = Program(config, env)
-        found[method] = evaluate.evaluate(config, env, program.agent, program.init(), 4096, seed=1)
+        program = Program(config, registry.make("gridworld"))
+        found[method] = evaluate.evaluate(
+            config, program.env, program.agent, program.init().agent_params, episodes=4096, seed=1
+        )
     assert "regret" not in found["oracle"]
     missing = 46.15195 - np.array(found["markov"]["return"]["per_seed"])
     assert len(missing) == config.seeds > 1
     np.testing.assert_allclose(found["markov"]["regret"]["per_seed"], missing, atol=1.0)
+
+
+def test_beliefs_over_eight_goals_are_measured_too():
+    """Two numbers that nobody trained hold little of where eight goals are."""
+    config = tiny_config("point_robot", env_options=("horizon=20",))
+    program = Program(config, registry.make("point_robot", horizon=20))
+    result = evaluate.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=256, seed=1)
+    belief = result["belief"]
+    assert belief.keys() == {"readout_error", "error_of_knowing_nothing"}  # rewards of single steps tell no posterior
+    # A reward tells the goal for certain, so that most of the time seven of eight probabilities are nearly 0.
+    assert 0.15 < belief["error_of_knowing_nothing"] < 2 * 7 / 64
+    assert len(belief["readout_error"]["per_seed"]) == config.seeds
+    assert 0.05 < belief["readout_error"]["iqm"] < 1.1 * belief["error_of_knowing_nothing"]
+    assert result["references"] == {} and "regret" not in result
+    report(result)
 
 
 def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
@@ -125,10 +142,10 @@ def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
     config = tiny_config("probe_memory")
     env = registry.make("probe_memory")
     program = Program(config, env)
-    result = evaluate.evaluate(config, env, program.agent, program.init(), 32, seed=1)
+    result = evaluate.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=32, seed=1)
     assert result["outcomes"]["steps made"]["per_seed"] == [10.0] * config.seeds
     assert result["outcomes"]["success"]["iqm"] == 1.0
-    evaluate.report(result)
+    report(result)
     assert "steps made" in capsys.readouterr().out
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dynamite_envs import registry
+from dynamite_envs import exact, registry
 from dynamite_envs.dlcmdp import Array
 from dynamite_envs.gridworld import exact as gridworld_exact
 from dynamite_envs.gridworld.env import Cells, Gridworld
+from dynamite_envs.gridworld.exact import GridworldSolution
 
 NOOP, UP, RIGHT, DOWN, LEFT = range(5)
 ASYMMETRIC = {"kernel": [[0.3, 0.7], [0.1, 0.9]], "initial": [0.8, 0.2]}
@@ -137,16 +138,16 @@ def test_goals_are_distinct_and_all_cells_are_drawn_uniformly(cells):
 @jax.jit
 def filtered(env: Gridworld, actions: Array) -> tuple[Cells, Array, Array]:
     """Physics, rewards and posteriors after every step, [H, N]."""
-    episodes = actions.shape[1]
+    episodes, known = actions.shape[1], GridworldSolution(env)
 
     def step(carry, action):
         state, posterior = carry
         state = jax.vmap(env.step)(state, action)
-        posterior = jax.vmap(env.filter_step)(posterior, state.physics, state.reward)
+        posterior = jax.vmap(known.filter_step)(posterior, state.physics, state.reward)
         return (state, posterior), (state.physics, state.reward, posterior)
 
     start = jax.vmap(env.reset)(jax.random.split(jax.random.key(2), episodes))
-    return jax.lax.scan(step, (start, jnp.tile(env.init_posterior(), (episodes, 1))), actions)[1]
+    return jax.lax.scan(step, (start, jnp.tile(known.init_posterior(), (episodes, 1))), actions)[1]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -174,13 +175,12 @@ def test_the_filter_equals_the_sum_over_all_context_sequences(setting):
 
 
 def test_the_filter_starts_with_the_first_distribution():
-    np.testing.assert_allclose(make(**ASYMMETRIC).init_posterior(), [0.8, 0.2])
-    assert make().has_filter
+    np.testing.assert_allclose(GridworldSolution(make(**ASYMMETRIC)).init_posterior(), [0.8, 0.2])
 
 
 def test_equal_rewards_on_the_goals_tell_nothing():
     env = make(p=0.0, inactive_reward=1.0)
-    posterior = env.filter_step(jnp.array([0.3, 0.7]), at((0, 0)), jnp.float32(1.0))
+    posterior = GridworldSolution(env).filter_step(jnp.array([0.3, 0.7]), at((0, 0)), jnp.float32(1.0))
     np.testing.assert_allclose(posterior, [0.3, 0.7], atol=1e-6)
 
 
@@ -198,20 +198,22 @@ def test_the_decoded_posterior_inverts_a_perfect_model_of_the_reward(weight, rew
         pays = jnp.array([weight, 1 - weight])
         return pays * active + (1 - pays) * inactive
 
-    posterior = env.decoded_posterior(at((3, 3), goals), decode)
+    posterior = GridworldSolution(env).decoded_posterior(at((3, 3), goals), decode)
     np.testing.assert_allclose(posterior, [weight, 1 - weight], atol=1e-6)
 
 
 def test_the_decoded_posterior_of_an_imperfect_model_is_a_distribution():
     env = make()
     for said, expected in [((5.0, -5.0), 1.0), ((0.8, 0.4), 0.7), ((1.0, 1.0), 0.5), ((-1.0, 0.5), 0.25)]:
-        posterior = env.decoded_posterior(at((3, 3)), lambda *_, said=said: jnp.array(said))
+        posterior = GridworldSolution(env).decoded_posterior(at((3, 3)), lambda *_, said=said: jnp.array(said))
         np.testing.assert_allclose(posterior, [expected, 1 - expected], atol=1e-6)
 
 
 def test_the_decoded_posterior_is_even_where_both_goals_pay_the_same():
     env = make(active_reward=0.5, inactive_reward=0.5)
-    np.testing.assert_array_equal(env.decoded_posterior(at((3, 3)), lambda *_: jnp.array([0.5, 0.7])), [0.5, 0.5])
+    np.testing.assert_array_equal(
+        GridworldSolution(env).decoded_posterior(at((3, 3)), lambda *_: jnp.array([0.5, 0.7])), [0.5, 0.5]
+    )
 
 
 # -- exact values ------------------------------------------------------------------------------------------------
@@ -327,7 +329,7 @@ def test_rewards_scale_and_shift_the_values():
 def test_references_are_the_exact_values():
     env = make(cells=3, horizon=8)
     solution = gridworld_exact.solve(env)
-    assert env.references() == {"bayes_optimal": solution.bayes_optimal, "oracle": solution.oracle}
+    assert exact.find(env).references() == {"bayes_optimal": solution.bayes_optimal, "oracle": solution.oracle}
     assert solution.actions is None
 
 
@@ -341,6 +343,7 @@ def test_references_are_the_exact_values():
 )
 def test_the_bayes_optimal_policy_earns_its_value_in_the_environment(options):
     episodes, env = 8192, make(**options)
+    known = GridworldSolution(env)
     solution, n = gridworld_exact.solve(env, with_actions=True), env.cells**2
     assert solution.actions is not None
     actions, beliefs, after, revealed = (
@@ -358,12 +361,12 @@ def test_the_bayes_optimal_policy_earns_its_value_in_the_environment(options):
         on_goal = jnp.all(state.physics.goals == state.physics.agent, -1)
         is_first = on_goal[0] == (state.reward == env.active_reward)
         index = jnp.where(jnp.any(on_goal), revealed[jnp.where(is_first, 0, 1)], after[index])
-        posterior = env.filter_step(posterior, state.physics, state.reward)
+        posterior = known.filter_step(posterior, state.physics, state.reward)
         return (state, index, posterior), (state.reward, jnp.abs(posterior[0] - beliefs[index]))
 
     @jax.jit
     def play(key, actions):
-        start = (env.reset(key), jnp.int32(0), env.init_posterior())
+        start = (env.reset(key), jnp.int32(0), known.init_posterior())
         rewards, errors = jax.lax.scan(step, start, actions)[1]
         return rewards.sum(), errors.max()
 
@@ -411,7 +414,7 @@ def to_the_first_goal(t, state, key):
 def test_mean_regret_is_the_distance_from_the_bayes_optimal_return(setting, choose):
     env = make(cells=3, horizon=12, **SETTINGS[setting])
     physics, action, reward = episodes(env, choose, 8192)
-    lost = env.regret(physics, action, reward)
+    lost = GridworldSolution(env).regret(physics, action, reward)
     assert lost.shape == (8192,) and lost.min() >= 0
     missing = gridworld_exact.solve(env).bayes_optimal - reward.sum(0)
     assert abs(lost.mean() - missing.mean()) < 4 * (missing - lost).std() / np.sqrt(8192) + 1e-6
@@ -423,7 +426,7 @@ ONE_GOAL = {"cells": 3, "p": 0.0, "horizon": 8, "initial": [1.0, 0.0], "inactive
 
 def test_the_best_policy_has_no_regret():
     env = make(**ONE_GOAL)
-    np.testing.assert_allclose(env.regret(*episodes(env, to_the_first_goal, 64)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(GridworldSolution(env).regret(*episodes(env, to_the_first_goal, 64)), 0.0, atol=1e-5)
 
 
 def test_a_wasted_step_is_regretted_by_the_payment_it_costs():
@@ -432,4 +435,6 @@ def test_a_wasted_step_is_regretted_by_the_payment_it_costs():
     physics, action, reward = episodes(env, wait, 64)
     away = (physics.agent[3] != physics.goals[0][:, 0]).any(-1)
     assert 0 < away.sum() < 64
-    np.testing.assert_allclose(env.regret(physics, action, reward), np.where(away, 1.1, 0.0), atol=1e-5)
+    np.testing.assert_allclose(
+        GridworldSolution(env).regret(physics, action, reward), np.where(away, 1.1, 0.0), atol=1e-5
+    )

@@ -15,8 +15,9 @@ import pytest
 from dynamite_envs import registry
 from dynamite_envs.errors import UserError
 from dynamite_envs.half_cheetah import BODY, HalfCheetah, Task
-from dynamite_envs.physics import mjx as physics
-from dynamite_envs.physics.mjx import Motion, Simulator
+from dynamite_envs.physics import backend as physics
+from dynamite_envs.physics.backend import Motion, Simulator
+from dynamite_envs.physics.warp import Warp
 from dynamite_envs.reacher import ARM, Reacher
 
 mujoco: Any = untyped
@@ -247,7 +248,7 @@ def test_ten_newtons_move_a_cheetah_that_does_nothing_by_a_third_of_a_metre_in_t
 def test_warp_has_room_for_every_contact_and_constraint():
     """Its own sizes, 48 contacts of all environments together and 64 constraints of each, would drop some."""
     for body, contacts, constraints in ((BODY, 16, 70), (ARM, 0, 1)):
-        held = dataclasses.replace(body, impl="warp", worlds=100)._blank()._impl
+        held = Warp(dataclasses.replace(body, impl="warp", worlds=100))._blank()._impl
         assert (held.naconmax, held.njmax) == (max(1, 100 * contacts), constraints)
 
 

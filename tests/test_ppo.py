@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.config import PPOConfig
 from dynamite_jax.data.types import Rollout

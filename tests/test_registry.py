@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamite_envs import registry
+from dynamite_envs import probes, registry
 from dynamite_envs.errors import UserError
 
 NAMES = sorted(registry.MAKERS)
@@ -213,3 +215,44 @@ def test_a_reward_is_one_number(field):
 @pytest.mark.parametrize("value", [3, "yes"])
 def test_a_switch_is_true_or_false(value):
     assert "iid" in refusal("point_robot", iid=value)
+
+
+# -- names without what they name, and names of one's own ----------------------------------------------------------
+
+
+def test_names_are_listed_without_jax_or_mujoco():
+    """And an environment without physics is made without MuJoCo."""
+    heavy = "{name for name in ('jax', 'flax', 'mujoco', 'warp') if name in sys.modules}"
+    lines = [
+        "import sys",
+        "from dynamite_envs import registry",
+        f"print(len(registry.MAKERS), {heavy})",
+        "registry.make('gridworld'), registry.make('point_robot'), registry.make('probe_match')",
+        f"print(sorted({heavy}))",
+    ]
+    said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [f"{len(NAMES)} set()", "['flax', 'jax']"]
+
+
+@pytest.fixture
+def names(monkeypatch):
+    monkeypatch.setattr(registry, "MAKERS", dict(registry.MAKERS))
+
+
+def test_an_environment_of_ones_own_is_made_and_checked_like_any_other(names):
+    def easy(**fields: Any) -> probes.ContextBandit:
+        return probes.match(**{"horizon": 4, **fields})
+
+    registry.register("probe_easy", easy)
+    registry.register("probe_easy", easy)  # as where a module is run twice
+    env = registry.make("probe_easy", p=0.5)
+    assert (env.horizon, float(env.p)) == (4, 0.5)
+    assert "horizon of probe_easy is 0" in refusal("probe_easy", horizon=0)
+    assert "did you mean 'probe_easy'?" in refusal("probe_eazy")
+
+
+@pytest.mark.parametrize("name", ["gridworld", "probe_match"])
+def test_a_name_that_is_taken_is_refused(name, names):
+    with pytest.raises(UserError, match=f"env is '{name}', which is taken"):
+        registry.register(name, probes.static)
+    assert registry.make(name).p != 0

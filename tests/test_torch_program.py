@@ -216,9 +216,9 @@ def test_the_program_says_how_far_it_is_and_saves_what_ours_can_load(tmp_path):
     assert [line["steps"] for line in lines] == [480, 960, 1440, 1920]
     assert ["snapshot" in line for line in lines] == [False, True, False, True]
     program, states = build_program(config)
-    like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
+    like = jax.tree.map(lambda x: x[0], jax.device_get(states.agent_params))
     with np.load(lines[-1]["snapshot"]) as found:
-        acting = jax_program.acting(dict(found), like)
+        acting = jax_program.agent_params(dict(found), like)
     assert jax.tree.map(np.shape, acting) == jax.tree.map(np.shape, like)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.algorithms import ppo as jax_ppo
 from dynamite_jax.algorithms.meta_ppo import optimiser
 from dynamite_jax.beliefs import elbo as jax_elbo

@@ -150,7 +150,7 @@ def test_a_step_is_recorded_with_the_session_it_was_made_in():
     """At p = 1 every step has a session of its own, and the first step the first one."""
     program, states = build(tiny_config("probe_pomdp"))
     s = jax.tree.map(lambda x: x[0], states)
-    rollout, environments, _ = play(program.agent, program.env, s.acting, s.environment, s.belief, s.key)
+    rollout, environments, _ = play(program.agent, program.env, s.agent_params, s.environment, s.belief, s.key)
     steps = np.arange(program.env.horizon)[:, None]
     np.testing.assert_array_equal(np.asarray(rollout.session), np.broadcast_to(steps, rollout.session.shape))
     paid = np.asarray(rollout.action) == np.asarray(environments.context[:-1])
@@ -164,7 +164,12 @@ def test_the_buffer_keeps_the_newest_episodes_first():
     rollouts = []
     for _ in range(2):
         rollout, _, _ = play(
-            program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(len(rollouts))
+            program.agent,
+            program.env,
+            state.agent_params,
+            state.environment,
+            state.belief,
+            jax.random.key(len(rollouts)),
         )
         state, _ = train_step.update_belief(
             config, program.agent, program.env, rollout, program.hyper[0], state, jax.random.key(3)
@@ -184,7 +189,9 @@ def seen_with_statistics(method="dynamite", **ppo):
     state = state.replace(
         normaliser=statistics(state.normaliser.mean.features.value.size, program.env.observation_size)
     )
-    rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(1))
+    rollout, _, _ = play(
+        program.agent, program.env, state.agent_params, state.environment, state.belief, jax.random.key(1)
+    )
     return config, program, state, rollout
 
 
@@ -213,7 +220,7 @@ def test_the_belief_learns_from_deviations():
 
 def test_rewards_are_expected_in_units():
     _, program, state, rollout = seen_with_statistics()
-    agent, acting, key = program.agent, state.acting, jax.random.key(3)
+    agent, acting, key = program.agent, state.agent_params, jax.random.key(3)
     shown = jax.tree.map(lambda x: x[0], agent.belief.shown(state.belief))
     mean, deviation = moments(state)
     steps = (rollout.observation[0], rollout.action[0], rollout.observation[1])
@@ -259,7 +266,7 @@ def test_metrics_and_running_statistics_are_those_of_all_valid_steps(env):
     seen, returns = [], []
     for _ in range(2):
         play_key = jax.random.split(state.key, 5)[1]
-        seen.append(play(program.agent, program.env, state.acting, state.environment, state.belief, play_key)[0])
+        seen.append(play(program.agent, program.env, state.agent_params, state.environment, state.belief, play_key)[0])
         returns.append(train_step.policy_samples(program.agent, seen[-1], program.hyper[1], state)[1])
         state, metrics = train_step.meta_update(config, program.agent, program.env, program.hyper, state)
         paid = [rollout_reward.sum() for rollout_reward in np.asarray(seen[-1].reward).T]
@@ -317,7 +324,9 @@ def test_the_buffer_is_drawn_from_alike_however_many_episodes_there_were():
     config = tiny_config("probe_match", vae={"buffer_episodes": 12}, steps=10**11)
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
-    rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(0))
+    rollout, _, _ = play(
+        program.agent, program.env, state.agent_params, state.environment, state.belief, jax.random.key(0)
+    )
     update = jax.jit(partial(train_step.update_belief, config, program.agent, program.env))
     full = update(rollout, program.hyper[0], state, jax.random.key(1))[0]
     after = [
@@ -333,7 +342,9 @@ def test_a_buffer_that_is_not_full_gives_only_what_it_holds():
     config = tiny_config("probe_match", vae={"buffer_episodes": 12, "trajectories": 64})
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
-    rollout, _, _ = play(program.agent, program.env, state.acting, state.environment, state.belief, jax.random.key(0))
+    rollout, _, _ = play(
+        program.agent, program.env, state.agent_params, state.environment, state.belief, jax.random.key(0)
+    )
     original = type(program.agent.belief).loss
 
     def loss(self, params, data, key, hyper):

@@ -76,7 +76,7 @@ def meta_update(
     """
     vae, ppo_hyper = hyper
     key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
-    rollout, _, _ = play(agent, env, state.acting, state.environment, state.belief, play_key)
+    rollout, _, _ = play(agent, env, state.agent_params, state.environment, state.belief, play_key)
     metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
     if agent.belief.learns:
         state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)

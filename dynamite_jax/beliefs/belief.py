@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynamite_envs.dlcmdp import Box, Discrete, State
+from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.config import VAEConfig
 from dynamite_jax.data.types import Array, Params, Trajectories
 
@@ -24,13 +24,11 @@ class Belief:
         end_to_end: whether the loss of the policy trains it; then `encode` is called inside that loss.
         detects: whether `boundary` says anything.
         decodes: whether it has `decode_reward`, so that evaluation can compare it with an exact posterior.
-        told: whether it is told the context, so that no regret of its actions can be counted.
     """
 
     learns: ClassVar[bool] = False
     end_to_end: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    told: ClassVar[bool] = False
 
     @property
     def detects(self) -> bool:
@@ -49,9 +47,9 @@ class Belief:
         """Take in (s_t, a_{t-1}, r_{t-1}), [E, O], [E, ...], [E]; zero action and reward at t = 0."""
         return state
 
-    def features(self, state: Any, environment: State) -> Array:
-        """What policy and critic see, [E, F]. `environment` holds labels: only the oracle may look at it."""
-        return jnp.zeros((*environment.obs.shape[:-1], 0))
+    def features(self, state: Any) -> Array:
+        """What policy and critic see, [E, F]."""
+        return jnp.zeros((*jax.tree.leaves(state)[0].shape[:1], 0))
 
     def boundary(self, state: Any) -> Array:
         """Whether the newest evidence is taken to come from a new session, [E]. Never, unless told otherwise."""
@@ -121,7 +119,7 @@ class HistoryBelief(Belief):
         gates = self._apply(params, observation, self.space.encode(action), reward, method="embed")
         return self._apply(params, state, gates, method="recur")
 
-    def features(self, state: Array, environment: State) -> Array:
+    def features(self, state: Array) -> Array:
         """The recurrent state itself, [E, G]."""
         return state
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dynamite_envs.dlcmdp import DLCMDP, Box, Discrete, State
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.beliefs.belief import Belief, evidence
 from dynamite_jax.config import Config, VAEConfig
@@ -76,7 +77,7 @@ class LatentBelief(Belief):
         encoded = self.space.encode(action)
         return self._apply(params, state, observation, encoded, reward, method="act")
 
-    def features(self, state: BeliefState, environment: State) -> Array:
+    def features(self, state: BeliefState) -> Array:
         """What the policy sees of the belief: mean and log-variance, [E, 2 L]."""
         return state.belief.features
 

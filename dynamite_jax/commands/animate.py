@@ -25,11 +25,12 @@ import mujoco as untyped
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
+from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch, itch_frame, person
 from dynamite_jax.analysis import readout
 from dynamite_jax.config import ConfigError
 from dynamite_jax.data.rollout import Agent, play
-from dynamite_jax.data.types import Acting, Array
+from dynamite_jax.data.types import AgentParams, Array
 from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.evaluate import load_run
 
@@ -62,7 +63,7 @@ def bins(itch: Itch) -> Array:
     return (itch.limb.astype(int) * ALONG + along) * AROUND + around
 
 
-def record(env: ScratchItch, agent: Agent, acting: Acting, key: Array) -> tuple[Any, Array, Array]:
+def record(env: DLCMDP, agent: Agent, acting: AgentParams, key: Array) -> tuple[Any, Array, Array]:
     """Play `EPISODES` episodes, and read the belief of the last.
 
     Returns:
@@ -166,14 +167,14 @@ def main() -> None:
         raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in .gif")
     if arguments.every < 1:
         raise ConfigError(f"every is {arguments.every}; it must be 1 or more")
-    program, states, _ = load_run(arguments.run, EPISODES)
-    env = program.env
+    program, params, _ = load_run(arguments.run, EPISODES)
+    env = program.env.unwrapped
     if not isinstance(env, ScratchItch):
         raise ConfigError(f"run is {str(arguments.run)!r}, of {program.config.env}; it must be of scratch_itch")
     if not 0 <= arguments.seed < program.config.seeds:
         raise ConfigError(f"seed is {arguments.seed}; it must be from 0 to {program.config.seeds - 1}")
-    acting = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(states.acting))
-    played = jax.jit(partial(record, env, program.agent))(acting, jax.random.key(arguments.episode))
+    acting = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
+    played = jax.jit(partial(record, program.env, program.agent))(acting, jax.random.key(arguments.episode))
     animate(env, *jax.device_get(played), out=arguments.out, every=arguments.every)
     print(arguments.out)
 

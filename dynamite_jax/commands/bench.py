@@ -24,7 +24,7 @@ from rich.table import Table
 
 from dynamite_envs import registry
 from dynamite_envs.errors import UserError
-from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.algorithms import meta_ppo as train_step
@@ -125,7 +125,7 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
     key = jax.random.key(0)
 
     def rollout(state: TrainState) -> Any:
-        return play(agent, env, state.acting, state.environment, state.belief, key)[0]
+        return play(agent, env, state.agent_params, state.environment, state.belief, key)[0]
 
     def environment(state: TrainState, played: Any) -> Any:
         step = lambda environment, action: (jax.vmap(env.step)(environment, action), None)  # noqa: E731

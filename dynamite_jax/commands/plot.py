@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 
+from dynamite_envs import exact
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import ConfigError
@@ -68,7 +69,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
     env = configs.validate(dataclasses.replace(first, physics=configs.PhysicsConfig()))  # draws runs of other machines
-    for style, (name, value) in zip(("--", ":"), env.references().items(), strict=False):
+    for style, (name, value) in zip(("--", ":"), exact.find(env).references().items(), strict=False):
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
     axes.set_title(title or first.env)

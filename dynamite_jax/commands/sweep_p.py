@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dynamite_envs import registry
+from dynamite_envs import exact, registry
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
@@ -78,7 +78,7 @@ def main() -> None:
     """Train, write, print."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.sweep_p")
     methods = arguments.methods
-    if "bayes_optimal" not in registry.make(arguments.env).references():
+    if "bayes_optimal" not in exact.find(registry.make(arguments.env)).references():
         methods += tuple(name for name in REFERENCES if name not in methods)
     wanted: dict[float, dict[str, Config]] = {}
     for p in arguments.p:

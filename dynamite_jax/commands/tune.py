@@ -124,7 +124,8 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
         states, _ = step(states)
         jax.block_until_ready(states.finite)
     states = program.gather(states)
-    result = evaluate(wide, env, program.agent, states, config.eval_episodes, config.seed)
+    sizes = {"episodes": config.eval_episodes, "seed": config.seed}
+    result = evaluate(wide, program.env, program.agent, states.agent_params, **sizes)
     returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
     return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
 

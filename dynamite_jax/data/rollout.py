@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dynamite_envs.dlcmdp import DLCMDP, Discrete, State
+from dynamite_envs.dlcmdp import DLCMDP, State
+from dynamite_envs.spaces import Discrete
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import Config
-from dynamite_jax.data.types import Acting, Array, Params, Rollout, Trajectories
+from dynamite_jax.data.types import AgentParams, Array, Params, Rollout, Trajectories
 from dynamite_jax.methods import METHODS
 from dynamite_jax.networks import ActorCritic
 
@@ -48,7 +49,7 @@ class Agent:
 
     def features(self, environment: State, belief: Any) -> Array:
         """Policy inputs before normalisation, [E, F]."""
-        return jnp.concatenate([environment.obs, self.belief.features(belief, environment)], axis=-1)
+        return jnp.concatenate([environment.obs, self.belief.features(belief)], axis=-1)
 
     def policy(self, params: Params, features: Array) -> tuple[Array, Array]:
         """Policy parameters [..., P] and value [...] at normalised features."""
@@ -67,7 +68,7 @@ class Agent:
         )
 
     def expected_reward(
-        self, acting: Acting, shown: Any, key: Array, observation: Array, action: Array, following: Array
+        self, acting: AgentParams, shown: Any, key: Array, observation: Array, action: Array, following: Array
     ) -> Array:
         """Reward that the belief expects of k steps, in units: [k, O], [k, ...], [k, O] -> [k]."""
         observation, following = (self.normalise(acting.normaliser, "observation", x) for x in (observation, following))
@@ -78,7 +79,7 @@ class Agent:
 def play(
     agent: Agent,
     env: DLCMDP,
-    acting: Acting,
+    acting: AgentParams,
     environment: State,
     belief: Any,
     key: Array,

@@ -114,7 +114,7 @@ class Rollout(struct.PyTreeNode):
         )
 
 
-class Acting(struct.PyTreeNode):
+class AgentParams(struct.PyTreeNode):
     """What an agent needs to act: `belief_params`, `policy_params` and the statistics of `normaliser`."""
 
     belief_params: Params
@@ -150,6 +150,6 @@ class TrainState(struct.PyTreeNode):
     finite: Array
 
     @property
-    def acting(self) -> Acting:
+    def agent_params(self) -> AgentParams:
         """The part that acts."""
-        return Acting(self.belief_params, self.policy_params, self.normaliser)
+        return AgentParams(self.belief_params, self.policy_params, self.normaliser)

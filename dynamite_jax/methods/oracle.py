@@ -1,30 +1,15 @@
-"""The true context is given to policy and critic: the upper reference."""
+"""The true context is given to policy and critic, which need no belief: the upper reference."""
 
-from dataclasses import dataclass
-
-import jax
-
-from dynamite_envs.dlcmdp import DLCMDP, State
+from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import Config
-from dynamite_jax.data.types import Array
+
+OBSERVES_CONTEXT = True
 
 
-@dataclass(frozen=True)
-class TrueContext(Belief):
-    """Shows the policy the context itself."""
-
-    env: DLCMDP
-    told = True
-
-    def features(self, state: Array, environment: State) -> Array:
-        """Features of the context that the next step will have, [E, C]."""
-        return jax.vmap(self.env.context_features)(environment.context)
-
-
-def build(config: Config, env: DLCMDP) -> TrueContext:
-    """The environment knows how its context is shown."""
-    return TrueContext(env)
+def build(config: Config, env: DLCMDP) -> Belief:
+    """The same for every environment: all there is to know is observed."""
+    return Belief()
 
 
 def configure(config: Config) -> Config:

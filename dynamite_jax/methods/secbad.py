@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dynamite_envs.dlcmdp import DLCMDP, State
+from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.beliefs.belief import evidence
 from dynamite_jax.beliefs.latent import LatentBelief
@@ -139,7 +139,7 @@ class SegmentBelief(LatentBelief):
         """Belief of the most probable hypothesis, [E, L]."""
         return jax.tree.map(lambda x: self._likeliest(state, x), state.encoded.belief)
 
-    def features(self, state: SegmentState, environment: State) -> Array:
+    def features(self, state: SegmentState) -> Array:
         """Its mean and log-variance, [E, 2 L]."""
         return self.shown(state).features
 

@@ -27,9 +27,23 @@ class SchemaError(CheckpointError):
     """A checkpoint is of a schema that this version doesn't read, so no older one beside it will do."""
 
 
-def from_schema_0(arrays: Arrays) -> Arrays:
-    """Arrays of a checkpoint of schema 0 by the names of today's, which are the same."""
-    return arrays
+def from_schema_0(arrays: Arrays, template: Arrays) -> Arrays:
+    """Arrays of a checkpoint of schema 0, whose running statistics were sums of squares, by today's names.
+
+    What an agent needs to act is translated; the rest of its statistics is gone. The context that the oracle is shown
+    was not part of its observation: its features, which were both, stand in.
+    """
+    renamed = {name: array for name, array in arrays.items() if not name.startswith("normaliser.")}
+    for moment, new in (("mean", "mean"), ("std", "variance")):
+        for quantity in ("features", "observation", "reward", "returns"):
+            value, name = arrays[f"normaliser.{moment}.{quantity}"], f"normaliser.{new}.{quantity}"
+            if quantity == "observation" and template[f"{name}.value"].shape != value.shape:
+                value = arrays[f"normaliser.{moment}.features"]
+            renamed[f"{name}.value"] = value**2 if new == "variance" else value
+            renamed[f"{name}.error"] = np.zeros_like(value)
+    renamed["normaliser.count.value"] = np.zeros(template["normaliser.count.value"].shape, np.float32)
+    renamed["normaliser.count.error"] = np.zeros_like(renamed["normaliser.count.value"])
+    return renamed
 
 
 class Checkpoints:
@@ -69,22 +83,23 @@ class Checkpoints:
         """Whether a step was ever completed, valid or not."""
         return bool(self._steps())
 
-    def restore(self, like: Any) -> tuple[int, Any, list[str]]:
+    def restore(self, like: Any, part: bool = False) -> tuple[int, Any, list[str]]:
         """The newest valid state.
 
         Args:
-            like: a state of the wanted structure, shapes and types; its sharding is kept too.
+            like: a state of the same structure, shapes and types; its sharding is kept too.
+            part: whether `like` is a part of the state; all of a state of an earlier schema can't be restored.
 
         Returns:
             Its step, the state, and a line for each newer step that had to be passed over.
 
         Raises:
-            CheckpointError: there is none, or a later version wrote it.
+            CheckpointError: there is none, or another version wrote it.
         """
         damaged: list[str] = []
         for step in sorted(self._steps(), reverse=True):
             try:
-                return step, self._read(step, like), damaged
+                return step, self._read(step, like, part), damaged
             except SchemaError as error:
                 raise SchemaError(f"checkpoint {self._folder / str(step)}: {error}") from None
             except CheckpointError as error:
@@ -96,9 +111,8 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         return [int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
 
-    def _read(self, step: int, like: Any) -> Any:
-        wanted = _arrays(like)
-        template = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in wanted.items()}
+    def _read(self, step: int, like: Any, part: bool) -> Any:
+        template = _arrays(like)
         items = {"state": ocp.args.StandardRestore(), "digests": ocp.args.JsonRestore()}
         if (self._folder / str(step) / "about").is_dir():  # from schema 1 on
             items["about"] = ocp.args.JsonRestore()
@@ -117,7 +131,11 @@ class Checkpoints:
             if _digest(array) != digests[name]:
                 raise CheckpointError(f"{name} does not match its SHA-256")
         if schema == 0:
-            arrays = from_schema_0(arrays)
+            if not part:
+                raise SchemaError("an earlier version wrote it; its run can be evaluated and plotted, but not go on")
+            arrays = from_schema_0(arrays, template)
+        if part:
+            arrays = {name: array for name, array in arrays.items() if name in template}
         if strange := sorted(arrays.keys() ^ template.keys()):
             raise CheckpointError(f"its arrays are not those of this run, see {strange[0]}")
         for name, array in arrays.items():

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.errors import UserError
+from dynamite_jax import methods
 from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
@@ -30,7 +31,7 @@ class Program:
 
     Attributes:
         config: the run.
-        env: its environment.
+        env: its environment, as the method observes it.
         agent: its agent.
         hyper: traced hyperparameters.
         blocks: seeds on each device.
@@ -46,6 +47,7 @@ class Program:
         """
         if reason := devices.here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
             raise UserError(reason)
+        env = methods.environment(config.method, env)
         self.config, self.env, self.agent = config, env, Agent.build(config, env)
         self.hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (config.vae, config.ppo))
         used = jax.devices()[: config.seeds]

@@ -6,63 +6,18 @@ under m, draw d, draw m'. An environment is a frozen pytree: its numbers (p, the
 traced leaves, so changing them never recompiles, and its sizes (horizon, number of cells) are static.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from dynamite_envs.errors import UserError
+from dynamite_envs.spaces import Box, Discrete
 
 Array = jax.Array
 Physics = Any
 Context = Any
-
-
-@dataclass(frozen=True)
-class Discrete:
-    """`n` actions, numbered 0 .. n - 1; batches have shape [...] and an integer type."""
-
-    n: int
-
-    @property
-    def size(self) -> int:
-        """Numbers needed to show an action to a network (one-hot)."""
-        return self.n
-
-    def encode(self, action: Array) -> Array:
-        """Network input for an action: one-hot, [...] -> [..., n]."""
-        return jax.nn.one_hot(action, self.n)
-
-    def clip(self, action: Array) -> Array:
-        """The action that the environment executes: itself."""
-        return action
-
-    def zeros(self, batch: tuple[int, ...]) -> Array:
-        """A batch of placeholder actions."""
-        return jnp.zeros(batch, jnp.int32)
-
-
-@dataclass(frozen=True)
-class Box:
-    """Actions in [-1, 1]^size; batches have shape [..., size]."""
-
-    size: int
-
-    def encode(self, action: Array) -> Array:
-        """Network input for an action: what the environment executed."""
-        return self.clip(action)
-
-    def clip(self, action: Array) -> Array:
-        """The action that the environment executes."""
-        return jnp.clip(action, -1.0, 1.0)
-
-    def zeros(self, batch: tuple[int, ...]) -> Array:
-        """A batch of placeholder actions."""
-        return jnp.zeros((*batch, self.size), jnp.float32)
 
 
 class State(struct.PyTreeNode):
@@ -145,69 +100,17 @@ class DLCMDP(struct.PyTreeNode):
         raise NotImplementedError  # a hook: subclasses give it
 
     def context_features(self, context: Context) -> Array:
-        """The context as network input, for agents that are told it, [C]."""
+        """The context as network input, for agents that observe it, [C]."""
         raise NotImplementedError  # a hook: subclasses give it
 
-    # -- what is known of it; an environment gives what it has ------------------------------------------------
-    def references(self) -> dict[str, float]:
-        """Known mean returns of whole episodes, such as `bayes_optimal`; computed, not looked up."""
-        return {}
-
     def outcomes(self, physics: Physics) -> dict[str, Array]:
-        """What else an episode came to, numbers of the physical state at its end, such as `success`."""
+        """Results of an episode beside its return, such as `success`, from the physical state at its end."""
         return {}
 
     @property
-    def has_regret(self) -> bool:
-        """Whether the value of every action is known exactly; then the hook below is given."""
-        return False
-
-    def regret(self, physics: Physics, action: np.ndarray, reward: np.ndarray) -> np.ndarray:
-        """How much less than the best the actions of whole episodes were worth.
-
-        Args:
-            physics: at s_0 .. s_H of N episodes, leaves [H + 1, N, ...].
-            action: [H, N, ...], of an agent that is not told the context.
-            reward: [H, N].
-
-        Returns:
-            Bayes-optimal return minus that of the agent, estimated from each episode, [N].
-        """
-        raise NotImplementedError  # given where `has_regret`
-
-    @property
-    def has_filter(self) -> bool:
-        """Whether the posterior of the context is known exactly; then the two hooks below are given."""
-        return False
-
-    def init_posterior(self) -> Array:
-        """Probabilities of the n contexts before the first step, [n]."""
-        raise NotImplementedError  # given where `has_filter`
-
-    def filter_step(self, posterior: Array, physics: Physics, reward: Array) -> Array:
-        """Exact Bayes filter.
-
-        Args:
-            posterior: P(m_t | everything before step t), [n].
-            physics: physical state after the step.
-            reward: reward of the step, [].
-
-        Returns:
-            P(m_{t+1} | everything up to step t), [n].
-        """
-        raise NotImplementedError  # given where `has_filter`
-
-    def decoded_posterior(self, physics: Physics, decode_reward: Callable[[Array, Array, Array], Array]) -> Array:
-        """The posterior that a model of the reward implies.
-
-        Args:
-            physics: physical state.
-            decode_reward: expected reward of steps (s [k, O], a [k, ...], s' [k, O]) -> [k].
-
-        Returns:
-            Probabilities of the contexts, [n].
-        """
-        raise NotImplementedError  # given where `has_filter`
+    def unwrapped(self) -> "DLCMDP":
+        """The environment without wrappers."""
+        return self
 
     # -- the contract ----------------------------------------------------------------------------------------
     def reset(self, key: Array) -> State:

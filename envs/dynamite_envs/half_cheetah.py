@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
+from dynamite_envs.dlcmdp import Array, check_flag, check_not_negative, check_probability
 from dynamite_envs.errors import UserError
-from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.spaces import Box
 
 BODY = Simulator("half_cheetah", substeps=5)
 

@@ -6,7 +6,8 @@ and their kernel are our design.
 
 import jax.numpy as jnp
 
-from dynamite_envs.dlcmdp import Array, Box, FiniteDLCMDP, check_count, check_flag, check_probability
+from dynamite_envs.dlcmdp import Array, FiniteDLCMDP, check_count, check_flag, check_probability
+from dynamite_envs.spaces import Box
 
 
 class PointRobot(FiniteDLCMDP):

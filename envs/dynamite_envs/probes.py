@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP, check_probability
+from dynamite_envs.dlcmdp import Array, FiniteDLCMDP, check_probability
+from dynamite_envs.spaces import Discrete
 
 
 class ContextBandit(FiniteDLCMDP):
@@ -41,15 +41,6 @@ class ContextBandit(FiniteDLCMDP):
         """The constant."""
         return physics
 
-    def references(self) -> dict[str, float]:
-        """Where a reward, right or wrong, leaves one context possible, as in every probe below, it is a sum of odds."""
-        step = _session_step(self)
-        if not self.match:
-            marginals = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon)]
-            return {"bayes_optimal": float(sum(m[1] for m in marginals))}
-        before = [np.asarray(self.initial) @ np.linalg.matrix_power(step, t) for t in range(self.horizon - 1)]
-        return {"bayes_optimal": float(np.max(self.initial) + sum(m @ step.max(axis=1) for m in before))}
-
 
 class Memory(FiniteDLCMDP):
     """The first reward tells the context, -1 or +1; only the last action can earn: 1 if it equals the context."""
@@ -79,14 +70,6 @@ class Memory(FiniteDLCMDP):
     def observe(self, physics: Array) -> Array:
         """Time in [0, 1]."""
         return (physics / self.horizon).astype(jnp.float32)[None]
-
-    def references(self) -> dict[str, float]:
-        """The mean cue, and the odds of the likeliest last context given the first."""
-        initial, steps = np.asarray(self.initial, float), np.linalg.matrix_power(_session_step(self), self.horizon - 1)
-        paid = (
-            initial @ steps.max(axis=1) if self.horizon > 1 else initial.max()
-        )  # the only action comes before the cue
-        return {"bayes_optimal": float(initial[1] - initial[0] + paid)}
 
 
 class Leaving(FiniteDLCMDP):
@@ -124,25 +107,6 @@ class Leaving(FiniteDLCMDP):
     def observe(self, physics: Array) -> Array:
         """Time in [0, 1]."""
         return (physics / self.horizon).astype(jnp.float32)[None]
-
-    def references(self) -> dict[str, float]:
-        """By dynamic programming over the context of the step before, which the reward of staying tells."""
-        step, leave, goes_on = _session_step(self), float(self.leave), 1.0 - float(self.end)
-
-        def best(odds: np.ndarray, after: np.ndarray) -> float:
-            """Value of a step, given the odds of its context and the value of the next step after each context."""
-            return max(leave, float(odds @ (np.arange(2.0) + goes_on * after)))
-
-        after = np.zeros(2)
-        for _ in range(self.horizon - 1):
-            after = np.array([best(odds, after) for odds in step])
-        return {"bayes_optimal": best(np.asarray(self.initial, float), after)}
-
-
-def _session_step(env: FiniteDLCMDP) -> np.ndarray:
-    """Context transition of one step, switch or not, [n, n]."""
-    p, kernel = float(env.p), np.asarray(env.kernel, float)
-    return (1.0 - p) * np.eye(len(kernel)) + p * kernel
 
 
 def context_reward(**fields) -> ContextBandit:
@@ -189,14 +153,15 @@ def memory(**fields) -> Memory:
 def termination(**fields) -> Leaving:
     """An episode ends by choice or, after 5 % of its steps, by chance: nothing behind its end must be learnt from.
 
-    It pays to look once, to stay until the last step in context 1, and to leave at once in context 0.
+    It pays to look once, to stay in context 1, and to leave at once in context 0. Leaving pays no more than a step in
+    context 1, since the horizon is a truncation to the learner, which sees no last step.
     """
     values: dict[str, Any] = {
         "p": 0.0,
         "horizon": 10,
         "initial": [0.5, 0.5],
         "kernel": [[0.5, 0.5], [0.5, 0.5]],
-        "leave": 3.0,
+        "leave": 1.0,
         "end": 0.05,
         **fields,
     }

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Box, check_count, check_flag, check_not_negative, check_probability
+from dynamite_envs.dlcmdp import Array, check_count, check_flag, check_not_negative, check_probability
 from dynamite_envs.errors import UserError
-from dynamite_envs.physics.mjx import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.spaces import Box
 
 ARM = Simulator("reacher", substeps=2)
 LINK, TIP = 0.1, 0.11  # from the shoulder to the elbow and from there to the tip, m

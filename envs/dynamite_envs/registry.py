@@ -1,39 +1,61 @@
-"""Name -> environment. A new environment is one module and one line here."""
+"""Name -> environment. A new environment is one module and one line here, or one call of `register`.
+
+Names can be listed without JAX and MuJoCo: the module of an environment is imported when it is made.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from dynamite_envs import half_cheetah as halfcheetah
-from dynamite_envs import point_robot, probes, reacher
-from dynamite_envs.dlcmdp import DLCMDP, FiniteDLCMDP
 from dynamite_envs.errors import UserError
-from dynamite_envs.gridworld import env as gridworld
-from dynamite_envs.scratch_itch import env as scratch_itch
 
-MAKERS: dict[str, Callable[..., DLCMDP]] = {
-    "gridworld": gridworld.make,
-    "point_robot": point_robot.make,
-    "reacher": reacher.make,
-    "halfcheetah_vel": partial(halfcheetah.make, "speed"),
-    "halfcheetah_dir": partial(halfcheetah.make, "direction"),
-    "halfcheetah_wind": partial(halfcheetah.make, "wind"),
-    "halfcheetah_vel_wind": partial(halfcheetah.make, "speed", "wind"),
-    "halfcheetah_dir_wind": partial(halfcheetah.make, "direction", "wind"),
-    "scratch_itch": scratch_itch.make,
-    "probe_context_reward": probes.context_reward,
-    "probe_match": probes.match,
-    "probe_memory": probes.memory,
-    "probe_next_context": probes.next_context,
-    "probe_static": probes.static,
-    "probe_pomdp": probes.pomdp,
-    "probe_termination": probes.termination,
+if TYPE_CHECKING:
+    from dynamite_envs.dlcmdp import DLCMDP
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A function that makes an environment, imported when it is asked for.
+
+    Attributes:
+        target: `module:function`.
+        fixed: its first arguments, which the name of the environment settles.
+    """
+
+    target: str
+    fixed: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., DLCMDP]:
+        """The function itself."""
+        return partial(resolve_name(self.target), *self.fixed) if self.fixed else resolve_name(self.target)
+
+
+MAKERS: dict[str, Maker | Callable[..., DLCMDP]] = {
+    "gridworld": Maker("dynamite_envs.gridworld.env:make"),
+    "point_robot": Maker("dynamite_envs.point_robot:make"),
+    "reacher": Maker("dynamite_envs.reacher:make"),
+    "halfcheetah_vel": Maker("dynamite_envs.half_cheetah:make", ("speed",)),
+    "halfcheetah_dir": Maker("dynamite_envs.half_cheetah:make", ("direction",)),
+    "halfcheetah_wind": Maker("dynamite_envs.half_cheetah:make", ("wind",)),
+    "halfcheetah_vel_wind": Maker("dynamite_envs.half_cheetah:make", ("speed", "wind")),
+    "halfcheetah_dir_wind": Maker("dynamite_envs.half_cheetah:make", ("direction", "wind")),
+    "scratch_itch": Maker("dynamite_envs.scratch_itch.env:make"),
+    "probe_context_reward": Maker("dynamite_envs.probes:context_reward"),
+    "probe_match": Maker("dynamite_envs.probes:match"),
+    "probe_memory": Maker("dynamite_envs.probes:memory"),
+    "probe_next_context": Maker("dynamite_envs.probes:next_context"),
+    "probe_static": Maker("dynamite_envs.probes:static"),
+    "probe_pomdp": Maker("dynamite_envs.probes:pomdp"),
+    "probe_termination": Maker("dynamite_envs.probes:termination"),
 }
 
 OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
@@ -44,6 +66,35 @@ def nearest(name: str, names) -> str:
     """The end of an error line: what is allowed, nearest name first."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
     return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(names)}"
+
+
+def register(name: str, make: Callable[..., DLCMDP]) -> None:
+    """Add an environment of one's own, from then on made by `make(name)` like any other.
+
+    Args:
+        name: new, or already that of the same function.
+        make: keyword arguments, all with defaults -> environment.
+
+    Raises:
+        UserError: another environment has the name.
+    """
+    if MAKERS.get(name, make) != make:
+        raise UserError(
+            f"env is {name!r}, which is taken; to register an environment name it unlike {', '.join(MAKERS)}"
+        )
+    MAKERS[name] = make
+
+
+def maker(name: str) -> Callable[..., DLCMDP]:
+    """The function that makes the environment of a name.
+
+    Raises:
+        UserError: an unknown name; one line with the nearest.
+    """
+    if name not in MAKERS:
+        raise UserError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
+    found = MAKERS[name]
+    return found.load() if isinstance(found, Maker) else found
 
 
 def make(name: str, **options: Any) -> DLCMDP:
@@ -59,31 +110,34 @@ def make(name: str, **options: Any) -> DLCMDP:
     Raises:
         UserError: an unknown name or option, or a value that can't be one; one line that names it.
     """
-    if name not in MAKERS:
-        raise UserError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
-    maker = MAKERS[name]
+    import jax.numpy as jnp
+
+    from dynamite_envs.dlcmdp import FiniteDLCMDP
+
+    build = maker(name)
+    default = build()
     own = [
         q.name
-        for q in inspect.signature(maker).parameters.values()
+        for q in inspect.signature(build).parameters.values()
         if q.kind in (q.KEYWORD_ONLY, q.POSITIONAL_OR_KEYWORD)
     ]
-    fields = {f.name: f for f in dataclasses.fields(maker())}
+    fields = {f.name: f for f in dataclasses.fields(default)}
     allowed = [key for key in dict.fromkeys([*own, *fields]) if key not in (*OF_PHYSICS, *FIXED)]
     for key in options:
         if key not in (*allowed, *(key for key in OF_PHYSICS if key in own)):
             raise UserError(f"env_options: {name} has no option {key!r}; {nearest(key, allowed)}")
     try:
-        env = maker(**options)
+        env = build(**options)
     except TypeError as error:
         raise UserError(f"env_options: {name} can't be made from {options}: {error}") from None
     except UserError as error:
         raise UserError(f"env_options: {error}") from None
     numbers = {
-        key: _number(name, key, getattr(env, key), np.ndim(getattr(maker(), key)))
+        key: _number(name, key, getattr(env, key), np.ndim(getattr(default, key)))
         for key, field in fields.items()
         if field.metadata.get("pytree_node", True)
     }
-    _check_sizes(name, env, maker())
+    _check_sizes(name, env, default)
     if isinstance(env, FiniteDLCMDP):
         _check_contexts(name, env.contexts, numbers["initial"], numbers["kernel"])
     return env.replace(**{key: jnp.asarray(value, jnp.float32) for key, value in numbers.items()})

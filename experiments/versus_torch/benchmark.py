@@ -19,13 +19,13 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from dynamite_envs import registry
+from dynamite_envs import exact, registry
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.config import Config, ConfigError
-from dynamite_jax.data.types import Acting
+from dynamite_jax.data.types import AgentParams
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.evaluate import evaluate
 from dynamite_jax.runtime import devices, loggers
@@ -237,19 +237,16 @@ def to_return(stand: Stand, preset: Config, target: float) -> loggers.Record:
     layout = stand.fastest(config)["layout"]
     env = configs.validate(config)
     program = Program(config, env)
-    states = program.init()
-    like = jax.tree.map(lambda x: x[0], jax.device_get(states.acting))
+    like = jax.tree.map(lambda x: x[0], jax.device_get(program.init().agent_params))
 
     def first_reached(run: Watched) -> loggers.Record:
         told = [line for line in run.lines if "snapshot" in line]
         if not told:
             return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": []}
-        several = [_acting(line["snapshot"], like) for line in told]
-        acting = jax.tree.map(lambda *each: np.stack(each), *several)  # evaluated as if they were so many seeds
-        trained = states.replace(
-            belief_params=acting.belief_params, policy_params=acting.policy_params, normaliser=acting.normaliser
-        )
-        paid = evaluate(config, env, program.agent, trained, EVALUATED, config.seed)["return"]["per_seed"]
+        several = [_agent_params(line["snapshot"], like) for line in told]
+        params = jax.tree.map(lambda *each: np.stack(each), *several)  # evaluated as if they were so many seeds
+        sizes = {"episodes": EVALUATED, "seed": config.seed}
+        paid = evaluate(config, program.env, program.agent, params, **sizes)["return"]["per_seed"]
         curve = [
             {"seconds": line["seconds"], "steps": line["steps"], "return": value}
             for line, value in zip(told, paid, strict=True)
@@ -276,10 +273,10 @@ def to_return(stand: Stand, preset: Config, target: float) -> loggers.Record:
     return {"target": target, "episodes": EVALUATED, "limit_s": stand.arguments.limit, **found}
 
 
-def _acting(path: str, like: Acting) -> Acting:
+def _agent_params(path: str, like: AgentParams) -> AgentParams:
     """What acts, as a program saved it."""
     with np.load(path) as found:
-        return jax.tree.map(np.asarray, jax_program.acting(dict(found), like))
+        return jax.tree.map(np.asarray, jax_program.agent_params(dict(found), like))
 
 
 def check(arguments: Arguments) -> None:
@@ -342,7 +339,7 @@ def main() -> None:
 
 def _target(env: str) -> float:
     """90 % of Bayes-optimal where that is known, else what a half-cheetah that follows its target is paid."""
-    best = registry.make(env).references().get("bayes_optimal")
+    best = exact.find(registry.make(env)).references().get("bayes_optimal")
     return 0.9 * best if best else -120.0
 
 

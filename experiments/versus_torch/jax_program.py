@@ -16,7 +16,7 @@ import numpy as np
 
 from dynamite_jax import config as configs
 from dynamite_jax.agents.running_statistics import Quantities, moments, with_moments
-from dynamite_jax.data.types import Acting
+from dynamite_jax.data.types import AgentParams
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
@@ -33,7 +33,7 @@ class Arguments:
     """Folder for the weights of the first seed, written after every chunk."""
 
 
-def arrays(acting: Acting) -> dict[str, np.ndarray]:
+def arrays(acting: AgentParams) -> dict[str, np.ndarray]:
     """What acts of one seed, by the names that the PyTorch program gives it."""
     found = {f"belief.{name}": x for name, x in weights.from_flax(acting.belief_params["params"]).items()}
     found |= {f"policy.{name}": x for name, x in weights.from_flax(acting.policy_params["params"]).items()}
@@ -43,7 +43,7 @@ def arrays(acting: Acting) -> dict[str, np.ndarray]:
     return found
 
 
-def acting(found: Any, like: Acting) -> Acting:
+def agent_params(found: Any, like: AgentParams) -> AgentParams:
     """The way back, in the structure of `like`."""
 
     def part(prefix: str) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ def acting(found: Any, like: Acting) -> Acting:
     mean, deviation = (
         Quantities(*(found[f"{moment}.{name}"] for name in Quantities._fields)) for moment in ("mean", "deviation")
     )
-    return Acting(belief, policy, with_moments(mean, deviation))
+    return AgentParams(belief, policy, with_moments(mean, deviation))
 
 
 @one_line_errors
@@ -77,7 +77,7 @@ def main() -> None:
         }
         if arguments.snapshots:
             path = arguments.snapshots / f"{chunk}.npz"
-            first = jax.tree.map(lambda x: x[0], states.acting)
+            first = jax.tree.map(lambda x: x[0], states.agent_params)
             weights.save(path, arrays(jax.device_get(first)))
             line["snapshot"] = str(path)
         print(json.dumps(line), flush=True)

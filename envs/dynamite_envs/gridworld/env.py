@@ -5,15 +5,12 @@ Moves follow the grid of VariBAD's navigation task (Zintgraf et al., 2020; githu
 during the episode is our design.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Discrete, FiniteDLCMDP, check_count, check_probability
-from dynamite_envs.gridworld import exact as gridworld_exact
+from dynamite_envs.dlcmdp import Array, FiniteDLCMDP, check_count, check_probability
+from dynamite_envs.spaces import Discrete
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 
@@ -80,48 +77,6 @@ class Gridworld(FiniteDLCMDP):
     def moves(self) -> tuple[tuple[int, int], ...]:
         """Change of (x, y) of each action."""
         return MOVES
-
-    def references(self) -> dict[str, float]:
-        """Exact Bayes-optimal and oracle returns."""
-        solution = gridworld_exact.solve(self)
-        return {"bayes_optimal": solution.bayes_optimal, "oracle": solution.oracle}
-
-    @property
-    def has_regret(self) -> bool:
-        """The belief takes few values, so that every action's value is known."""
-        return True
-
-    def regret(self, physics: Cells, action: np.ndarray, reward: np.ndarray) -> np.ndarray:
-        """By the dynamic programme over (cell, belief)."""
-        agent, goals = np.asarray(physics.agent), np.asarray(physics.goals)[0]
-        return gridworld_exact.regret(self, agent, goals, action, reward)
-
-    @property
-    def has_filter(self) -> bool:
-        """The belief is one number."""
-        return True
-
-    def init_posterior(self) -> Array:
-        """The distribution of the first context."""
-        return self.initial
-
-    def filter_step(self, posterior: Array, physics: Cells, reward: Array) -> Array:
-        """Exact Bayes filter: only a reward on a goal cell tells the context, and it tells it for certain."""
-        on_goal = self.on_goal(physics)
-        informative = jnp.any(on_goal) & (self.active_reward != self.inactive_reward)
-        paid = jnp.abs(reward - self.active_reward) < jnp.abs(reward - self.inactive_reward)
-        certain = jnp.where(paid, on_goal, ~on_goal).astype(jnp.float32)
-        posterior = jnp.where(informative, certain, posterior)
-        return (1.0 - self.p) * posterior + self.p * posterior @ self.kernel
-
-    def decoded_posterior(self, physics: Cells, decode_reward: Callable[[Array, Array, Array], Array]) -> Array:
-        """The reward expected for staying on goal A or B is linear in the probability that it pays."""
-        on_goals = jax.vmap(lambda goal: self.observe(physics.replace(agent=goal)))(physics.goals)
-        expected = decode_reward(on_goals, jnp.zeros(2, jnp.int32), on_goals)
-        spread = self.active_reward - self.inactive_reward
-        # Where both goals pay the same nothing can be told: an infinite spread leaves even odds.
-        weight = jnp.clip((expected - self.inactive_reward) / jnp.where(spread == 0.0, jnp.inf, spread), 0.0, 1.0)
-        return jnp.stack([weight[0] + 1.0 - weight[1], weight[1] + 1.0 - weight[0]]) / 2.0
 
     def _xy(self, cell: Array) -> Array:
         return jnp.stack([cell // self.cells, cell % self.cells]).astype(jnp.int32)

@@ -5,16 +5,63 @@ the start distribution or one of the two certainties, carried on k steps by the 
 dynamic programme runs over (cell, belief), for every pair of goals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from dynamite_envs.exact import ExactSolution, predict
+from dynamite_envs.gridworld.env import Cells, Gridworld
 
 Array = np.ndarray
 
 
+class GridworldSolution(ExactSolution):
+    """The belief is one number that takes few values, so that the value of every action is known."""
+
+    env: Gridworld
+
+    def references(self) -> dict[str, float]:
+        """Exact Bayes-optimal and oracle returns."""
+        values = solve(self.env)
+        return {"bayes_optimal": values.bayes_optimal, "oracle": values.oracle}
+
+    def regret(self, physics: Cells, action: Array, reward: Array) -> Array:
+        """By the dynamic programme over (cell, belief)."""
+        agent, goals = np.asarray(physics.agent), np.asarray(physics.goals)[0]
+        return regret(self.env, agent, goals, action, reward)
+
+    def init_posterior(self) -> jax.Array:
+        """The distribution of the first context."""
+        return jnp.asarray(self.env.initial)
+
+    def filter_step(self, posterior: jax.Array, physics: Cells, reward: jax.Array) -> jax.Array:
+        """Exact Bayes filter: only a reward on a goal cell tells the context, and it tells it for certain."""
+        env = self.env
+        on_goal = env.on_goal(physics)
+        informative = jnp.any(on_goal) & (env.active_reward != env.inactive_reward)
+        paid = jnp.abs(reward - env.active_reward) < jnp.abs(reward - env.inactive_reward)
+        certain = jnp.where(paid, on_goal, ~on_goal).astype(jnp.float32)
+        posterior = jnp.where(informative, certain, posterior)
+        return predict(env, posterior)
+
+    def decoded_posterior(
+        self, physics: Cells, decode_reward: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    ) -> jax.Array:
+        """The reward expected for staying on goal A or B is linear in the probability that it pays."""
+        env = self.env
+        on_goals = jax.vmap(lambda goal: env.observe(physics.replace(agent=goal)))(physics.goals)
+        expected = decode_reward(on_goals, jnp.zeros(2, jnp.int32), on_goals)
+        spread = env.active_reward - env.inactive_reward
+        # Where both goals pay the same nothing can be told: an infinite spread leaves even odds.
+        weight = jnp.clip((expected - env.inactive_reward) / jnp.where(spread == 0.0, jnp.inf, spread), 0.0, 1.0)
+        return jnp.stack([weight[0] + 1.0 - weight[1], weight[1] + 1.0 - weight[0]]) / 2.0
+
+
 @dataclass(frozen=True)
-class Solution:
+class Values:
     """Values and policy for all ordered pairs of distinct goals.
 
     Attributes:
@@ -36,7 +83,7 @@ class Solution:
     revealed: Array
 
 
-def solve(env, with_actions: bool = False) -> Solution:
+def solve(env, with_actions: bool = False) -> Values:
     """Solve the gridworld with the numbers of `env`.
 
     Args:
@@ -44,7 +91,7 @@ def solve(env, with_actions: bool = False) -> Solution:
         with_actions: also return the optimal actions.
 
     Returns:
-        The solution, in float64.
+        The values, in float64.
     """
     _, beliefs, after, revealed = _beliefs(env)
     kept = []
@@ -52,7 +99,7 @@ def solve(env, with_actions: bool = False) -> Solution:
         if with_actions:
             kept.append(values[0].argmax(axis=1).astype(np.int8))
     worth, oracle = values
-    return Solution(
+    return Values(
         bayes_optimal=float(worth.max(axis=1)[:, :, 0].mean()),
         oracle=float((oracle @ np.asarray(env.initial, float)).mean()),
         pairs=_pairs(env.cells**2),

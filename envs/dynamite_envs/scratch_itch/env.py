@@ -13,11 +13,12 @@ import mujoco
 import numpy as np
 from flax import struct
 
-from dynamite_envs.dlcmdp import Array, Box, check_flag, check_not_negative, check_probability
+from dynamite_envs.dlcmdp import Array, check_flag, check_not_negative, check_probability
 from dynamite_envs.errors import UserError
-from dynamite_envs.physics.mjx import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator, contacts
+from dynamite_envs.physics.backend import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator
 from dynamite_envs.physics.quaternions import cross, multiply, rotate
 from dynamite_envs.scratch_itch import poses as scratch_itch_poses
+from dynamite_envs.spaces import Box
 
 ROBOT = Simulator("scratch_itch", substeps=5, chain=True)
 LIMBS = ("upper_arm", "forearm")
@@ -157,8 +158,7 @@ class ScratchItch(MuJoCoDLCMDP):
 
         def substep(physics: Any, _: None) -> tuple[Any, Contact]:
             torque = DAMPING * (STIFFNESS * (target - physics.qpos) - physics.qvel)  # which the model clips
-            after, data = step(physics, torque, jnp.zeros(7))
-            return after, contacts(data)
+            return step(physics, torque, jnp.zeros(7))
 
         after, touched = jax.lax.scan(substep, physics, length=self.simulator.substeps)
         pose = self.simulator.pose(after.qpos)

@@ -9,7 +9,7 @@ from typing import Any
 import mujoco as untyped
 import numpy as np
 
-from dynamite_envs.physics.mjx import ASSETS, Simulator
+from dynamite_envs.physics.backend import ASSETS, Simulator
 
 mujoco: Any = untyped
 FILE = ASSETS / "scratch_itch_poses.csv"

@@ -1,0 +1,103 @@
+"""What happens around switches: returns of sessions, recovery, and boundaries that the agent found."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynamite_jax.beliefs import elbo
+from dynamite_jax.runtime import loggers
+
+RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
+DETECTION_WINDOW = 3  # steps by which a boundary may be found late
+
+
+def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Record]:
+    """Return and mean reward per step by session index, over all seeds and episodes that reach the session.
+
+    Args:
+        reward: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode.
+    """
+    rows = []
+    for index in range(int(session.max()) + 1):
+        inside = session == index
+        reached = inside.any(1)
+        total = np.where(inside, reward, 0.0).sum(1)[reached]
+        rows.append(
+            {
+                "session": index,
+                "return": float(total.mean()),
+                "reward_per_step": float(reward[inside].mean()),
+                "episodes": int(reached.sum()),
+            }
+        )
+    return rows
+
+
+def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
+    """How fast reward comes back after a switch.
+
+    Args:
+        reward: [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode, which is no switch.
+
+    Returns:
+        `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
+        sessions that are that long, as far as a hundred are. `steps`: the first k at which the curve has made up
+        `RECOVERED` of what was lost; None if it never does or nothing ever switches.
+    """
+    switch = (session[:, 1:] != session[:, :-1]) & (session[:, 1:] >= 0)
+    if not switch.any():
+        return {"before": None, "curve": [], "steps": None}
+    before = float(reward[:, :-1][switch].mean())
+    start = np.zeros_like(session)
+    start[:, 1:][switch] = 1
+    step = np.arange(session.shape[1])[None, :, None]
+    since = step - np.maximum.accumulate(np.where(start == 1, step, -session.shape[1]), axis=1)
+    after_a_switch = session > 0
+    curve = []
+    for k in range(session.shape[1]):
+        values = reward[after_a_switch & (since == k)]
+        if len(values) < 100:
+            break
+        curve.append(float(values.mean()))
+    if not curve:
+        return {"before": before, "curve": [], "steps": None}
+    wanted = curve[0] + RECOVERED * (before - curve[0])
+    steps = next((k for k, value in enumerate(curve) if value >= wanted), None)
+    return {"before": before, "curve": curve, "steps": steps}
+
+
+def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers.Record:
+    """Precision and recall of the boundaries that the agent acted by.
+
+    Args:
+        found: predicted boundaries, [seeds, H, N].
+        session: [seeds, H, N], -1 behind the end of an episode, where nothing counts.
+        alignment: what a boundary means, see `elbo.boundary_labels`.
+
+    Returns:
+        `exact` counts a hit on the very step; `late` also one up to `DETECTION_WINDOW` steps after. A boundary
+        between two steps that told nothing can't be found by anyone, so recall below 1 is no fault by itself.
+    """
+    label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(jnp.asarray(session))) > 0.5
+    label, found = label & (session >= 0), found & (session >= 0)
+    result = {}
+    for name, window in (("exact", 0), ("late", DETECTION_WINDOW)):
+        hit = _recent(label, window) & found
+        recalled = _recent(found[:, ::-1], window)[:, ::-1] & label
+        result[name] = {
+            "precision": float(hit.sum() / found.sum()) if found.any() else None,
+            "recall": float(recalled.sum() / label.sum()) if label.any() else None,
+        }
+    return result
+
+
+def _recent(mark: np.ndarray, window: int) -> np.ndarray:
+    """Whether a mark stands at the step or up to `window` steps before it, [seeds, H, N]."""
+    spread = mark.copy()
+    for lag in range(1, window + 1):
+        spread[:, lag:] |= mark[:, :-lag]
+    return spread

@@ -1,0 +1,214 @@
+"""MuJoCo models as pure functions, whoever computes them: what environments ask of physics, and what answers.
+
+A backend is a class with the methods of `Backend` and a line in `BACKENDS`. Neither MuJoCo nor a backend is imported
+before a model is loaded or stepped.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import struct
+
+from dynamite_envs.dlcmdp import DLCMDP, check_count
+from dynamite_envs.errors import UserError
+
+Array = jax.Array
+
+ASSETS = Path(__file__).parents[1] / "assets"
+BACKENDS = {"jax": "dynamite_envs.physics.mjx:MJX", "warp": "dynamite_envs.physics.warp:Warp"}
+
+
+class Motion(struct.PyTreeNode):
+    """What moves.
+
+    Attributes:
+        qpos: joint positions in m and rad, [nq].
+        qvel: joint velocities in m/s and rad/s, [nv].
+        warmstart: accelerations of the last step, from which the contact solver starts, [nv].
+    """
+
+    qpos: Array
+    qvel: Array
+    warmstart: Array
+
+
+class Contact(struct.PyTreeNode):
+    """Pairs of geoms that can touch, in the order of the model, [n].
+
+    Attributes:
+        found: whether they touch.
+        force: normal to their surfaces, N.
+        place: in m, [n, 3].
+    """
+
+    found: Array
+    force: Array
+    place: Array
+
+
+class Pose(struct.PyTreeNode):
+    """Where bodies are and what they turn around.
+
+    Attributes:
+        position: in m, [nbody, 3].
+        quaternion: orientations, [nbody, 4].
+        anchor: a place on the axis of each joint, m, [nv, 3].
+        axis: of each joint, [nv, 3].
+    """
+
+    position: Array
+    quaternion: Array
+    anchor: Array
+    axis: Array
+
+
+Step = Callable[[Motion, Array, Array], tuple[Motion, Contact]]
+
+
+class Backend(Protocol):
+    """Steps one model inside compiled programs, under vmap over environments and over seeds."""
+
+    def __init__(self, simulator: "Simulator") -> None:
+        """The model, its substeps and how many environments are stepped at once."""
+        ...
+
+    @staticmethod
+    def check_machine() -> None:
+        """Refuse a machine that can't run it.
+
+        Raises:
+            UserError: names what is missing.
+        """
+        ...
+
+    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+        """Make all substeps under one control, see `Simulator.advance`."""
+        ...
+
+    def stepper(self, **changes: Array) -> Step:
+        """A function that makes one step of a changed model, see `Simulator.stepper`."""
+        ...
+
+    def pose(self, qpos: Array) -> Pose:
+        """Where the bodies are, see `Simulator.pose`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A model of `envs/dynamite_envs/assets` that makes `substeps` steps of its own in one step of the environment.
+
+    Attributes:
+        asset: name of the model's file, without its ending.
+        substeps: steps of the model, one `timestep` each.
+        impl: name of the backend: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for
+            bit.
+        worlds: environments that `warp` steps at once, at most, whose contacts share one array; other backends need no
+            bound.
+        chain: whether links hang one from the other in a long row, by a hinge each; see `chain.pose`.
+    """
+
+    asset: str
+    substeps: int
+    impl: str = "jax"
+    worlds: int | None = None
+    chain: bool = False
+
+    def run_by(self, impl: str, worlds: int | None) -> "Simulator":
+        """The same by another backend.
+
+        Raises:
+            UserError: this machine can't run it, or it needs to know the number of `worlds`.
+        """
+        check_implementation(impl)
+        if impl == "warp":
+            check_count("worlds", worlds, least=1)
+        return dataclasses.replace(self, impl=impl, worlds=worlds)
+
+    @property
+    def model(self) -> Any:
+        """The model as C MuJoCo holds it, an `MjModel`."""
+        return load(self.asset)
+
+    @property
+    def joint_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest position of each joint, rad or m, infinite where it has none, [nq]."""
+        low, high = self.model.jnt_range.T
+        limited = self.model.jnt_limited.astype(bool)
+        return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+
+    @property
+    def dt(self) -> float:
+        """Seconds of one step of the environment."""
+        return self.substeps * self.model.opt.timestep
+
+    @property
+    def backend(self) -> Backend:
+        """What steps the model."""
+        return resolve_name(BACKENDS[self.impl])(self)
+
+    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+        """Move on by one step of the environment.
+
+        Args:
+            motion: where it stands.
+            control: of the actuators, held for the whole step, [nu].
+            applied: generalised forces beside them, in N and N m, [nv].
+
+        Returns:
+            Where it stands after `substeps` steps.
+        """
+        return self.backend.advance(motion, control, applied)
+
+    def stepper(self, **changes: Array) -> Step:
+        """A function that makes one step of the model, for a control that changes between substeps or for contacts.
+
+        Args:
+            **changes: numbers of the model in place of the asset's, such as `geom_pos` [ngeom, 3]; they may be traced,
+                and differ from environment to environment.
+
+        Returns:
+            (motion, control [nu], applied [nv]) -> (motion after `timestep`, contacts as the step began). The model
+            must have frictional contacts of three dimensions only.
+        """
+        return self.backend.stepper(**changes)
+
+    def pose(self, qpos: Array) -> Pose:
+        """Where the links of a `chain` are, at joint positions [nq]."""
+        return self.backend.pose(qpos)
+
+
+class MuJoCoDLCMDP(DLCMDP):
+    """A DLCMDP whose physics is a `Motion`, perhaps with more to remember, moved on by a simulator.
+
+    Attributes:
+        simulator: the model and how it is stepped.
+    """
+
+    simulator: Simulator = struct.field(pytree_node=False, kw_only=True)
+
+
+def check_implementation(impl: str) -> None:
+    """Refuse a physics backend that does not exist or that this machine can't run.
+
+    Raises:
+        UserError: names the value and what is allowed.
+    """
+    if impl not in BACKENDS:
+        raise UserError(f"impl is {impl!r}; it must be one of {', '.join(BACKENDS)}")
+    resolve_name(BACKENDS[impl]).check_machine()
+
+
+@functools.cache
+def load(asset: str) -> Any:
+    """The `MjModel` in `envs/dynamite_envs/assets/ASSET.xml`."""
+    import mujoco
+
+    return mujoco.MjModel.from_xml_path(str(ASSETS / f"{asset}.xml"))  # pyright: ignore[reportAttributeAccessIssue]
