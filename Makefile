@@ -48,10 +48,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot animate table ablations sweep-p tune bench benchmark test test-slow lint format lock clean
+.PHONY: help setup train eval plot animate table ablations sweep-p tune bench versus-torch benchmark test test-slow lint format lock clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch"
 
@@ -85,8 +85,10 @@ tune: $(STAMP)  ## Search presets at random, the same budget for each method: EN
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
 	$(BIN)/python -m dynamite_jax.commands.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
 
-benchmark: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
+versus-torch: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
 	$(BIN)/python -m experiments.versus_torch.benchmark --env $(ENV) $(ARGS)
+
+benchmark: versus-torch  ## The old name of versus-torch (EXTRAS=torch): ENV= ARGS=
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)
