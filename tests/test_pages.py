@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynamite_jax import presets
+from dynamite_jax.config import VAEConfig
 from experiments.pages import blocks, results, schema, site, speed, write
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +140,17 @@ def test_flags_come_from_the_dataclass():
     ]
     with pytest.raises(KeyError, match="names"):
         schema.flags(Undescribed)
+
+
+def test_fields_say_what_they_must_be():
+    rows = {
+        line.split("|")[1].strip(" `"): line.split("|")[3].strip()
+        for line in schema.fields(VAEConfig, "vae.").splitlines()
+    }
+    assert rows["vae.lr"] == "float, > 0"
+    assert rows["vae.epochs"] == "int, 1 or more"
+    assert rows["vae.session_mask"] == "on or off"
+    assert rows["vae.boundaries"] == "`labels`, `predicted`"
 
 
 def test_presets_are_those_that_ship(tmp_path, monkeypatch):

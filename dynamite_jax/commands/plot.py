@@ -16,12 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 
-from dynamite_envs import exact
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import one_line_errors, parse, writing
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import loggers, run_folder
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ def plot(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, 
         axes.plot(steps, [statistics.interquartile_mean(row) for row in returns], color=color, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
-    env = configs.validate(dataclasses.replace(first, physics=configs.PhysicsConfig()))  # draws runs of other machines
-    for style, (name, value) in zip(("--", ":"), exact.find(env).references().items(), strict=False):
+    for style, (name, value) in zip(("--", ":"), _references(runs, first).items(), strict=False):
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
     axes.set_title(title or first.env)
@@ -89,6 +87,17 @@ def _load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:
     if not records:
         raise ConfigError(f"runs: {str(run)!r} has no metrics yet; it must have finished a chunk")
     return configs.load(run / "config.json"), records
+
+
+def _references(runs: tuple[Path, ...], config: configs.Config) -> dict[str, float]:
+    """Known returns of the environment, from the summary of a finished run; solved anew where none is finished."""
+    for run in runs:
+        if (run / run_folder.SUMMARY).is_file():
+            return run_folder.read_summary(run)["eval"]["references"]
+    from dynamite_envs import exact
+
+    env = configs.validate(dataclasses.replace(config, physics=configs.PhysicsConfig()))  # also of other machines' runs
+    return exact.find(env).references()
 
 
 @one_line_errors

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from dynamite_jax import rules
 from experiments.pages.blocks import table
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +50,13 @@ def fields(kind: type, prefix: str = "") -> str:
     for field in dataclasses.fields(kind):
         if not dataclasses.is_dataclass(hints[field.name]):
             name = f"`{prefix}{field.name}`"
-            rows.append([name, shown(default(field)), _allowed(hints[field.name]), described[field.name]])
-    return table(["field", "default", "type", "meaning"], rows)
+            number = rules.allowed(prefix + field.name)
+            parts = (
+                [number] if number and get_origin(hints[field.name]) is tuple else [_type(hints[field.name]), number]
+            )
+            allowed = ", ".join(part for part in parts if part)
+            rows.append([name, shown(default(field)), allowed, described[field.name]])
+    return table(["field", "default", "must be", "meaning"], rows)
 
 
 def flags(kind: type) -> str:
@@ -87,9 +93,9 @@ def shown(value: Any) -> str:
     return f"`{value}`"
 
 
-def _allowed(kind: Any) -> str:
+def _type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
     if get_origin(kind) is tuple:
         return f"list of {get_args(kind)[0].__name__}"
-    return getattr(kind, "__name__", str(kind))
+    return "on or off" if kind is bool else getattr(kind, "__name__", str(kind))
