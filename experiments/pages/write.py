@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = {
     **{name: module for name, (module, _) in COMMANDS.items()},
     "versus-torch": "experiments.versus_torch.benchmark",
+    "bayes-optimal": "experiments.studies.bayes_optimal",
 }
 
 # Column of the table of presets -> an environment that has it.
