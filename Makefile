@@ -48,10 +48,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot animate table ablations sweep-p tune bench benchmark test test-slow lint format lock clean
+.PHONY: help setup train eval plot animate table ablations sweep-p tune bench versus-torch benchmark test test-slow lint format lock clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch"
 
@@ -85,8 +85,10 @@ tune: $(STAMP)  ## Search presets at random, the same budget for each method: EN
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
 	$(BIN)/python -m dynamite_jax.commands.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
 
-benchmark: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
+versus-torch: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
 	$(BIN)/python -m experiments.versus_torch.benchmark --env $(ENV) $(ARGS)
+
+benchmark: versus-torch  ## The old name of versus-torch (EXTRAS=torch): ENV= ARGS=
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)
@@ -103,13 +105,20 @@ format: $(STAMP)  ## Apply the format and the safe fixes of the linter
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+.PHONY: results docs
+results: $(STAMP)  ## Write the pages made from results/ and from the code: docs/ and the summary of README.md
+	$(BIN)/python -m experiments.pages.write
+
+docs: $(STAMP)  ## Build the site into build/site/; a broken link fails
+	$(BIN)/python -m experiments.pages.site
+
 lock: | $(UV)  ## Refresh requirements.lock after a change in pyproject.toml; ARGS=--upgrade moves all
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
 	--all-extras --group pins --group build --generate-hashes --no-annotate --no-header \
 	--output-file requirements.lock --quiet $(ARGS)
 
 clean:  ## Remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The lock holds every extra, so it constrains the installation: only what is asked for is installed, in the
@@ -118,7 +127,7 @@ clean:  ## Remove .venv, caches and build leftovers; runs/ stays
 $(STAMP): pyproject.toml requirements.lock | $(UV)
 	@rm -f $(VENV)/.setup-*
 	$(UV) pip install --python $(BIN)/python --require-hashes --only-binary :all: --constraints requirements.lock \
-	--requirements pyproject.toml --group build --extra dev $(patsubst %,--extra %,$(WANTED)) \
+	--requirements pyproject.toml --group build --extra dev --extra docs $(patsubst %,--extra %,$(WANTED)) \
 	$(if $(filter-out $(OLD),$(WANTED))$(filter-out $(WANTED),$(OLD)),--exact)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@echo '$(WANTED)' >$(VENV)/.extras

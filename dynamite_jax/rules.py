@@ -56,6 +56,11 @@ _RULES = {
 }
 
 
+def allowed(name: str) -> str | None:
+    """What the number in a field must be, in words; None of a field whose type says it."""
+    return _RULES[name][0] if name in _RULES else None
+
+
 def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted name, value, type) of every field that is not itself a section."""
     found = []
