@@ -13,7 +13,7 @@ from conftest import assert_same
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import AgentParams
-from dynamite_jax.networks import Block
+from dynamite_jax.networks.transformer import Block
 from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
 
 

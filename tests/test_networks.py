@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 import numpy_elbo as reference
+from dynamite_jax.agents.actor_critic import ActorCritic, bounded
 from dynamite_jax.data.types import BeliefState, Gaussian
-from dynamite_jax.networks import MLP, ActorCritic, BeliefModel, Encoder, GaussianHead, bounded
+from dynamite_jax.networks.belief_model import BeliefModel
+from dynamite_jax.networks.gru import Encoder
+from dynamite_jax.networks.mlp import MLP, GaussianHead
 
 HIDDEN, LATENT, EMBEDDING, OBSERVATION, ACTION, BATCH = 6, 3, 5, 4, 2, 5
 EMBED = OBSERVATION + ACTION + 1

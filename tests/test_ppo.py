@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynamite_envs.spaces import Box, Discrete
+from dynamite_jax.agents.distributions import policy_distribution
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.config import PPOConfig
 from dynamite_jax.data.types import Rollout
@@ -190,7 +191,7 @@ def actions(space) -> np.ndarray:
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "continuous"])
 def test_policy_distribution_has_the_log_probabilities_and_entropy_of_the_formula(space):
     policy, action = outputs(space), actions(space)
-    distribution = ppo.policy_distribution(jnp.asarray(policy, jnp.float32), space)
+    distribution = policy_distribution(jnp.asarray(policy, jnp.float32), space)
     slow = [slow_policy(p, a, space) for p, a in zip(policy, action, strict=True)]
     log_prob, entropy = map(np.array, zip(*slow, strict=True))
     np.testing.assert_allclose(distribution.log_prob(jnp.asarray(action)), log_prob, rtol=2e-5, atol=1e-5)
@@ -199,7 +200,7 @@ def test_policy_distribution_has_the_log_probabilities_and_entropy_of_the_formul
 
 def test_continuous_actions_are_neither_squashed_nor_clipped():
     policy = jnp.tile(jnp.array([3.0, -5.0, jnp.log(0.5), 0.0]), (4000, 1))
-    distribution = ppo.policy_distribution(policy, Box(2))
+    distribution = policy_distribution(policy, Box(2))
     drawn = np.asarray(distribution.sample(seed=jax.random.key(0)))
     np.testing.assert_allclose(drawn.mean(0), [3.0, -5.0], atol=0.08)
     np.testing.assert_allclose(drawn.std(0), [0.5, 1.0], rtol=0.05)
@@ -348,7 +349,7 @@ def test_policy_gradient_raises_the_probability_of_good_actions():
     space = Discrete(4)
     policy = outputs(space)
     batch, value = batch_for(space, policy)
-    batch = batch.replace(log_prob=ppo.policy_distribution(jnp.asarray(policy), space).log_prob(batch.action))
+    batch = batch.replace(log_prob=policy_distribution(jnp.asarray(policy), space).log_prob(batch.action))
     hyper = HYPER.replace(entropy=0.0)
     gradient = jax.grad(lambda p: ppo.loss(p, value, batch, space, hyper)[0])(jnp.asarray(policy))
     chosen = np.asarray(gradient)[np.arange(N), np.asarray(batch.action)]
@@ -378,5 +379,5 @@ def test_entropy_bonus_pulls_towards_the_uniform_policy():
     batch, value = batch_for(space, np.asarray(policy))
     batch = batch.replace(advantage=jnp.zeros(N))
     gradient = jax.grad(lambda p: ppo.loss(p, value, batch, space, HYPER)[0])(policy)
-    stepped = ppo.policy_distribution(policy - 0.1 * gradient, space).entropy()
-    assert jnp.all(stepped > ppo.policy_distribution(policy, space).entropy())
+    stepped = policy_distribution(policy - 0.1 * gradient, space).entropy()
+    assert jnp.all(stepped > policy_distribution(policy, space).entropy())

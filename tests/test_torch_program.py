@@ -17,7 +17,7 @@ from dynamite_envs import registry
 from dynamite_envs.half_cheetah import Task
 from dynamite_jax import config as configs
 from dynamite_jax.agents import running_statistics
-from dynamite_jax.algorithms import ppo as jax_ppo
+from dynamite_jax.agents.distributions import policy_distribution
 from dynamite_jax.algorithms.meta_ppo import policy_samples, remaining
 from dynamite_jax.data.types import Rollout
 from episodes import statistics
@@ -155,7 +155,7 @@ def test_an_episode_shows_the_policy_what_ours_would(normalised):
     features = jnp.concatenate([seen["observation"][:-1], beliefs.belief.features], axis=-1)
     np.testing.assert_allclose(seen["features"][:-1], features, atol=2e-5)
     policy, value = agent.policy(state.policy_params, agent.normalise(state.normaliser, "features", features))
-    log_prob = jax_ppo.policy_distribution(policy, space).log_prob(seen["action"])
+    log_prob = policy_distribution(policy, space).log_prob(seen["action"])
     np.testing.assert_allclose(seen["log_prob"], log_prob, atol=2e-5)
     np.testing.assert_allclose(seen["value"][:-1], value, atol=2e-5)
     expected, returns = policy_samples(agent, rollout, config.ppo, state)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from dynamite_envs.spaces import Box, Discrete
+from dynamite_jax.agents.actor_critic import ActorCritic as JaxActorCritic
+from dynamite_jax.agents.distributions import policy_distribution
 from dynamite_jax.algorithms import ppo as jax_ppo
 from dynamite_jax.algorithms.meta_ppo import optimiser
 from dynamite_jax.beliefs import elbo as jax_elbo
 from dynamite_jax.config import Config, PPOConfig
 from dynamite_jax.methods import varibad
-from dynamite_jax.networks import ActorCritic as JaxActorCritic
 from episodes import BATCH, HORIZON, LATENT, NETWORK, WEIGHTS, build, drift, scattered, trajectories
 from experiments.versus_torch.torch_reference import elbo, ppo, weights
 from experiments.versus_torch.torch_reference.networks import ActorCritic, BeliefModel
@@ -167,7 +168,7 @@ def test_the_loss_of_the_policy_and_every_gradient_agree(discrete, precision):
     )
     batch = of_type(jax_ppo.Samples(**drawn), kind)
     policy, _ = theirs.apply(params, batch.features)
-    before = jax_ppo.policy_distribution(policy, action_space).log_prob(batch.action)
+    before = policy_distribution(policy, action_space).log_prob(batch.action)
     batch = batch.replace(log_prob=before + jnp.asarray(rng.normal(0.0, 0.3, n), kind))
     hyper = PPOConfig(clip=0.2, entropy=0.07, value_weight=0.6)
 

@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 import rlax
 from flax import struct
 
-from dynamite_envs.dlcmdp import Box, Discrete
+from dynamite_envs.spaces import Box, Discrete
+from dynamite_jax.agents.distributions import policy_distribution
 from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, Rollout
 
@@ -34,17 +34,6 @@ class Samples(struct.PyTreeNode):
     advantage: Array
     target: Array
     valid: Array
-
-
-def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
-    """Distribution of actions: logits [..., n], or means and log-deviations [..., 2 size].
-
-    Continuous actions are not squashed; the environment clips them, so that every log-probability is finite.
-    """
-    if isinstance(space, Discrete):
-        return distrax.Categorical(logits=policy)
-    mean, log_std = jnp.split(policy, 2, axis=-1)
-    return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
 
 
 def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | float, lambda_: Array | float) -> Array:

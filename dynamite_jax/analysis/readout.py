@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dynamite_jax.data.types import Array, Params
-from dynamite_jax.networks import MLP
+from dynamite_jax.networks.mlp import MLP
 
 HIDDEN = (64, 64)
 UPDATES, BATCH, STEP_SIZE = 3000, 512, 3e-3

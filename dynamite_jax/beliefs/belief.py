@@ -90,7 +90,7 @@ class HistoryBelief(Belief):
     """Shows the policy the state of a recurrent network over the history; nothing says what its numbers mean.
 
     Attributes:
-        network: a `networks.GRU`, or a network with its `embed` and `recur`.
+        network: a `networks.gru.GRU`, or a network with its `embed` and `recur`.
         units: G, numbers of the recurrent state.
         space: action space.
         observation_size: O.

@@ -14,7 +14,9 @@ from dynamite_jax.beliefs.belief import Belief, evidence
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
-from dynamite_jax.networks import BeliefModel, Encoder, TransformerEncoder
+from dynamite_jax.networks.belief_model import BeliefModel
+from dynamite_jax.networks.gru import Encoder
+from dynamite_jax.networks.transformer import TransformerEncoder
 
 
 @dataclass(frozen=True)

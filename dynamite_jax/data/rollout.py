@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from dynamite_envs.dlcmdp import DLCMDP, State
 from dynamite_envs.spaces import Discrete
 from dynamite_jax.agents import running_statistics
-from dynamite_jax.algorithms import ppo
+from dynamite_jax.agents.actor_critic import ActorCritic
+from dynamite_jax.agents.distributions import policy_distribution
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import Config
 from dynamite_jax.data.types import AgentParams, Array, Params, Rollout, Trajectories
 from dynamite_jax.methods import METHODS
-from dynamite_jax.networks import ActorCritic
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def play(
     def step(carry: tuple[State, Any, Array, Array], key: Array) -> tuple[tuple[State, Any, Array, Array], Any]:
         environment, belief, action, reward = carry
         belief, policy, seen = look(environment, belief, action, reward)
-        distribution = ppo.policy_distribution(policy, space)
+        distribution = policy_distribution(policy, space)
         action = distribution.mode() if deterministic else distribution.sample(seed=key)
         after = step_env(environment, action)
         done = (action, distribution.log_prob(action), after.reward, after.terminated)

@@ -18,7 +18,7 @@ from dynamite_jax.beliefs.belief import HistoryBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, Params, Trajectories
-from dynamite_jax.networks import GRU, gated
+from dynamite_jax.networks.gru import GRU, gru_update
 
 LOOK_AHEAD = 10
 NEGATIVES = 15
@@ -40,7 +40,7 @@ class ContrastiveGRU(GRU):
 
     def look_ahead(self, hidden: Array, action: Array) -> Array:
         """The state after one more action and nothing seen: [..., G], [..., A] -> [..., G]."""
-        return gated(hidden, self.action_gates(action), self.future_gates(hidden))
+        return gru_update(hidden, self.action_gates(action), self.future_gates(hidden))
 
     def see(self, observation: Array, reward: Array) -> Array:
         """The classifier's view of s and the reward that came with it: [..., O], [...] -> [..., C]."""

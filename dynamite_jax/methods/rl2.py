@@ -6,7 +6,7 @@ import math
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.beliefs.belief import HistoryBelief
 from dynamite_jax.config import Config
-from dynamite_jax.networks import GRU
+from dynamite_jax.networks.gru import GRU
 
 
 class RecurrentPolicy(HistoryBelief):

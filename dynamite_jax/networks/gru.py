@@ -1,0 +1,100 @@
+"""Recurrent networks over the history: a GRU, and the inference network that is one."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynamite_jax.data.types import Array, BeliefState, Gaussian
+from dynamite_jax.networks.mlp import GaussianHead
+
+
+def gru_update(hidden: Array, from_input: Array, from_hidden: Array) -> Array:
+    """Next state of a GRU from its two halves of gates, each [..., 3 G] for reset, update, new: [..., G] -> [..., G].
+
+    The form is that of cuDNN: the reset gate acts behind the recurrent product.
+    """
+    reset_in, update_in, new_in = jnp.split(from_input, 3, axis=-1)
+    reset_h, update_h, new_h = jnp.split(from_hidden, 3, axis=-1)
+    update = nn.sigmoid(update_in + update_h)
+    new = jnp.tanh(new_in + nn.sigmoid(reset_in + reset_h) * new_h)
+    return new + update * (hidden - new)
+
+
+class GRU(nn.Module):
+    """Recurrent network over a history (s_t, a_{t-1}, r_{t-1}).
+
+    The gates are those of a GRU (Cho et al., 2014). The part of them that depends on the inputs alone is `embed`, one
+    matrix product for a whole episode; `recur` does what must be done in turn.
+
+    Attributes:
+        hidden: units G of the recurrent state.
+        embedding: units of the input layer.
+    """
+
+    hidden: int
+    embedding: int
+
+    def setup(self):
+        self.input = nn.Dense(self.embedding)
+        self.input_gates = nn.Dense(3 * self.hidden)
+        self.recurrent_gates = nn.Dense(3 * self.hidden)
+
+    def embed(self, observation: Array, action: Array, reward: Array) -> Array:
+        """Gate inputs of (s_t, a_{t-1}, r_{t-1}): [..., O], [..., A] (encoded), [...] -> [..., 3 G]."""
+        x = jnp.concatenate([observation, action, reward[..., None]], axis=-1)
+        return self.input_gates(nn.relu(self.input(x)))
+
+    def recur(self, hidden: Array, gates: Array) -> Array:
+        """Next recurrent state: [..., G], gate inputs [..., 3 G] -> [..., G]."""
+        return gru_update(hidden, gates, self.recurrent_gates(hidden))
+
+    def __call__(self, hidden: Array, observation: Array, action: Array, reward: Array) -> Array:
+        """Embed and recur at once, as when acting."""
+        return self.recur(hidden, self.embed(observation, action, reward))
+
+
+class Encoder(GRU):
+    """Recurrent inference network q(z_t, d_t | s_{..t}, a_{..t-1}, r_{..t-1}).
+
+    Attributes:
+        latent: numbers L of the latent.
+        conditioning: whether the step also receives the belief at the end of the previous session.
+        boundary_head: whether boundaries are predicted; without it none ever is.
+    """
+
+    latent: int
+    conditioning: bool
+    boundary_head: bool
+
+    def setup(self):
+        super().setup()
+        if self.conditioning:
+            self.previous_gates = nn.Dense(3 * self.hidden, use_bias=False)
+        self.head = GaussianHead(self.latent)
+        if self.boundary_head:
+            self.boundary = nn.Dense(1)
+
+    def initial(self, batch: tuple[int, ...]) -> BeliefState:
+        """State before the first observation: no history, standard normal beliefs."""
+        standard = Gaussian.standard((*batch, self.latent))
+        return BeliefState(
+            jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype)
+        )
+
+    def step(self, state: BeliefState, inputs: Array) -> BeliefState:
+        """One step: `inputs` from `embed`, [..., 3 G]."""
+        if self.conditioning:
+            inputs = inputs + self.previous_gates(state.previous.features)
+        hidden = self.recur(state.hidden, inputs)
+        logit = self.boundary(hidden)[..., 0] if self.boundary_head else state.boundary_logit
+        return BeliefState(hidden, self.head(hidden), ended(state, logit), logit)
+
+    def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
+        """Embed and step at once, as when acting."""
+        return self.step(state, self.embed(observation, action, reward))
+
+
+def ended(state: BeliefState, boundary_logit: Array) -> Gaussian:
+    """Belief that stood at the end of the previous session, now that a boundary is predicted or not."""
+    at_boundary = (boundary_logit > 0.0)[..., None]  # P(d) > 1/2
+    return jax.tree.map(lambda end, kept: jnp.where(at_boundary, end, kept), state.belief, state.previous)
