@@ -2,9 +2,9 @@
 
 A file names its schema, the version of its fields: one of an earlier schema is read as the run that it was.
 
-Nothing here needs JAX. In the compiled step `VAEConfig` and `PPOConfig` are pytrees, see `data.types`: their real numbers
-are traced leaves, so that changing one does not recompile and a search can be vmapped over them; everything that
-changes shapes or code is static.
+Nothing here needs JAX. In the compiled step `VAEConfig` and `PPOConfig` are pytrees, see `data.types`: their real
+numbers are traced leaves, so that changing one does not recompile and a search can be vmapped over them; everything
+that changes shapes or code is static.
 """
 
 import dataclasses

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -12,9 +13,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from dynamite_jax.algorithms import meta_ppo
 from dynamite_jax.analysis import statistics
 from dynamite_jax.data.types import TrainState
-from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.loggers import Log, Record
 from dynamite_jax.runtime.program import Program
+
+if TYPE_CHECKING:
+    from dynamite_jax.runtime.checkpoints import Checkpoints
 
 
 class Diverged(RuntimeError):
@@ -26,7 +29,7 @@ class Outputs:
     """Where a run's records, states and messages go; in a run of several processes only the first one's are files."""
 
     log: Log | None
-    checkpoints: Checkpoints
+    checkpoints: "Checkpoints"
     console: Console
 
 
