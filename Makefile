@@ -26,7 +26,7 @@ SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
 
 # Every target says in its help which of them it takes; what it would leave unused is refused.
-TAKEN = $(shell sed -n 's/^$(1):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
+TAKEN = $(shell sed -n 's/^$(1:benchmark=versus-torch):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
 UNUSED = $(filter-out EXTRAS PYTHON $(call TAKEN,$(1)),$(filter $(KNOWN),$(GIVEN)))
 $(foreach goal,$(MAKECMDGOALS),$(if $(call UNUSED,$(goal)),$(error make $(goal) takes no $(firstword $(call UNUSED,$(goal)))=; it takes $(or $(call TAKEN,$(goal)),none))))
 
@@ -56,34 +56,34 @@ help:  ## List the targets
 setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
-	$(BIN)/python -m dynamite_jax.train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
 
 eval: $(if $(value RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))
-	$(BIN)/python -m dynamite_jax.evaluate --run $(call QUOTE,RUN) $(ARGS)
+	$(BIN)/dynamite-jax eval --run $(call QUOTE,RUN) $(ARGS)
 
 plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a 'b c'" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
-	$(BIN)/python -m dynamite_jax.commands.plot --runs $(RUNS) $(ARGS)
+	$(BIN)/dynamite-jax plot --runs $(RUNS) $(ARGS)
 
 animate: $(if $(value RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))
-	$(BIN)/python -m dynamite_jax.commands.animate --run $(call QUOTE,RUN) $(ARGS)
+	$(BIN)/dynamite-jax animate --run $(call QUOTE,RUN) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
-	$(BIN)/python -m dynamite_jax.commands.table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
+	$(BIN)/dynamite-jax table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
 
 ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= ARGS=
-	$(BIN)/python -m dynamite_jax.commands.ablations --env $(ENV) $(SIZES) $(ARGS)
+	$(BIN)/dynamite-jax ablations --env $(ENV) $(SIZES) $(ARGS)
 
 sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= STEPS= ARGS=
-	$(BIN)/python -m dynamite_jax.commands.sweep_p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+	$(BIN)/dynamite-jax sweep-p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
 tune: $(STAMP)  ## Search presets at random, the same budget for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
-	$(BIN)/python -m dynamite_jax.commands.tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+	$(BIN)/dynamite-jax tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
-	$(BIN)/python -m dynamite_jax.commands.bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
+	$(BIN)/dynamite-jax bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
 
 versus-torch: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
 	$(BIN)/python -m experiments.versus_torch.benchmark --env $(ENV) $(ARGS)

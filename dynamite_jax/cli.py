@@ -1,4 +1,8 @@
-"""The command line: `dynamite-jax COMMAND`. A command is a module with a `main`, imported when it is called."""
+"""The command line: `dynamite-jax COMMAND`. A command is a module with a `main`, imported when it is called.
+
+Such a module imports what it computes with inside `main`, once the words of the command line are read, so that `--help`
+and a typing error are answered at once.
+"""
 
 import difflib
 import importlib

@@ -2,17 +2,17 @@
 
 A file names its schema, the version of its fields: one of an earlier schema is read as the run that it was.
 
-`VAEConfig` and `PPOConfig` are pytrees: their real numbers are traced leaves of the compiled step, so that changing
-one does not recompile and a search can be vmapped over them; everything that changes shapes or code is static.
+Nothing here needs JAX. In the compiled step `VAEConfig` and `PPOConfig` are pytrees, see `data.types`: their real
+numbers are traced leaves, so that changing one does not recompile and a search can be vmapped over them; everything
+that changes shapes or code is static.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, get_type_hints
 
-from flax import struct
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dynamite_jax import rules
@@ -100,10 +100,20 @@ _OPTIONS_ON_THE_COMMAND_LINE = PrimitiveConstructorSpec(
 
 
 def _static(default: Any) -> Any:
-    return struct.field(pytree_node=False, default=default)
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
-class VAEConfig(struct.PyTreeNode):
+@dataclasses.dataclass(frozen=True)
+class _Hyperparameters:
+    """A section whose fields are traced in the compiled step, unless their metadata says `static`."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig(_Hyperparameters):
     """The belief model's objective and optimisation."""
 
     lr: float = 1e-3
@@ -154,7 +164,8 @@ class VAEConfig(struct.PyTreeNode):
     """What the boundary head answers at t: is the newest reward from a new session, or is the step to come."""
 
 
-class PPOConfig(struct.PyTreeNode):
+@dataclasses.dataclass(frozen=True)
+class PPOConfig(_Hyperparameters):
     """The policy's objective and optimisation."""
 
     lr: float = 7e-4

@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from dynamite_envs.errors import UserError
+from dynamite_jax.cli import COMMANDS
 
 
 class ConfigError(UserError):
@@ -52,6 +53,11 @@ def writing(path: Path, field: str = "out") -> Iterator[None]:
 def parse(kind: Any, argv: list[str], **options: Any) -> Any:
     """Command line -> dataclass by tyro, its boxed errors told in one line.
 
+    Args:
+        kind: the dataclass, of the module that is the command.
+        argv: the words behind the command.
+        **options: of `tyro.cli`.
+
     Raises:
         UserError: a flag that is unknown or can't be read.
         SystemExit: `--help` was asked for.
@@ -59,7 +65,7 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=argv, **options)
+            return tyro.cli(kind, args=argv, prog=_program(kind), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -68,3 +74,11 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
     ]
     text = " ".join(" ".join(lines).split()).removeprefix("Value error Error parsing ")
     raise UserError(re.sub(r" ?(Argument helptext|Full helptext|For full helptext|Run).*", "", text))
+
+
+def _program(kind: Any) -> str:
+    """What starts the command whose arguments these are."""
+    spec = sys.modules[kind.__module__].__spec__  # which knows the name of a module that is run, too
+    module = spec.name if spec else kind.__module__
+    names = {path: name for name, (path, _) in COMMANDS.items()}
+    return f"dynamite-jax {names[module]}" if module in names else f"python -m {module}"

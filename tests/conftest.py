@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ.setdefault("MUJOCO_GL", "egl")  # as commands.animate has it; MuJoCo reads it when it is imported
+os.environ.setdefault("MUJOCO_GL", "egl")  # as the command `animate` has it; MuJoCo reads it when it is imported
 # Most tests compile far longer than they run, so the compiler is told not to try hard.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 

@@ -9,36 +9,37 @@ from PIL import Image
 from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.scratch_itch.env import Itch, ScratchItch, itch_frame
-from dynamite_jax import train
+from dynamite_jax.analysis import animation
 from dynamite_jax.commands import animate
+from dynamite_jax.runtime import training
 
 
 def test_every_place_has_a_bin_of_its_limb():
     limb, along, angle = jnp.meshgrid(jnp.arange(2.0), jnp.linspace(0, 1, 13), jnp.linspace(-1, 1, 13) * jnp.pi / 2)
-    found = np.asarray(animate.bins(Itch(limb, along, angle)))
-    assert set(found.ravel()) == set(range(2 * animate.ALONG * animate.AROUND))
-    place = lambda *itch: int(animate.bins(Itch(*map(jnp.float32, itch))))  # noqa: E731
-    assert place(0, 0.0, -1.5) == 0 and place(0, 1.0, 1.5) == animate.ALONG * animate.AROUND - 1
-    assert place(1, 0.0, -1.5) == animate.ALONG * animate.AROUND and place(0, 0.2, 0.0) == animate.AROUND + 1
+    found = np.asarray(animation.bins(Itch(limb, along, angle)))
+    assert set(found.ravel()) == set(range(2 * animation.ALONG * animation.AROUND))
+    place = lambda *itch: int(animation.bins(Itch(*map(jnp.float32, itch))))  # noqa: E731
+    assert place(0, 0.0, -1.5) == 0 and place(0, 1.0, 1.5) == animation.ALONG * animation.AROUND - 1
+    assert place(1, 0.0, -1.5) == animation.ALONG * animation.AROUND and place(0, 0.2, 0.0) == animation.AROUND + 1
 
 
 def test_an_animation_shows_the_arm_the_itch_and_the_belief(tmp_path):
     env = registry.make("scratch_itch")
     assert isinstance(env, ScratchItch)
     state = env.reset(jax.random.key(0))
-    scene = animate.Scene(env, state.physics.female)
+    scene = animation.Scene(env, state.physics.female)
     itch = np.asarray(itch_frame(state.physics.female, state.context)[0])
     here, elsewhere = (scene.draw(np.asarray(state.physics.qpos), at).astype(int) for at in (itch, itch + 5.0))
     scene.close()
-    assert here.shape == (animate.HEIGHT, animate.WIDTH, 3) and here.std() > 10
+    assert here.shape == (animation.HEIGHT, animation.WIDTH, 3) and here.std() > 10
     changed = np.abs(here - elsewhere).sum(-1) > 60
     assert 20 < changed.sum() < 1000  # a small ball
     red, green, _ = here[changed].mean(0)
     assert red > 2 * green
 
     states = jax.tree.map(lambda x: jnp.stack([x] * 7), state)
-    read = np.random.default_rng(0).dirichlet(np.ones(36), 6).reshape(6, 2, animate.ALONG, animate.AROUND)
-    animate.animate(env, states, np.zeros(6), read, tmp_path / "a.gif", every=2)
+    read = np.random.default_rng(0).dirichlet(np.ones(36), 6).reshape(6, 2, animation.ALONG, animation.AROUND)
+    animation.animate(env, states, np.zeros(6), read, tmp_path / "a.gif", every=2)
     with Image.open(tmp_path / "a.gif") as picture:
         assert getattr(picture, "n_frames", 1) == 3
 
@@ -51,8 +52,8 @@ def test_the_itch_is_marked_on_its_limb_where_it_is(tmp_path):
     def marked(limb: float, along: float) -> np.ndarray:
         itch = Itch(jnp.float32(limb), jnp.float32(along), jnp.float32(0.0))
         states = jax.tree.map(lambda x: jnp.stack([x] * 2), state.replace(context=itch))
-        animate.animate(
-            env, states, np.zeros(1), np.zeros((1, 2, animate.ALONG, animate.AROUND)), tmp_path / "a.gif", 1
+        animation.animate(
+            env, states, np.zeros(1), np.zeros((1, 2, animation.ALONG, animation.AROUND)), tmp_path / "a.gif", 1
         )
         with Image.open(tmp_path / "a.gif") as picture:
             red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), -1, 0)
@@ -75,7 +76,7 @@ def test_the_itch_is_marked_on_its_limb_where_it_is(tmp_path):
     ],
 )
 def test_what_can_not_be_animated_is_one_line(flags, said, tmp_path, monkeypatch, capsys):
-    train.train(tiny_config("probe_match", "markov", steps=160, chunk=1), tmp_path / "run")
+    training.train(tiny_config("probe_match", "markov", steps=160, chunk=1), tmp_path / "run")
     monkeypatch.setattr("sys.argv", ["animate", "--run", str(tmp_path / "run"), *flags.split()])
     with pytest.raises(SystemExit) as stop:
         animate.main()

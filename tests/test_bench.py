@@ -8,8 +8,8 @@ import pytest
 from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
-from dynamite_jax.commands import bench
 from dynamite_jax.methods import METHODS
+from dynamite_jax.runtime import speed
 
 
 def test_matrix_products_are_counted_as_often_as_they_run():
@@ -19,9 +19,9 @@ def test_matrix_products_are_counted_as_often_as_they_run():
         step = lambda carry, _: (jax.jit(jnp.tanh)(carry @ weights) @ weights.T, None)  # noqa: E731
         return jax.lax.scan(step, x, length=11)[0] @ weights
 
-    assert bench._products(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
+    assert speed._products(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
     # A batched product does one for each of the batch.
-    assert bench._products(jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr) == 4 * 2 * 3 * 35
+    assert speed._products(jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr) == 4 * 2 * 3 * 35
 
 
 def test_c_mujoco_is_given_the_episodes_of_the_policy(monkeypatch):
@@ -30,9 +30,9 @@ def test_c_mujoco_is_given_the_episodes_of_the_policy(monkeypatch):
     assert isinstance(env, MuJoCoDLCMDP)
     rng, given = np.random.default_rng(0), []
     qpos, qvel, actions = rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 3, 5, 2))
-    monkeypatch.setattr(bench.c_rollout, "rollout", lambda *inputs, **_: given.append(inputs))
+    monkeypatch.setattr(speed.c_rollout, "rollout", lambda *inputs, **_: given.append(inputs))
     physics = Motion(*map(jnp.asarray, (qpos, qvel, 0.0 * qvel)))
-    assert bench._c_mujoco(env, physics, jnp.asarray(actions), repeats=1) > 0
+    assert speed._c_mujoco(env, physics, jnp.asarray(actions), repeats=1) > 0
     model, _, starts, control = given[-1]
     assert model is env.simulator.model and len(given) == 2 and control.dtype == np.float64
     for seed in range(2):
@@ -45,7 +45,7 @@ def test_c_mujoco_is_given_the_episodes_of_the_policy(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("env, method", [("reacher", "dynamite"), *(("probe_match", method) for method in METHODS)])
 def test_every_method_can_be_measured(env, method):
-    result = bench.measure(tiny_config(env, method, steps=3200), repeats=1)
+    result = speed.measure(tiny_config(env, method, steps=3200), repeats=1)
     assert (result.get("c_mujoco_steps_per_s", 0) > 0) == (env == "reacher")
     assert result["steps_per_s"] > 0 and result["compile_s"] > 0 and result["peak_mb"] > 0
     assert {"environment", "encoder and policy", "ppo update"} <= result["phases"].keys()

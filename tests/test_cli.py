@@ -391,7 +391,8 @@ def test_a_bug_inside_a_command_traces_and_ends_with_exit_code_1(tmp_path):
     code = (
         "import sys, numpy\n"
         "from dynamite_jax import train\n"
-        "train.evaluate = lambda *arguments: numpy.zeros(2).reshape(3)\n"
+        "from dynamite_jax.runtime import training\n"
+        "training.evaluate = lambda *arguments: numpy.zeros(2).reshape(3)\n"
         "sys.argv = ['train', '--env', 'probe_match', '--method', 'markov', '--steps', '1280', '--seeds', '1']\n"
         "train.main()\n"
     )
@@ -414,6 +415,7 @@ def test_help_is_no_error(monkeypatch, capsys):
     [
         (["train", "SEED=3"], "SEED is not a variable of this Makefile; known are ENV METHOD"),
         (["table", "METHOD=varibad"], "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE ARGS"),
+        (["versus-torch", "SEEDS=3"], "make versus-torch takes no SEEDS=; it takes EXTRAS ENV ARGS"),
         (["benchmark", "SEEDS=3"], "make benchmark takes no SEEDS=; it takes EXTRAS ENV ARGS"),
         (["lint", "ARGS=-x"], "make lint takes no ARGS=; it takes none"),
     ],

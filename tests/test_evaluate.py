@@ -10,10 +10,10 @@ import pytest
 from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.probes import Memory
-from dynamite_jax import evaluate, train
-from dynamite_jax.analysis import readout, sessions
+from dynamite_jax import evaluate
+from dynamite_jax.analysis import evaluation, readout, sessions
 from dynamite_jax.analysis.report import report
-from dynamite_jax.runtime import loop
+from dynamite_jax.runtime import loop, training
 from dynamite_jax.runtime.program import Program
 
 SESSION = np.array([0, 0, 0, 1, 1, 1, 2, 2])[None, :, None]  # [1, H, 1]
@@ -85,7 +85,7 @@ def test_detection_of_nothing_is_no_number():
 
 def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsys):
     config = tiny_config("gridworld", steps=1920)  # two chunks: after the first it is said how long the rest will take
-    train.train(config, tmp_path / "run")
+    training.train(config, tmp_path / "run")
     results = []
     for _ in range(2):
         monkeypatch.setattr("sys.argv", ["evaluate", "--run", str(tmp_path / "run"), "--episodes", "128"])
@@ -113,7 +113,7 @@ def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told()
     for method in ("markov", "oracle"):
         config = tiny_config("gridworld", method)
         program = Program(config, registry.make("gridworld"))
-        found[method] = evaluate.evaluate(
+        found[method] = evaluation.evaluate(
             config, program.env, program.agent, program.init().agent_params, episodes=4096, seed=1
         )
     assert "regret" not in found["oracle"]
@@ -126,7 +126,7 @@ def test_beliefs_over_eight_goals_are_measured_too():
     """Two numbers that nobody trained hold little of where eight goals are."""
     config = tiny_config("point_robot", env_options=("horizon=20",))
     program = Program(config, registry.make("point_robot", horizon=20))
-    result = evaluate.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=256, seed=1)
+    result = evaluation.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=256, seed=1)
     belief = result["belief"]
     assert belief.keys() == {"readout_error", "error_of_knowing_nothing"}  # rewards of single steps tell no posterior
     # A reward tells the goal for certain, so that most of the time seven of eight probabilities are nearly 0.
@@ -142,7 +142,7 @@ def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
     config = tiny_config("probe_memory")
     env = registry.make("probe_memory")
     program = Program(config, env)
-    result = evaluate.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=32, seed=1)
+    result = evaluation.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=32, seed=1)
     assert result["outcomes"]["steps made"]["per_seed"] == [10.0] * config.seeds
     assert result["outcomes"]["success"]["iqm"] == 1.0
     report(result)

@@ -12,10 +12,11 @@ from conftest import build, compiled, tiny_config
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis import statistics
-from dynamite_jax.commands import ablations, plot, runs, sweep_p, table, tune
+from dynamite_jax.analysis import figures, statistics
+from dynamite_jax.commands import ablations, runs, sweep_p, table, tune
 from dynamite_jax.config import ConfigError
 from dynamite_jax.methods import METHODS
+from dynamite_jax.runtime import training, tuning
 
 
 def summary(returns, best=None):
@@ -52,7 +53,7 @@ def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, mon
         def join(self):
             pass
 
-    monkeypatch.setattr(runs.train, "train", train)
+    monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
     monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
     wanted = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
@@ -191,13 +192,13 @@ def test_results_that_can_not_be_written_are_refused_before_training(command, tm
 )
 def test_a_picture_that_can_not_be_written_is_refused(name, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        plot.plot((Path(__file__).parent / "data" / "run_v0",), tmp_path / name)
+        figures.draw_learning_curves((Path(__file__).parent / "data" / "run_v0",), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
     with pytest.raises(ConfigError, match="labels are 1"):
-        plot.plot((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))
+        figures.draw_learning_curves((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))
 
 
 def test_an_ablation_differs_from_the_whole_in_one_field():
@@ -243,7 +244,7 @@ def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path
         return {name: summary([1.0, 3.0], best=4.0) for name in every}
 
     monkeypatch.setattr(runs, "complete", complete)
-    monkeypatch.setattr(plot, "plot", lambda folders, out, **options: drawn.append((folders, out)))
+    monkeypatch.setattr(figures, "draw_learning_curves", lambda folders, out, **options: drawn.append((folders, out)))
     flags = "--env gridworld --seeds 2 --steps 30000 --runs runs --out"
     monkeypatch.setattr("sys.argv", ["command", *flags.split(), str(tmp_path)])
     module.main()
@@ -260,16 +261,16 @@ def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path
 
 def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
     config = presets.default("gridworld", "dynamite")
-    first, second, *others = tune.candidates(config, 200)
+    first, second, *others = tuning.candidates(config, 200)
     assert configs.changed(config, first) == config
     changes = {"vae.minibatches": 2, "ppo.minibatches": 8, "ppo.delay": 0.0}
     assert configs.changed(config, second) == configs.changed(config, changes)
     assert [setting["ppo.minibatches"] for setting in others] == [32, 8] * 99
-    for name in tune.SEARCHED:
+    for name in tuning.SEARCHED:
         values = np.array([setting[name] for setting in others])
         start = first[name]
         ratio = (1 - values) / (1 - start) if name == "ppo.gamma" else values / start
-        assert 1 / tune.FACTOR <= ratio.min() < 0.4 and 2.5 < ratio.max() <= tune.FACTOR, name
+        assert 1 / tuning.FACTOR <= ratio.min() < 0.4 and 2.5 < ratio.max() <= tuning.FACTOR, name
         assert abs(np.log(ratio).mean()) < 0.2
     for setting in others:
         configs.validate(configs.changed(config, setting))
@@ -277,15 +278,15 @@ def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
 
 def test_the_search_has_one_schedule_where_minibatches_can_not_be_larger():
     config = tiny_config("probe_match", vae={"minibatches": 1}, ppo={"minibatches": 1})
-    (way,) = tune.schedules(config)
+    (way,) = tuning.schedules(config)
     assert configs.changed(config, way) == config
-    assert all(way.items() <= setting.items() for setting in tune.candidates(config, 3))
+    assert all(way.items() <= setting.items() for setting in tuning.candidates(config, 3))
 
 
 def test_every_method_meets_the_same_factors():
-    settings = {m: tune.candidates(presets.default("gridworld", m), 5) for m in METHODS}
+    settings = {m: tuning.candidates(presets.default("gridworld", m), 5) for m in METHODS}
     for method in METHODS:
-        for name in tune.SEARCHED:
+        for name in tuning.SEARCHED:
             ratios = [[s[name] / found[0][name] for s in found] for found in (settings[method], settings["dynamite"])]
             if name != "ppo.gamma":
                 np.testing.assert_allclose(*ratios, rtol=1e-6)
@@ -317,8 +318,8 @@ def search_once(tmp_path, monkeypatch, scores):
         return next(left)
 
     monkeypatch.setattr(presets, "FOUND", tmp_path)
-    monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
-    monkeypatch.setattr(tune, "search", search)
+    monkeypatch.setattr(presets, "default", lambda env, method: config)
+    monkeypatch.setattr(tuning, "search", search)
     flags = "--env probe_match --methods markov --trials 4 --seeds 3 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
     tune.main()
@@ -338,7 +339,7 @@ def test_the_best_trials_train_again_to_the_end_with_other_seeds(tmp_path, monke
 
 def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()}
-    monkeypatch.setattr(tune, "search", lambda config, settings: [float(n) for n, _ in enumerate(settings)])
+    monkeypatch.setattr(tuning, "search", lambda config, settings: [float(n) for n, _ in enumerate(settings)])
     monkeypatch.setattr(
         "sys.argv", ["tune", "--env", "gridworld", "--methods", "markov", "--trials", "3", "--finalists", "1"]
     )
@@ -369,7 +370,7 @@ def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
 def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     config = tiny_config("probe_match", "markov", steps=320)
     monkeypatch.setattr(presets, "FOUND", tmp_path)
-    monkeypatch.setattr(tune.presets, "default", lambda env, method: config)
+    monkeypatch.setattr(presets, "default", lambda env, method: config)
     flags = "--env probe_match --methods markov --trials 4 --seeds 1 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
     tune.main()

@@ -1,37 +1,124 @@
-"""Importing changes no setting, and the package itself brings nothing heavy along."""
+"""Importing changes no setting, and brings nothing along that is not needed yet."""
 
+import os
+import statistics
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from dynamite_jax.cli import COMMANDS
 
 HEAVY = ("jax", "flax", "brax", "mujoco", "scipy", "matplotlib")
-UNCHANGED = """
-import logging, os, sys
-import jax
-def settings():
-    known = {name: jax.config.values[name] for name in options}  # parts of JAX add options of their own when imported
-    return dict(os.environ), known, sys.stdout, logging.getLogger("absl").level, logging.root.level
-options = list(jax.config.values)
-before = settings()
-import dynamite_jax.train, dynamite_jax.evaluate, dynamite_jax.commands.tune
-assert settings() == before
-"""
+LOADED = f"import sys; loaded = [name for name in {HEAVY} if name in sys.modules]"
+RUN = Path(__file__).parent / "data" / "run_v0"
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def run(code: str, *words: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}  # which makes MuJoCo set others
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=kept)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_package_brings_nothing_heavy_along():
-    code = f"import sys, dynamite_jax; print([name for name in {HEAVY} if name in sys.modules])"
-    assert run(code) == "[]\n"
+def cpu_seconds(*line: str) -> float:
+    """Processor time of a Python process and of its children, in s."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+    )
+    return float(run(code, sys.executable, *line))
 
 
-def test_statistics_over_seeds_need_only_numpy():
-    code = f"import sys, dynamite_jax.analysis.statistics; print([name for name in {HEAVY} if name in sys.modules])"
-    assert run(code) == "[]\n"
+def times_jax(*line: str) -> float:
+    """Processor time of a Python process over that of `import jax`: median of three pairs, each in turn."""
+    return statistics.median(cpu_seconds(*line) / cpu_seconds("-c", "import jax") for _ in range(3))
 
 
-def test_importing_changes_no_setting_and_prints_nothing():
-    assert run(UNCHANGED) == ""
+# -- what is imported ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["dynamite_jax", "dynamite_jax.analysis.statistics", "dynamite_jax.config"])
+def test_a_light_module_brings_nothing_heavy_along(module):
+    assert run(f"import {module}; {LOADED}; print(loaded)") == "[]\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_given_without_anything_heavy(command):
+    code = f"from dynamite_jax import cli\ntry: cli.main()\nfinally: {LOADED}; print('loaded', loaded)"
+    *said, last = run(code, command, "--help").splitlines()
+    assert said[0].startswith(f"usage: dynamite-jax {command} ") and last == "loaded []"
+
+
+@pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])
+def test_a_command_that_is_run_as_a_module_has_the_same_name(module):
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+    names = {module: name for name, (module, _) in COMMANDS.items()}
+    assert done.stdout.startswith(f"usage: dynamite-jax {names[module]} "), done.stderr
+
+
+def test_a_run_is_plotted_without_jax(tmp_path):
+    code = f"from dynamite_jax import cli; cli.main(); {LOADED}; print(loaded)"
+    assert run(code, "plot", "--runs", str(RUN), "--out", str(tmp_path / "a.png")).endswith("['matplotlib']\n")
+
+
+# -- what it costs ------------------------------------------------------------------------------------------------
+
+
+def test_training_is_imported_in_little_more_than_jax():
+    assert times_jax("-c", "import dynamite_jax.runtime.training") < 1.6
+
+
+def test_a_run_is_plotted_in_twice_the_time_that_jax_is_imported_in(tmp_path):
+    line = ["-m", "dynamite_jax", "plot", "--runs", str(RUN), "--out", str(tmp_path / "a.png")]
+    assert times_jax(*line) < 2.0
+
+
+# -- what it changes ----------------------------------------------------------------------------------------------
+
+SETTINGS = """
+import logging, os, pkgutil, sys
+import jax
+options = list(jax.config.values)  # parts of JAX add options of their own when imported
+def settings():
+    loggers = logging.root, *(logging.getLogger(name) for name in ("absl", "jax", "orbax", "matplotlib"))
+    return (
+        dict(os.environ), {name: jax.config.values[name] for name in options}, sys.stdout, sys.stderr,
+        [logger.level for logger in loggers],
+    )
+"""
+IMPORTED = """
+import matplotlib
+backend = matplotlib.rcParams._get("backend")  # unread, since reading it chooses one
+before = settings()
+import dynamite_envs, dynamite_jax
+count = 0
+for package in (dynamite_envs, dynamite_jax):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if module.name != "dynamite_jax.__main__":
+            __import__(module.name)
+            assert settings() == before and matplotlib.rcParams._get("backend") is backend, module.name
+            count += 1
+assert count > 50
+"""
+TRAINED = """
+import pathlib
+import dynamite_jax
+dynamite_jax.setup(1)
+from conftest import tiny_config
+before = settings()
+from dynamite_jax.runtime import training
+training.train(tiny_config("probe_match", "markov", steps=160, chunk=1, seeds=1), pathlib.Path(sys.argv[1]))
+after = settings()
+assert after == before, [(a, b) for a, b in zip(before, after) if a != b]
+"""
+
+
+def test_importing_any_module_changes_no_setting_and_prints_nothing():
+    assert run(SETTINGS + IMPORTED) == ""
+
+
+def test_training_changes_no_setting(tmp_path):
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    run(path + SETTINGS + TRAINED, str(tmp_path / "run"))

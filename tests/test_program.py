@@ -143,8 +143,7 @@ def test_five_seeds_train_on_four_devices_and_evaluate_on_one(tmp_path):
 
 RESUME = """
 import sys, pathlib
-from dynamite_jax import train
-from dynamite_jax.runtime import devices, loggers
+from dynamite_jax.runtime import devices, loggers, training
 write = loggers.Log.write
 def stop(self, record):
     write(self, record)
@@ -158,11 +157,11 @@ config = tiny_config("probe_match", seeds=1)
 out = pathlib.Path(sys.argv[2])
 loggers.Log.write = stop
 try:
-    train.train(config, out)
+    training.train(config, out)
 except KeyboardInterrupt:
     loggers.Log.write = write
 before = chunks()
-train.train(config, out, resume=True)
+training.train(config, out, resume=True)
 print(len(before), len(chunks()))
 """
 

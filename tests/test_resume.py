@@ -17,9 +17,8 @@ from dynamite_envs import registry
 from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
-from dynamite_jax import train
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import loggers, loop
+from dynamite_jax.runtime import loggers, loop, training
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
@@ -58,7 +57,7 @@ def test_every_other_method_and_environment_resumes_too(env, method, tmp_path):
 
 def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, monkeypatch):
     config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20, checkpoint_every=2)  # 4 chunks
-    through = train.train(config, tmp_path / "through")
+    through = training.train(config, tmp_path / "through")
 
     write = loggers.Log.write
 
@@ -69,9 +68,9 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loggers.Log, "write", stop_at_three)
-        train.train(config, tmp_path / "stopped")
+        training.train(config, tmp_path / "stopped")
     assert [r["chunk"] for r in loggers.read(tmp_path / "stopped" / "metrics.jsonl")] == [1, 2, 3]
-    resumed = train.train(config, tmp_path / "stopped", resume=True)
+    resumed = training.train(config, tmp_path / "stopped", resume=True)
 
     timing = ("wall_s", "steps_per_s")
     records = [loggers.read(tmp_path / name / "metrics.jsonl") for name in ("through", "stopped")]
@@ -115,15 +114,15 @@ def test_a_killed_process_resumes_to_the_same_end(tmp_path):
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path, monkeypatch):
-    through = train.train(tiny, tmp_path / "through")
+    through = training.train(tiny, tmp_path / "through")
 
     def stop(self, record):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loggers.Log, "write", stop)
-        train.train(tiny, tmp_path / "killed")
-    assert train.train(tiny, tmp_path / "killed", resume=True)["eval"] == through["eval"]
+        training.train(tiny, tmp_path / "killed")
+    assert training.train(tiny, tmp_path / "killed", resume=True)["eval"] == through["eval"]
 
 
 def test_another_config_is_refused_by_its_fields(tiny, tmp_path):
@@ -131,7 +130,7 @@ def test_another_config_is_refused_by_its_fields(tiny, tmp_path):
     configs.save(tiny, tmp_path / "config.json")
     other = dataclasses.replace(tiny, ppo=tiny.ppo.replace(clip=0.3), num_envs=16)
     with pytest.raises(configs.ConfigError, match=r"num_envs: 8 -> 16; ppo.clip: 0.2 -> 0.3"):
-        train.train(other, tmp_path, resume=True)
+        training.train(other, tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny, tmp_path, monkeypatch):
@@ -153,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 
     monkeypatch.setattr(Program, "compile", poisoned)
     with pytest.raises(loop.Diverged, match="not finite in chunk 3"):
-        train.train(config, tmp_path / "run")
+        training.train(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     program = Program(config, registry.make(config.env))
     number, states, _ = checkpoints.restore(program.init())

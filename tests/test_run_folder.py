@@ -11,7 +11,7 @@ import pytest
 
 from dynamite_jax import train
 from dynamite_jax.config import Config
-from dynamite_jax.runtime import lock, run_folder
+from dynamite_jax.runtime import lock, run_folder, training
 
 ROUNDS = 48
 RACE = """
@@ -113,10 +113,10 @@ def test_runs_that_were_given_no_folder_never_share_one(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_left_as_it_is(tiny, tmp_path, capfd):
-    summary = train.train(tiny, tmp_path / "run")
+    summary = training.train(tiny, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     capfd.readouterr()
-    assert train.train(tiny, tmp_path / "run", resume=True) == json.loads(json.dumps(summary))
+    assert training.train(tiny, tmp_path / "run", resume=True) == json.loads(json.dumps(summary))
     out, err = capfd.readouterr()
     assert f"the run in {tmp_path / 'run'} is finished" in " ".join(err.split()) and out == ""
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

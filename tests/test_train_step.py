@@ -13,11 +13,11 @@ from flax import struct
 
 from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs.probes import ContextBandit, Leaving
-from dynamite_jax import train
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.data.rollout import play
 from dynamite_jax.methods import METHODS
+from dynamite_jax.runtime import training
 from dynamite_jax.runtime.program import chunk
 from episodes import statistics
 
@@ -473,6 +473,6 @@ def test_training_warns_of_a_policy_that_is_noise(tmp_path, capsys):
     """Once when it is first seen, and at the end."""
     config = tiny_config("point_robot", "markov", steps=3 * 8 * 40 * 2, seeds=1, env_options=("horizon=40",))
     network = dataclasses.replace(config.network, action_deviation=5.0)
-    train.train(dataclasses.replace(config, network=network), tmp_path / "run")
+    training.train(dataclasses.replace(config, network=network), tmp_path / "run")
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("warning: actions of seed 0 have a mean deviation of") == 2

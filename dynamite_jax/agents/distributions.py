@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import distrax
 import jax.numpy as jnp
 
 from dynamite_envs.spaces import Box, Discrete
@@ -14,6 +13,8 @@ def policy_distribution(policy: Array, space: Discrete | Box) -> Any:
 
     Continuous actions are not squashed; the environment clips them, so that every log-probability is finite.
     """
+    import distrax  # here, since it takes as long to import as JAX itself
+
     if isinstance(space, Discrete):
         return distrax.Categorical(logits=policy)
     mean, log_std = jnp.split(policy, 2, axis=-1)

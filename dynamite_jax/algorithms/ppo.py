@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rlax
 from flax import struct
 
 from dynamite_envs.spaces import Box, Discrete
@@ -52,6 +51,7 @@ def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | fl
     Returns:
         [H, E].
     """
+    import rlax  # here, since it brings along distrax, see `agents.distributions`
 
     def estimate(reward: Array, discount: Array, value: Array) -> Any:
         return rlax.truncated_generalized_advantage_estimation(reward, discount, lambda_, value)

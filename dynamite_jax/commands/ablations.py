@@ -1,6 +1,6 @@
 """DynaMITE without each of its parts.
 
-python -m dynamite_jax.commands.ablations --env gridworld --seeds 10
+dynamite-jax ablations --env gridworld --seeds 10
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamite_jax import presets
-from dynamite_jax.commands import plot, runs
+from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
 from dynamite_jax.config import Config
 from dynamite_jax.errors import one_line_errors, parse
@@ -57,7 +57,9 @@ def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
 @one_line_errors
 def main() -> None:
     """Train, write, print."""
-    arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.ablations")
+    arguments = parse(Arguments, sys.argv[1:])
+    from dynamite_jax.analysis.figures import draw_learning_curves
+
     wanted = variants(arguments.env, arguments.seeds, arguments.steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
     runs.make_folder(out)
@@ -65,7 +67,7 @@ def main() -> None:
     runs.compare(found, "dynamite")
     base = wanted["dynamite"]
     runs.write(found, base, out, name="ablations", header="variant", allow_dirty=arguments.allow_dirty)
-    plot.plot(tuple(root / name for name in wanted), out / "ablations.png", labels=tuple(wanted))
+    draw_learning_curves(tuple(root / name for name in wanted), out / "ablations.png", labels=tuple(wanted))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,16 @@
-"""An episode of ScratchItch as an animation: where it itches, and where the agent believes it does.
+"""The command that animates an episode of ScratchItch.
 
-python -m dynamite_jax.commands.animate --run runs/NAME --out scratch.gif
+dynamite-jax animate --run runs/NAME --out scratch.gif
 """
 
-import copy
 import os
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-if sys.platform == "linux":
-    os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; MuJoCo reads it when it is imported
-
-import jax
-import jax.numpy as jnp
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import mujoco as untyped
-import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
-
-from dynamite_envs.dlcmdp import DLCMDP
-from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch, itch_frame, person
-from dynamite_jax.analysis import readout
 from dynamite_jax.config import ConfigError
-from dynamite_jax.data.rollout import Agent, play
-from dynamite_jax.data.types import AgentParams, Array
-from dynamite_jax.errors import one_line_errors, parse, writing
-from dynamite_jax.evaluate import load_run
-
-mujoco: Any = untyped
-EPISODES = 256  # most of which the reader of the belief learns from; of the others the last is shown
-ALONG, AROUND = 6, 3  # bins of a limb
-HEIGHT, WIDTH = 300, 400  # of the picture, pixels
+from dynamite_jax.errors import one_line_errors, parse
 
 
 @dataclass(frozen=True)
@@ -56,125 +29,31 @@ class Arguments:
     """Steps from one picture to the next."""
 
 
-def bins(itch: Itch) -> Array:
-    """Bin of a place, [...]: limb, then along, then around."""
-    along = jnp.minimum((itch.along * ALONG).astype(int), ALONG - 1)
-    around = jnp.clip(((itch.angle / jnp.pi + 0.5) * AROUND).astype(int), 0, AROUND - 1)
-    return (itch.limb.astype(int) * ALONG + along) * AROUND + around
-
-
-def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[Any, Array, Array]:
-    """Play `EPISODES` episodes, and read the belief of the last.
-
-    Returns:
-        States s_0 .. s_H of the last episode, rewards [H], and the probability of every bin before each step,
-        [H, limbs, ALONG, AROUND].
-    """
-    reset_key, key, reader_key = jax.random.split(key, 3)
-    start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
-    rollout, states, _ = play(agent, env, params, start, key, deterministic=True)
-    labels = jax.nn.one_hot(bins(states.context)[:-1], len(LIMBS) * ALONG * AROUND)
-    features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
-    read = readout.probabilities(features, labels, reader_key)[:, -1]
-    shown = jax.tree.map(lambda x: x[:, -1], states)
-    return shown, rollout.reward[:, -1], read.reshape(-1, len(LIMBS), ALONG, AROUND)
-
-
-class Scene:
-    """MuJoCo's picture of the arm and one person, with the itch as a red ball."""
-
-    def __init__(self, env: ScratchItch, female: Array):
-        """Put the person there; `close` frees the renderer."""
-        self._model = copy.copy(env.simulator.model)
-        for name, value in person(female).items():
-            getattr(self._model, name)[:] = np.asarray(value)
-        self._data = mujoco.MjData(self._model)
-        self._renderer = mujoco.Renderer(self._model, HEIGHT, WIDTH)
-
-    def draw(self, qpos: np.ndarray, itch: np.ndarray) -> np.ndarray:
-        """Pixels, [HEIGHT, WIDTH, 3]."""
-        self._data.qpos[:] = qpos
-        mujoco.mj_forward(self._model, self._data)
-        self._renderer.update_scene(self._data, camera="side")
-        scene = self._renderer.scene
-        ball, size, red = mujoco.mjtGeom.mjGEOM_SPHERE, np.full(3, 0.014), np.array([0.85, 0.1, 0.1, 1.0])
-        mujoco.mjv_initGeom(scene.geoms[scene.ngeom], ball, size, itch, np.eye(3).ravel(), red.astype(np.float32))
-        scene.ngeom += 1
-        return self._renderer.render()
-
-    def close(self) -> None:
-        """Free the renderer."""
-        self._renderer.close()
-
-
-def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray, out: Path, every: int) -> None:
-    """Write the GIF.
-
-    Args:
-        env: the environment.
-        states: s_0 .. s_H of one episode.
-        reward: [H].
-        read: probabilities of the bins, [H, limbs, ALONG, AROUND].
-        out: file.
-        every: steps from one picture to the next.
-
-    Raises:
-        UserError: the file can't be written.
-    """
-    figure, (left, *limbs) = plt.subplots(
-        1, 3, figsize=(6.2, 3.1), dpi=80, width_ratios=[4, 1, 1], layout="constrained"
-    )
-    scene = Scene(env, states.physics.female[0])
-    places = np.asarray(jax.vmap(itch_frame)(states.physics.female, states.context)[0])
-    picture = left.imshow(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    left.axis("off")
-    heats, marks = [], []
-    for axes, limb in zip(limbs, LIMBS, strict=True):
-        heats.append(axes.imshow(np.zeros((ALONG, AROUND)), cmap="Blues", vmin=0, vmax=1, extent=(-90, 90, 1, 0)))
-        marks.append(axes.plot([], [], "o", color="tab:red", markersize=8)[0])
-        axes.set(aspect="auto", title=limb.replace("_", " "), xticks=[-90, 0, 90], yticks=[0, 1])
-        axes.title.set_fontsize(9)
-        axes.tick_params(labelsize=7)
-    limbs[0].set_ylabel("along", fontsize=8)
-    context: Itch = states.context
-
-    def show(step: int) -> None:
-        picture.set_data(scene.draw(np.asarray(states.physics.qpos[step]), places[step]))
-        for limb, (heat, mark) in enumerate(zip(heats, marks, strict=True)):
-            heat.set_data(read[step, limb])
-            here = int(context.limb[step]) == limb
-            mark.set_data([np.degrees(context.angle[step])] * here, [context.along[step]] * here)
-        scratches, earned = int(states.physics.scratches[step]), float(np.sum(reward[:step]))
-        said = f"step {step}  session {int(states.session[step])}  scratches {scratches}  return {earned:.0f}"
-        left.set_title(said, fontsize=9)
-
-    rate: Any = 1.0 / (every * env.simulator.dt)  # as fast as it is
-    try:
-        frames = range(0, len(reward), every)
-        with writing(out):
-            FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(rate))  # type: ignore[arg-type]
-    finally:
-        scene.close()
-        plt.close(figure)
-
-
 @one_line_errors
 def main() -> None:
     """Play, read, draw and say where."""
-    arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.animate")
+    arguments = parse(Arguments, sys.argv[1:])
     if arguments.out.suffix != ".gif":
         raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in .gif")
     if arguments.every < 1:
         raise ConfigError(f"every is {arguments.every}; it must be 1 or more")
-    program, params, _ = load_run(arguments.run, EPISODES)
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; MuJoCo reads it when it is imported
+    import jax
+
+    from dynamite_envs.scratch_itch.env import ScratchItch
+    from dynamite_jax.analysis import animation
+    from dynamite_jax.analysis.evaluation import load_run
+
+    program, params, _ = load_run(arguments.run, animation.EPISODES)
     env = program.env.unwrapped
     if not isinstance(env, ScratchItch):
         raise ConfigError(f"run is {str(arguments.run)!r}, of {program.config.env}; it must be of scratch_itch")
     if not 0 <= arguments.seed < program.config.seeds:
         raise ConfigError(f"seed is {arguments.seed}; it must be from 0 to {program.config.seeds - 1}")
     params = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
-    played = jax.jit(partial(record, program.env, program.agent))(params, jax.random.key(arguments.episode))
-    animate(env, *jax.device_get(played), out=arguments.out, every=arguments.every)
+    played = jax.jit(partial(animation.record, program.env, program.agent))(params, jax.random.key(arguments.episode))
+    animation.animate(env, *jax.device_get(played), out=arguments.out, every=arguments.every)
     print(arguments.out)
 
 

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax import presets, train
+from dynamite_jax import presets
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import devices, loggers, provenance
+from dynamite_jax.runtime import loggers, provenance
 
 REFERENCES = ("oracle", "markov")
 
@@ -102,8 +102,10 @@ def complete(wanted: dict[str, Config], root: Path, allow_dirty: bool = False) -
 
 @one_line_errors
 def _train(config: Config, out: Path) -> None:
+    from dynamite_jax.runtime import devices, training
+
     devices.setup(config.seeds)
-    train.train(config, out, resume=(out / "config.json").is_file())
+    training.train(config, out, resume=(out / "config.json").is_file())
 
 
 def rows(wanted: dict[str, Config], summaries: dict[str, loggers.Record]) -> dict[str, loggers.Record]:

@@ -1,6 +1,6 @@
 """Every method in one environment: the table of the comparison and its learning curves.
 
-python -m dynamite_jax.commands.table --env gridworld --seeds 10
+dynamite-jax table --env gridworld --seeds 10
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamite_jax import presets
-from dynamite_jax.commands import plot, runs
+from dynamite_jax.commands import runs
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.methods import METHODS
 
@@ -39,7 +39,9 @@ class Arguments:
 @one_line_errors
 def main() -> None:
     """Train, write, print."""
-    arguments = parse(Arguments, sys.argv[1:], prog="python -m dynamite_jax.commands.table")
+    arguments = parse(Arguments, sys.argv[1:])
+    from dynamite_jax.analysis.figures import draw_learning_curves
+
     wanted = {}
     for method in arguments.methods:
         config = presets.default(arguments.env, method, arguments.scale)
@@ -51,7 +53,7 @@ def main() -> None:
     found = runs.rows(wanted, runs.complete(wanted, root, arguments.allow_dirty))
     first = next(iter(wanted.values()))
     runs.write(found, first, out, name=f"table{scale}", header="method", allow_dirty=arguments.allow_dirty)
-    plot.plot(tuple(root / method for method in wanted), out / f"table{scale}.png")
+    draw_learning_curves(tuple(root / method for method in wanted), out / f"table{scale}.png")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from dynamite_jax.config import PPOConfig, VAEConfig
+
 Array = jax.Array
 Params = Any
+
+# Their fields with the metadata `static` are part of the structure, all others are leaves.
+jax.tree_util.register_dataclass(VAEConfig)
+jax.tree_util.register_dataclass(PPOConfig)
 
 
 class Gaussian(struct.PyTreeNode):

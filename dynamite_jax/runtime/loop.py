@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dynamite_jax.analysis import statistics
-from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.loggers import Log, Record
 from dynamite_jax.runtime.program import Program
+
+if TYPE_CHECKING:
+    from dynamite_jax.runtime.checkpoints import Checkpoints
 
 
 class Diverged(RuntimeError):
@@ -25,7 +27,7 @@ class Outputs:
     """Where a run's records, states and messages go; in a run of several processes only the first one's are files."""
 
     log: Log | None
-    checkpoints: Checkpoints
+    checkpoints: "Checkpoints"
     console: Console
 
 

@@ -23,11 +23,11 @@ from dynamite_envs import exact, registry
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.analysis.evaluation import evaluate
 from dynamite_jax.commands import runs
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.data.types import AgentParams
 from dynamite_jax.errors import one_line_errors, parse
-from dynamite_jax.evaluate import evaluate
 from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.program import Program
 from dynamite_jax.runtime.provenance import commit
@@ -307,7 +307,7 @@ def check(arguments: Arguments) -> None:
 @one_line_errors
 def main() -> None:
     """Measure part after part; what is done is written, so that a run that is cut off leaves what it has."""
-    arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.benchmark")
+    arguments = parse(Arguments, sys.argv[1:])
     check(arguments)
     runs.make_folder(arguments.out)
     preset = presets.default(arguments.env, "dynamite")

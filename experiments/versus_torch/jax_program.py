@@ -62,7 +62,7 @@ def agent_params(found: Any, like: AgentParams) -> AgentParams:
 @one_line_errors
 def main() -> None:
     """Train and report."""
-    arguments = parse(Arguments, sys.argv[1:], prog="python -m experiments.versus_torch.jax_program")
+    arguments = parse(Arguments, sys.argv[1:])
     config = configs.load(arguments.config)
     devices.setup(config.seeds)
     program = Program(config, configs.validate(config))

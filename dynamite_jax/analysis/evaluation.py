@@ -1,0 +1,117 @@
+"""Evaluation: the deterministic policy on fresh contexts, and what its belief knows."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dynamite_envs import exact
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.errors import UserError
+from dynamite_envs.wrappers import ObserveContext
+from dynamite_jax import config as configs
+from dynamite_jax.analysis import posterior, sessions, statistics
+from dynamite_jax.analysis.rollouts import play_episodes
+from dynamite_jax.config import Config
+from dynamite_jax.data.rollout import Agent
+from dynamite_jax.data.types import AgentParams
+from dynamite_jax.runtime import devices, loggers
+from dynamite_jax.runtime.program import Program
+
+
+def evaluate(
+    config: Config, env: DLCMDP, agent: Agent, params: AgentParams, *, episodes: int, seed: int
+) -> loggers.Record:
+    """Play fresh episodes with every seed's agent.
+
+    Args:
+        config: the run.
+        env: its environment, as its method observes it.
+        agent: its agent.
+        params: parameters and statistics of every seed's agent, [seeds, ...].
+        episodes: episodes of each seed.
+        seed: root of the contexts and start states; every agent meets the same.
+
+    Returns:
+        `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` and `regret` where they are known,
+        `references`, `sessions`, `recovery`, `boundary` and `belief`, see `analysis`; `outcomes`, the means of what the
+        environment counts.
+    """
+    solution = exact.find(env)
+    params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
+    root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
+
+    @jax.jit
+    def measure_seeds(params: AgentParams, key: jax.Array) -> dict[str, Any]:
+        return jax.lax.map(lambda one: _measure(env, agent, solution, one, episodes, key), params)
+
+    recorded = jax.device_get(measure_seeds(params, root))
+
+    reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
+    result: loggers.Record = {"return": statistics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
+    result["references"] = solution.references()
+    if best := result["references"].get("bayes_optimal"):
+        result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
+        result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
+    if recorded["outcomes"]:  # [seeds, N]
+        result["outcomes"] = {name: statistics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
+    if "physics" in recorded and isinstance(solution, exact.Regret):
+        result["regret"] = posterior.regret(solution, recorded["physics"], recorded["action"], reward)
+    result["sessions"] = sessions.session_returns(reward, session)
+    result["recovery"] = sessions.recovery(reward, session)
+    if agent.belief.detects:
+        result["boundary"] = sessions.detection(recorded["boundary"], session, config.vae.boundary_alignment)
+    if errors := recorded["errors"]:  # [seeds]
+        nothing = errors.pop("error_of_knowing_nothing")
+        result["belief"] = {name: statistics.summarise(error) for name, error in errors.items()}
+        result["belief"] |= {"error_of_knowing_nothing": float(nothing.mean())}
+    return result
+
+
+def _measure(
+    env: DLCMDP, agent: Agent, solution: exact.ExactSolution, params: AgentParams, episodes: int, key: jax.Array
+) -> dict[str, Any]:
+    """What is kept of one seed: reward, session and boundary, [H, N]; outcomes, [N]; errors of its belief, [].
+
+    Where regret is known also its physics and actions. Neither is measured of an agent that observes the context.
+    """
+    reset_key, action_key, decoder_key, reader_key = jax.random.split(key, 4)
+    played = play_episodes(agent, env, params, episodes=episodes, reset_key=reset_key, action_key=action_key)
+    rollout = played.rollout
+    outcomes = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], played.physics))
+    kept = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
+    kept |= {"outcomes": outcomes, "errors": {}}
+    if isinstance(env, ObserveContext):
+        return kept
+    if isinstance(solution, exact.Regret):
+        kept |= {"physics": played.physics, "action": rollout.action}
+    if isinstance(solution, exact.BayesFilter):
+        keys = {"decoder_key": decoder_key, "reader_key": reader_key}
+        kept["errors"] = posterior.errors(solution, agent, params, played, **keys)
+    return kept
+
+
+def load_run(run: Path, episodes: int) -> tuple[Program, AgentParams, int]:
+    """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, params, chunk).
+
+    Raises:
+        UserError: there is no run, or none of its checkpoints can be trusted.
+    """
+    from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
+
+    if not (run / "config.json").is_file():
+        raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
+    config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
+    devices.setup(config.seeds)
+    env = configs.validate(config)
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
+    program = Program(config, env)
+    checkpoints = Checkpoints(run / "checkpoints")
+    step, params, damaged = checkpoints.restore(program.gather(program.init()).agent_params, part=True)
+    checkpoints.close()
+    for line in damaged:
+        print(f"warning: {line}; using step {step}", file=sys.stderr)
+    return program, params, step

@@ -1,0 +1,110 @@
+"""Pictures of runs; drawn without pyplot, which keeps figures and settings of its own."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+
+from dynamite_jax import config as configs
+from dynamite_jax.analysis import statistics
+from dynamite_jax.config import ConfigError
+from dynamite_jax.errors import writing
+from dynamite_jax.runtime import loggers, run_folder
+
+
+def draw_learning_curves(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, ...] = ()) -> None:
+    """Write one picture of one or more runs.
+
+    Raises:
+        UserError: a folder is no run, holds no metrics, the environments differ, labels are not as many as runs, or
+            `out` can't be written.
+    """
+    if labels and len(labels) != len(runs):
+        raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if out.suffix.lower().removeprefix(".") not in formats:
+        raise ConfigError(f"out is {str(out)!r}; its name must end in .{', .'.join(formats)}")
+    loaded = [_load(run) for run in runs]
+    first = loaded[0][0]
+    for run, (config, _) in zip(runs, loaded, strict=True):
+        if (config.env, config.env_options) != (first.env, first.env_options):
+            raise ConfigError(
+                f"runs: {run} is of {config.env}, {runs[0]} of {first.env}; they must be of one environment"
+            )
+    figure, axes = _figure()
+    names = labels or [config.method for config, _ in loaded]
+    colors = rcParams["axes.prop_cycle"].by_key()["color"] * 9
+    for color, name, (config, records) in zip(colors, names, loaded, strict=False):
+        steps = np.array([record["env_steps"] for record in records]) / 1e6
+        returns = np.array([record["return"] for record in records])  # [chunks, seeds]
+        low, high = np.array([statistics.bootstrap_interval(row, resamples=2000) for row in returns]).T
+        label = f"{name} ({config.seeds} seed{'s' * (config.seeds > 1)})"
+        axes.plot(steps, [statistics.interquartile_mean(row) for row in returns], color=color, label=label)
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
+    for style, (name, value) in zip(("--", ":"), _references(runs, first).items(), strict=False):
+        axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
+    axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
+    axes.set_title(title or first.env)
+    axes.legend(frameon=False, loc="lower right")
+    with writing(out):
+        figure.savefig(out, dpi=130)
+
+
+def draw_sweep(
+    found: dict[str, loggers.Record], *, methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path
+) -> None:
+    """Score against p; return where there is no score.
+
+    Args:
+        found: rows named `METHOD p=P`.
+        methods: one line each.
+        p: probabilities, in the order of the axis.
+        env: the title.
+        out: picture to write.
+    """
+    figure, axes = _figure()
+    scored = all("score" in row for row in found.values())
+    for method in methods:
+        summaries = [found[f"{method} p={value}"] for value in p]
+        summaries = [row["score"] if scored else row for row in summaries]
+        middle = [row["iqm"] for row in summaries]
+        low, high = np.array([row["ci95"] for row in summaries]).T
+        (line,) = axes.plot(range(len(p)), middle, marker="o", label=method)
+        axes.vlines(range(len(p)), low, high, color=line.get_color(), alpha=0.5)
+    axes.set_xticks(range(len(p)), [str(value) for value in p])
+    axes.set(xlabel="probability p of a switch in a step", ylabel="score" if scored else "return", title=env)
+    axes.legend(frameon=False)
+    figure.savefig(out, dpi=130)
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """An empty picture with axes at the left and at the bottom."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:
+    if not (run / "config.json").is_file():
+        raise ConfigError(f"runs: {str(run)!r} is no run folder; it must hold a config.json")
+    records = loggers.read(run / "metrics.jsonl")
+    if not records:
+        raise ConfigError(f"runs: {str(run)!r} has no metrics yet; it must have finished a chunk")
+    return configs.load(run / "config.json"), records
+
+
+def _references(runs: tuple[Path, ...], config: configs.Config) -> dict[str, float]:
+    """Known returns of the environment, from the summary of a finished run; solved anew where none is finished."""
+    for run in runs:
+        if (run / run_folder.SUMMARY).is_file():
+            return run_folder.read_summary(run)["eval"]["references"]
+    from dynamite_envs import exact
+
+    env = configs.validate(dataclasses.replace(config, physics=configs.PhysicsConfig()))  # also of other machines' runs
+    return exact.find(env).references()

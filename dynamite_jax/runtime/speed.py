@@ -1,0 +1,211 @@
+"""How fast training is, where the time goes, and how far that is from the arithmetic floor."""
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from mujoco import rollout as c_rollout
+
+from dynamite_envs.errors import UserError
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
+from dynamite_jax import config as configs
+from dynamite_jax.algorithms.meta_ppo import MetaPPO, TrainState
+from dynamite_jax.config import Config
+from dynamite_jax.data.rollout import play
+from dynamite_jax.runtime import devices, loggers, provenance
+from dynamite_jax.runtime.program import Program
+
+AT_MOST = 1024  # environments in C MuJoCo
+
+
+def measure(config: Config, repeats: int) -> loggers.Record:
+    """Speed, compile time, memory and phases of one configuration.
+
+    Args:
+        config: the run; only its sizes matter.
+        repeats: timed executions, after one that is not timed.
+
+    Returns:
+        `steps_per_s` and its quartiles, `compile_s` with an empty cache and `warm_compile_s` with a full one,
+        `peak_mb`, `phases` with the microseconds and the matrix products of a step, `overhead`, the time of training
+        over that of the environment alone, less 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
+        the speed of C MuJoCo on all cores; `config`, `commit`, `versions` and `machine`.
+    """
+    env = configs.validate(config)
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        program = Program(config, env)
+        states = program.init()
+        program.compile(states)
+        compile_s = program.compile_s
+        jax.clear_caches()
+        program = Program(config, env)
+        step = program.compile(states)
+        warm_compile_s = program.compile_s
+
+        states, _ = jax.block_until_ready(step(states))
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            states, _ = jax.block_until_ready(step(states))
+            seconds.append(time.perf_counter() - start)
+        peak_mb = devices.peak_mb()
+        steps = program.steps_per_chunk * config.seeds
+        phases, actions = _phases(program, states, repeats)
+    rates = steps / np.array(seconds)
+    compared = {}
+    if isinstance(env, MuJoCoDLCMDP):
+        compared["c_mujoco_steps_per_s"] = _c_mujoco(env, states.environment.physics, actions, repeats)
+    return {
+        "env": config.env,
+        "method": config.method,
+        "seeds": config.seeds,
+        "num_envs": config.num_envs,
+        "steps_per_s": float(np.median(rates)),
+        "steps_per_s_quartiles": [float(q) for q in np.quantile(rates, [0.25, 0.75])],
+        "compile_s": compile_s,
+        "warm_compile_s": warm_compile_s,
+        "peak_mb": peak_mb,
+        "phases": phases,
+        "overhead": 1e6 / float(np.median(rates)) / phases["environment"]["us"] - 1.0,
+        **compared,
+        "floor": _floor(phases, float(np.median(rates))),
+        "config": configs.to_dict(config),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": devices.machine(),
+    }
+
+
+def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[str, dict[str, float]], jax.Array]:
+    """Each phase compiled alone: `us`, microseconds, and `flops`, matrix products, of one environment step.
+
+    Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments
+    through the same actions, which are returned too, [seeds, H, E, ...].
+    """
+    config, env, agent, algorithm = program.config, program.env, program.agent, program.algorithm
+    if not isinstance(algorithm, MetaPPO):
+        raise UserError(f"method is {config.method!r}; only the phases of methods that learn by MetaPPO are timed")
+    vae, ppo = algorithm.hyper
+    key = jax.random.key(0)
+
+    def rollout(state: TrainState) -> Any:
+        return play(agent, env, state.agent_params, state.environment, key)[0]
+
+    def environment(state: TrainState, played: Any) -> Any:
+        step = lambda environment, action: (jax.vmap(env.step)(environment, action), None)  # noqa: E731
+        return jax.lax.scan(step, state.environment, played.action)[0]
+
+    def belief(state: TrainState, played: Any) -> Any:
+        return algorithm.update_belief(env, played, vae, state, key)
+
+    def policy(state: TrainState, played: Any) -> Any:
+        samples, _ = algorithm.policy_samples(played, ppo, state)
+        return algorithm.update_policy(env, played, samples, ppo, state, key)
+
+    steps = config.num_envs * env.horizon * config.seeds
+
+    def measured(function: Callable, *arguments: Any) -> tuple[Any, dict[str, float]]:
+        result, seconds = _time(program.over_seeds(function), repeats, *arguments)
+        flops = _products(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
+        return result, {"us": seconds / steps * 1e6, "flops": flops / steps}
+
+    played, acting = measured(rollout, states)
+    phases = {"environment": measured(environment, states, played)[1]}
+    phases["encoder and policy"] = {
+        name: max(0.0, value - phases["environment"][name]) for name, value in acting.items()
+    }
+    phases["environment"]["flops"] = 0.0  # of networks alone: what physics needs depends on its contacts
+    if agent.belief.learns:
+        phases["vae update"] = measured(belief, states, played)[1]
+    phases["ppo update"] = measured(policy, states, played)[1]
+    return phases, played.action
+
+
+def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, repeats: int) -> float:
+    """Environment steps per second of C MuJoCo on all cores, without rewards, contexts and observations.
+
+    The first `AT_MOST` environments are stepped, since it keeps every state of them.
+
+    Args:
+        env: whose model is stepped.
+        physics: where episodes start, leaves [seeds, E, ...].
+        actions: what is done in them, [seeds, H, E, A].
+        repeats: timed executions.
+    """
+    model, substeps = env.simulator.model, env.simulator.substeps
+    data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
+    qpos, qvel = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (physics.qpos, physics.qvel))
+    starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the time comes first
+    control = np.swapaxes(np.asarray(actions, np.float64), 1, 2).reshape(len(qpos), env.horizon, model.nu)
+    starts, control = starts[:AT_MOST], np.repeat(control[:AT_MOST], substeps, axis=1)  # which the model clips
+    threads = [copy.copy(data) for _ in range(devices.cores())]
+    seconds = []
+    for _ in range(repeats + 1):  # the first one starts the threads
+        start = time.perf_counter()
+        c_rollout.rollout(model, threads, starts, control, persistent_pool=True)
+        seconds.append(time.perf_counter() - start)
+    c_rollout.shutdown_persistent_pool()
+    return len(starts) * env.horizon / float(np.median(seconds[1:]))
+
+
+def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float]:
+    """Result of a jitted function, and the median seconds of running it."""
+    compiled = jax.jit(function).lower(*arguments).compile()
+    result = jax.block_until_ready(compiled(*arguments))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return result, float(np.median(seconds))
+
+
+def _floor(phases: dict[str, dict[str, float]], rate: float) -> loggers.Record:
+    """The rate at which this machine does matrix products, over the products that a step of training needs.
+
+    Counted are the products of networks alone, so no program of this method can be faster than the floor here.
+    """
+    products = _matrix_rate()
+    flops = sum(phase["flops"] for phase in phases.values())
+    floor = products / flops
+    return {
+        "flops_per_step": flops,
+        "matrix_gflops": products / 1e9,
+        "floor_steps_per_s": floor,
+        "fraction_of_floor": rate / floor,
+    }
+
+
+def _products(jaxpr: Any) -> float:
+    """Floating-point operations of all matrix products of a program, those of a loop as often as it runs."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
+        total += times * sum(_products(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns"))
+    return total
+
+
+def _matrix_rate(size: int = 2048) -> float:
+    """Floating-point operations per second of one large float32 matrix product, best of five."""
+    product = jax.jit(lambda a, b: a @ b)
+    a = jnp.ones((size, size))
+    jax.block_until_ready(product(a, a))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - start)
+    return 2.0 * size**3 / min(seconds)

@@ -1,0 +1,106 @@
+"""A run from its config to its summary: claim the folder, compile, loop over chunks, evaluate."""
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.analysis.evaluation import evaluate
+from dynamite_jax.analysis.report import report
+from dynamite_jax.config import Config
+from dynamite_jax.runtime import devices, loggers, loop, provenance, run_folder
+from dynamite_jax.runtime.program import Program
+
+
+def train(
+    config: Config, out: Path, resume: bool = False, tensorboard: bool = False, wandb: bool = False
+) -> loggers.Record:
+    """Train, evaluate and write a run folder.
+
+    Args:
+        config: the run.
+        out: run folder.
+        resume: go on where the run in `out` stopped.
+        tensorboard: write TensorBoard events.
+        wandb: write to Weights & Biases.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        UserError: the config, `out` or its checkpoints can't be used.
+        Diverged: a loss is not finite; the last good checkpoint stays.
+    """
+    from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
+
+    start = time.perf_counter()
+    first = jax.process_index() == 0  # of several processes the first one writes and talks
+    console = Console(stderr=True, quiet=not first)
+    env = configs.validate(config)
+    if wandb:
+        loggers.check_wandb()
+    program = Program(config, env)
+    with contextlib.ExitStack() as stack:
+        if first:
+            try:
+                stack.enter_context(run_folder.claimed(out, config, resume))
+            except run_folder.Finished as finished:
+                console.print(str(finished), markup=False, soft_wrap=True)
+                return run_folder.read_summary(out)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints")))
+        states, done, earlier_s = program.init(), 0, 0.0
+        if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
+            done, seeds, damaged = checkpoints.restore(program.gather(states))
+            states = program.spread(seeds)
+            for line in damaged:
+                console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)
+            earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= done]
+            earlier_s = earlier[-1]["wall_s"] if earlier else 0.0
+        log = None
+        if first:
+            log = loggers.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
+            stack.enter_context(contextlib.closing(log))
+        if done < program.chunks:
+            steps = program.chunks * program.steps_per_chunk
+            line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
+            line += f"; preset {presets.source(config)}; compiling"
+            console.print(line, markup=False, soft_wrap=True)
+            step = program.compile(states)
+            console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
+            outputs = loop.Outputs(log, checkpoints, console)
+            states = loop.run(program, step, states, done, outputs, start - earlier_s)
+        checkpoints.wait()
+        params = program.gather(states).agent_params
+        sizes = {"episodes": config.eval_episodes, "seed": config.seed}
+        result = evaluate(config, program.env, program.agent, params, **sizes)
+        summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
+        if first:
+            report(result)
+            run_folder.write_summary(out, summary)
+        console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
+        return summary
+
+
+def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float) -> loggers.Record:
+    records = loggers.read(out / "metrics.jsonl")
+    config = program.config
+    return {
+        "env": config.env,
+        "method": config.method,
+        "preset": presets.source(config),
+        "eval": result,
+        "env_steps": program.chunks * program.steps_per_chunk,
+        "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),
+        "compile_s": program.compile_s,
+        "wall_s": wall_s,
+        "peak_mb": devices.peak_mb(),
+        "versions": provenance.versions(),
+        "machine": devices.machine(),
+        "commit": provenance.commit(),
+    }
