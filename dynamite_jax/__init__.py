@@ -1,7 +1,35 @@
 """DynaMITE-RL as one compiled training step: beliefs over contexts that change during an episode."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamite_jax.api import (
+        Evaluation,
+        Policy,
+        Run,
+        evaluate,
+        load_run,
+        make_env,
+        preset,
+        register_env,
+        register_method,
+        train,
+    )
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "setup"]
+__all__ = [
+    "Evaluation",
+    "Policy",
+    "Run",
+    "evaluate",
+    "load_run",
+    "make_env",
+    "preset",
+    "register_env",
+    "register_method",
+    "setup",
+    "train",
+]
 
 
 def setup(seeds: int | None = None) -> None:
@@ -15,3 +43,12 @@ def setup(seeds: int | None = None) -> None:
     from dynamite_jax.runtime import devices
 
     devices.setup(seeds)
+
+
+def __getattr__(name: str) -> Any:
+    """The other public names, which bring JAX along when they are asked for."""
+    if name in __all__:
+        from dynamite_jax import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

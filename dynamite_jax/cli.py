@@ -9,8 +9,8 @@ import importlib
 import sys
 
 COMMANDS = {
-    "train": ("dynamite_jax.train", "Train seeds of one method in one environment"),
-    "eval": ("dynamite_jax.evaluate", "Evaluate a finished run"),
+    "train": ("dynamite_jax.commands.train", "Train seeds of one method in one environment"),
+    "eval": ("dynamite_jax.commands.evaluate", "Evaluate a finished run"),
     "plot": ("dynamite_jax.commands.plot", "Draw learning curves of runs"),
     "animate": ("dynamite_jax.commands.animate", "Animate an episode of scratch_itch with the belief"),
     "table": ("dynamite_jax.commands.table", "Compare methods in one environment"),

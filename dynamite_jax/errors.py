@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import importlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,52 @@ class ConfigError(UserError):
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2; every other exception traces."""
+    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2; every other exception traces.
+
+    Plugins that the command line names are imported first.
+    """
 
     @functools.wraps(main)
     def wrapped(*arguments: Any) -> Any:
         try:
+            _import_plugins(sys.argv[1:])
             return main(*arguments)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugins:
+    """What every command takes."""
+
+    plugin: tuple[str, ...] = ()
+    """Modules of your own that register environments or methods; they are looked for in the current folder, too."""
+
+
+def _import_plugins(argv: list[str]) -> None:
+    """Import what stands behind `--plugin`: it may register what the other words name.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    names: list[str] = []
+    for position, word in enumerate(argv):
+        if word.startswith("--plugin="):
+            names.append(word.partition("=")[2])
+        elif word == "--plugin":
+            names += itertools.takewhile(lambda name: not name.startswith("-"), argv[position + 1 :])
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.partition(".")[0]:
+                raise  # a bug of the plugin
+            raise UserError(f"plugin is {name!r}; it must be a module that can be imported from here") from None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from dynamite_envs import reacher, registry
 from dynamite_envs.errors import UserError
-from dynamite_envs.physics import mjx
+from dynamite_envs.physics import backend
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
@@ -217,7 +217,7 @@ def test_environment_options_are_read_as_json():
 @pytest.mark.parametrize("num_envs, eval_episodes, at_once", [(64, 100, 192), (32, 100, 100)])
 def test_warp_is_told_how_many_environments_step_at_once(num_envs, eval_episodes, at_once, monkeypatch):
     made = []
-    monkeypatch.setattr(mjx, "check_implementation", lambda impl: None)  # which needs an NVIDIA GPU
+    monkeypatch.setattr(backend, "check_implementation", lambda impl: None)  # which needs an NVIDIA GPU
     monkeypatch.setattr(registry, "make", lambda name, **options: made.append(options) or reacher.make())
     values = {"env_options": {"p": 0.1}, "seeds": 3, "num_envs": num_envs, "eval_episodes": eval_episodes}
     configs.validate(change(BASE, env="reacher", physics__impl="warp", **values))

@@ -209,7 +209,8 @@ def test_reward_is_that_of_the_context_before_the_switch(name):
         pay = jax.jit(jax.vmap(jax.vmap(lambda *x: env.dynamics(*x)[1])))
         return np.asarray(pay(before.physics, context, actions, before.key))
 
-    np.testing.assert_allclose(states.reward[1:], reward(before.context), atol=1e-6)
+    expected = np.where(before.terminated, 0.0, reward(before.context))
+    np.testing.assert_allclose(states.reward[1:], expected, atol=1e-6)
     assert not np.allclose(states.reward[1:], reward(states.context[1:]), atol=1e-3)
 
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.probes import Memory
-from dynamite_jax import evaluate
 from dynamite_jax.analysis import evaluation, readout, sessions
 from dynamite_jax.analysis.report import report
+from dynamite_jax.commands import evaluate
 from dynamite_jax.runtime import loop, training
 from dynamite_jax.runtime.program import Program
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynamite_jax import config as configs
-from dynamite_jax import evaluate
-from dynamite_jax.commands import plot
+from dynamite_jax.commands import evaluate, plot
 
 DATA = Path(__file__).parent / "data" / "run_v0"
 

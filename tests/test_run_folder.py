@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamite_jax import train
+from dynamite_jax.commands import train
 from dynamite_jax.config import Config
 from dynamite_jax.runtime import lock, run_folder, training
 

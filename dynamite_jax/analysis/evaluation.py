@@ -17,7 +17,7 @@ from dynamite_jax.analysis.rollouts import play_episodes
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import AgentParams
-from dynamite_jax.runtime import devices, loggers
+from dynamite_jax.runtime import loggers
 from dynamite_jax.runtime.program import Program
 
 
@@ -93,8 +93,15 @@ def _measure(
     return kept
 
 
-def load_run(run: Path, episodes: int) -> tuple[Program, AgentParams, int]:
-    """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, params, chunk).
+def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentParams, int]:
+    """Config and newest valid checkpoint of a run folder.
+
+    Args:
+        run: the folder.
+        episodes: how many of each seed will be played; by default those of the config.
+
+    Returns:
+        The program, parameters and statistics of every seed's agent, [seeds, ...], and the chunk of the checkpoint.
 
     Raises:
         UserError: there is no run, or none of its checkpoints can be trusted.
@@ -103,8 +110,8 @@ def load_run(run: Path, episodes: int) -> tuple[Program, AgentParams, int]:
 
     if not (run / "config.json").is_file():
         raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
-    config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
-    devices.setup(config.seeds)
+    config = configs.load(run / "config.json")
+    config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
         raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")

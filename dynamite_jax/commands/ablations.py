@@ -12,7 +12,7 @@ from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
 from dynamite_jax.config import Config
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 
 PARTS = {
     "dynamite": {},
@@ -27,7 +27,7 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Train DynaMITE, and DynaMITE with one switch changed at a time; the references beside them scale the score."""
 
     env: str = "gridworld"

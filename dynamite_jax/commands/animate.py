@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from dynamite_jax.config import ConfigError
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Animate an episode of a trained run of scratch_itch, with the itch and the belief over both limbs."""
 
     run: Path
@@ -44,7 +44,9 @@ def main() -> None:
     from dynamite_envs.scratch_itch.env import ScratchItch
     from dynamite_jax.analysis import animation
     from dynamite_jax.analysis.evaluation import load_run
+    from dynamite_jax.runtime import devices
 
+    devices.setup()
     program, params, _ = load_run(arguments.run, animation.EPISODES)
     env = program.env.unwrapped
     if not isinstance(env, ScratchItch):

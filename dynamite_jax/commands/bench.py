@@ -13,12 +13,12 @@ from rich.table import Table
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import presets
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.runtime import loggers
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Measure complete training (rollout, belief and policy updates) with the very preset that `train` uses."""
 
     env: str = "gridworld"

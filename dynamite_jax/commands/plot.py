@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Draw return against environment steps: interquartile mean over seeds, 95 % bootstrap interval, each seed thin."""
 
     runs: tuple[Path, ...]

@@ -12,11 +12,11 @@ from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
 from dynamite_jax.config import Config
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Train methods at several probabilities p of a switch, everything else the same."""
 
     env: str = "gridworld"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.methods import METHODS
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Train what is missing, go on with what was cut off, keep what is done; evaluate all the same way."""
 
     env: str = "gridworld"

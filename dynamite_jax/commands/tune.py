@@ -12,12 +12,12 @@ from pathlib import Path
 from dynamite_envs.errors import UserError
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.methods import METHODS
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Plugins):
     """Search around the preset as it stands; the best trial becomes the preset of runs started from here.
 
     Trials are short. The best of them train again to the end with other seeds, and the choice falls among these.

@@ -12,6 +12,18 @@ from dynamite_envs.errors import UserError
 Record = dict[str, Any]
 
 
+class Memory:
+    """Records of a run that writes nothing, kept in a list."""
+
+    def __init__(self):
+        """None yet."""
+        self.records: list[Record] = []
+
+    def write(self, record: Record) -> None:
+        """Add one record."""
+        self.records.append(record)
+
+
 class Log:
     """metrics.jsonl, and TensorBoard and W&B where wanted: one record a chunk.
 

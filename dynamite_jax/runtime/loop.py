@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dynamite_jax.analysis import statistics
-from dynamite_jax.runtime.loggers import Log, Record
+from dynamite_jax.runtime.loggers import Log, Memory, Record
 from dynamite_jax.runtime.program import Program
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run's records, states and messages go; in a run of several processes only the first one's are files."""
+    """Where a run's records, states and messages go; None where they are not kept."""
 
-    log: Log | None
-    checkpoints: "Checkpoints"
+    log: Log | Memory | None
+    checkpoints: "Checkpoints | None"
     console: Console
 
 
@@ -93,7 +93,8 @@ def run(program: Program, step: Callable, states: Any, done: int, outputs: Outpu
                 seeds = program.gather(states)
                 if not bool(np.all(jax.device_get(seeds.finite))):
                     raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
-                outputs.checkpoints.save(number, seeds)
+                if outputs.checkpoints:
+                    outputs.checkpoints.save(number, seeds)
     return states
 
 

@@ -14,6 +14,7 @@ from dynamite_jax import presets
 from dynamite_jax.analysis.evaluation import evaluate
 from dynamite_jax.analysis.report import report
 from dynamite_jax.config import Config
+from dynamite_jax.data.types import AgentParams
 from dynamite_jax.runtime import devices, loggers, loop, provenance, run_folder
 from dynamite_jax.runtime.program import Program
 
@@ -76,7 +77,7 @@ def train(
             outputs = loop.Outputs(log, checkpoints, console)
             states = loop.run(program, step, states, done, outputs, start - earlier_s)
         checkpoints.wait()
-        params = program.gather(states).agent_params
+        params = program.algorithm.agent_params(program.gather(states))
         sizes = {"episodes": config.eval_episodes, "seed": config.seed}
         result = evaluate(config, program.env, program.agent, params, **sizes)
         summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
@@ -85,6 +86,27 @@ def train(
             run_folder.write_summary(out, summary)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
         return summary
+
+
+def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.Record]]:
+    """Train and write nothing.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The program, parameters and statistics of every seed's agent, [seeds, ...], and a record for each chunk.
+
+    Raises:
+        UserError: the config can't be run.
+        Diverged: a loss is not finite.
+    """
+    start, console = time.perf_counter(), Console(stderr=True)
+    program = Program(config, configs.validate(config))
+    states = program.init()
+    step, log = program.compile(states), loggers.Memory()
+    states = loop.run(program, step, states, 0, loop.Outputs(log, None, console), start)
+    return program, program.algorithm.agent_params(program.gather(states)), log.records
 
 
 def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float) -> loggers.Record:

@@ -1,0 +1,261 @@
+"""The Python interface: what `import dynamite_jax as dj` offers beside the commands."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynamite_envs import registry
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.errors import UserError
+from dynamite_jax import config as configs
+from dynamite_jax import methods, presets, rules
+from dynamite_jax.agents.agent import Agent, AgentState
+from dynamite_jax.analysis import evaluation
+from dynamite_jax.config import Config
+from dynamite_jax.data.types import AgentParams, Array
+from dynamite_jax.methods.method import Method, keep
+from dynamite_jax.runtime import loggers, run_folder, training
+from dynamite_jax.runtime.program import Program
+
+SEED = 1_000_000  # root of the episodes of an evaluation; training never comes near it
+
+
+def preset(env: str, method: str = "dynamite", scale: presets.Scale = "cores", **changes: Any) -> Config:
+    """The preset of a method in an environment, with some fields changed.
+
+    Args:
+        env: name of the environment.
+        method: name of the method.
+        scale: what it is sized for: a few cores, or a GPU or TPU.
+        **changes: fields of `Config` by name; those of its sections with a dot, as in `**{"ppo.lr": 3e-4}`.
+
+    Raises:
+        UserError: a name that is unknown, with the nearest one, or a value that can't be.
+    """
+    config = presets.default(env, method, scale)
+    known = [name for name, _, _ in rules.fields(config)] + [field.name for field in dataclasses.fields(config)]
+    for name in changes:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}"
+            raise UserError(f"{name} is no field of a config; {hint}")
+    config = configs.changed(config, changes)
+    configs.validate(config)
+    return config
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The trained agent of one seed, for one episode at a time: it carries its belief in a state of its own.
+
+    Attributes:
+        agent: who acts.
+        params: its parameters and statistics.
+    """
+
+    agent: Agent
+    params: AgentParams
+
+    def init(self) -> AgentState:
+        """State before the first observation of an episode."""
+        return self.agent.init((1,))
+
+    def act(
+        self, state: AgentState, observation: Any, reward: Any = 0.0, key: Array | None = None
+    ) -> tuple[Array, AgentState]:
+        """Take in an observation and act on it.
+
+        Args:
+            state: from `init`, or from the step before.
+            observation: s_t, [O]; of the oracle it ends with the features of the context.
+            reward: r_{t-1}, []; before the first action it counts for nothing.
+            key: of a sample; without one the mode of the policy is taken.
+
+        Returns:
+            The action that an environment executes, [] or [size], and the next state.
+
+        Raises:
+            UserError: an observation of another size.
+        """
+        observation, reward = jnp.asarray(observation, jnp.float32), jnp.asarray(reward, jnp.float32)
+        size = self.params.normaliser.mean.observation.value.shape
+        if observation.shape != size:
+            raise UserError(f"observation is of shape {list(observation.shape)}; it must be {list(size)}")
+        return self._act(self.params, state, observation, reward, key)
+
+    @cached_property
+    def _act(self) -> Callable:
+        return jax.jit(partial(_act, self.agent))
+
+
+def _act(
+    agent: Agent, params: AgentParams, state: AgentState, observation: Array, reward: Array, key: Array | None
+) -> tuple[Array, AgentState]:
+    action, _, state, _ = agent.act(params, state, observation[None], reward[None], key)
+    return agent.space.clip(action)[0], state
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run.
+
+    Attributes:
+        program: its environment, agents and layout.
+        params: parameters and statistics of every seed's agent, [seeds, ...].
+        records: one for each chunk of training, as in `metrics.jsonl`.
+        folder: where it lies; None where nothing was written.
+    """
+
+    program: Program
+    params: AgentParams
+    records: list[loggers.Record]
+    folder: Path | None = None
+
+    @property
+    def config(self) -> Config:
+        """What was trained."""
+        return self.program.config
+
+    @property
+    def summary(self) -> loggers.Record | None:
+        """What `summary.json` says; None where there is none."""
+        finished = self.folder and (self.folder / run_folder.SUMMARY).is_file()
+        return run_folder.read_summary(self.folder) if self.folder and finished else None
+
+    def policy(self, seed: int = 0) -> Policy:
+        """The agent of one seed.
+
+        Raises:
+            UserError: there is no such seed.
+        """
+        if not 0 <= seed < self.config.seeds:
+            raise UserError(f"seed is {seed}; it must be from 0 to {self.config.seeds - 1}")
+        return Policy(self.program.agent, jax.tree.map(lambda x: jnp.asarray(x[seed]), jax.device_get(self.params)))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What fresh episodes showed.
+
+    Attributes:
+        record: all of it, as in `evaluation.json`; see `analysis.evaluation.evaluate`.
+    """
+
+    record: loggers.Record
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Mean return of each seed, [seeds]."""
+        return np.array(self.record["return"]["per_seed"])
+
+
+def train(
+    config: Config,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    wandb: bool = False,
+) -> Run:
+    """Train every seed of a config.
+
+    Args:
+        config: the run.
+        out: run folder, which gets config, metrics, checkpoints and a summary with an evaluation; without it nothing is
+            written.
+        resume: go on with the run in `out`.
+        tensorboard: write TensorBoard events into `out`.
+        wandb: write to Weights & Biases.
+
+    Raises:
+        UserError: the config, `out` or its checkpoints can't be used.
+        Diverged: a loss is not finite.
+    """
+    if out is not None:
+        training.train(config, Path(out), resume, tensorboard, wandb)
+        return load_run(out)
+    for name, asked in (("resume", resume), ("tensorboard", tensorboard), ("wandb", wandb)):
+        if asked:
+            raise UserError(f"{name} is True; it needs out, a run folder")
+    return Run(*training.train_in_memory(config))
+
+
+def load_run(path: Path | str) -> Run:
+    """The run in a folder, with its newest valid checkpoint.
+
+    Raises:
+        UserError: there is no run, or none of its checkpoints can be trusted.
+    """
+    folder = Path(path)
+    program, params, chunk = evaluation.load_run(folder)
+    records = [record for record in loggers.read(folder / "metrics.jsonl") if record["chunk"] <= chunk]
+    return Run(program, params, records, folder)
+
+
+def evaluate(run: Run, episodes: int | None = None, seed: int = SEED) -> Evaluation:
+    """Play fresh episodes with the deterministic policy of every seed.
+
+    Args:
+        run: whose agents play.
+        episodes: of each seed; by default those of the config.
+        seed: root of the contexts and start states; every agent meets the same.
+
+    Raises:
+        UserError: no episodes.
+    """
+    episodes = run.config.eval_episodes if episodes is None else episodes
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; it must be 1 or more")
+    program, sizes = run.program, {"episodes": episodes, "seed": seed}
+    return Evaluation(evaluation.evaluate(run.config, program.env, program.agent, run.params, **sizes))
+
+
+def make_env(name: str, **options: Any) -> DLCMDP:
+    """An environment by its name.
+
+    Args:
+        name: see `dynamite_envs.registry`.
+        **options: its numbers and the arguments of its maker.
+
+    Raises:
+        UserError: an unknown name or option, or a value that can't be.
+    """
+    return registry.make(name, **options)
+
+
+def register_env(name: str, make: Callable[..., DLCMDP]) -> None:
+    """Make an environment of one's own known by a name.
+
+    Args:
+        name: of the environment.
+        make: makes it from its options.
+
+    Raises:
+        UserError: another environment has the name.
+    """
+    registry.register(name, make)
+
+
+def register_method(
+    name: str, build: Callable[..., Any], configure: Callable[[Config], Config] = keep, **abilities: Any
+) -> None:
+    """Make a method of one's own known by a name.
+
+    Args:
+        name: of the method.
+        build: (config, env) -> its `Belief`.
+        configure: the preset of an environment -> that of the method in it.
+        **abilities: what it supports, and another algorithm; see `methods.method.Method`.
+
+    Raises:
+        UserError: another method has the name.
+    """
+    methods.register(name, Method(belief=build, configure=configure, **abilities))

@@ -1,0 +1,49 @@
+"""The command that evaluates a run.
+
+dynamite-jax eval --run runs/NAME
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamite_envs.errors import UserError
+from dynamite_jax.errors import Plugins, one_line_errors, parse, writing
+
+
+@dataclass(frozen=True)
+class Arguments(Plugins):
+    """Evaluate a trained run: deterministic policy, fresh contexts. Writes evaluation.json into the run."""
+
+    run: Path
+    """Run folder, as written by training."""
+    episodes: int = 2048
+    """Episodes of each seed."""
+    seed: int = 1_000_000
+    """Root of the contexts and start states."""
+
+
+@one_line_errors
+def main() -> None:
+    """Evaluate, print, write."""
+    arguments = parse(Arguments, sys.argv[1:])
+    if arguments.episodes < 1:
+        raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
+    from dynamite_jax.analysis.evaluation import evaluate, load_run
+    from dynamite_jax.analysis.report import report
+    from dynamite_jax.runtime import devices
+
+    devices.setup()
+    program, params, step = load_run(arguments.run, arguments.episodes)
+    sizes = {"episodes": arguments.episodes, "seed": arguments.seed}
+    result = evaluate(program.config, program.env, program.agent, params, **sizes)
+    result |= {"chunk": step, "seed": arguments.seed}
+    report(result)
+    path = arguments.run / "evaluation.json"
+    with writing(path, field="evaluation"):
+        path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

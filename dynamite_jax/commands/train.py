@@ -1,0 +1,92 @@
+"""The command that trains: what the command line says, and which preset fills in the rest.
+
+dynamite-jax train --env gridworld --method dynamite --seeds 4
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.config import Config, ConfigError
+from dynamite_jax.errors import Plugins, one_line_errors, parse
+
+
+@dataclass(frozen=True)
+class Arguments(Plugins):
+    """Train an agent. Everything lands in one run folder: config, metrics, checkpoints, summary."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    scale: presets.Scale = "cores"
+    """What the other defaults are sized for: a few cores, or a GPU or TPU."""
+    out: Path | None = None
+    """Run folder; by default runs/ENV_METHOD_TIME. A folder that holds a run is never overwritten."""
+    resume: bool = False
+    """Go on with the run in `out` from its newest valid checkpoint."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    wandb: bool = False
+    """Write to Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
+
+
+def _arguments(argv: list[str]) -> Arguments:
+    """Command line -> arguments. Defaults are the preset of env and method, or the run that is resumed."""
+    first = parse(_First, _only(argv, ("--env", "--method", "--scale", "--out")))
+    if "--resume" in argv and first.out is not None and (first.out / "config.json").is_file():
+        if first.scale is not None:
+            raise ConfigError(f"scale is {first.scale!r}; a run that goes on keeps its own, so leave it out")
+        preset = configs.load(first.out / "config.json")
+    else:
+        preset = presets.default(first.env, first.method, first.scale or "cores")
+    return parse(Arguments, argv, default=Arguments(preset))
+
+
+@dataclass(frozen=True)
+class _First:
+    """What decides the defaults of everything else."""
+
+    env: str = "gridworld"
+    method: str = "dynamite"
+    scale: presets.Scale | None = None
+    out: Path | None = None
+
+
+def _only(argv: list[str], flags: tuple[str, ...]) -> list[str]:
+    """The words of a command line that set one of `flags`."""
+    kept = []
+    for position, word in enumerate(argv):
+        if word.split("=")[0] in flags:
+            kept += [word] if "=" in word else argv[position : position + 2]
+    return kept
+
+
+@one_line_errors
+def main() -> None:
+    """Train as the command line says."""
+    arguments = _arguments(sys.argv[1:])
+    config, out = arguments.config, arguments.out
+    if out is None and arguments.resume:
+        raise ConfigError("out is not set; to resume it must be a run folder")
+    from dynamite_jax.runtime import devices, lock, loop, run_folder, training
+
+    devices.setup(config.seeds)
+    for folder in [out] if out else run_folder.default_names(config):
+        try:
+            training.train(config, folder, arguments.resume, arguments.tensorboard, arguments.wandb)
+            return
+        except (run_folder.Taken, lock.Locked):  # by another run of this second
+            if out:
+                raise
+        except loop.Diverged as error:
+            raise SystemExit(f"error: {error}; see {folder}") from None
+        except KeyboardInterrupt:
+            print(f"\nstopped; go on with --out {folder} --resume", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
