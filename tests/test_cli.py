@@ -393,7 +393,7 @@ def test_a_bug_inside_a_command_traces_and_ends_with_exit_code_1(tmp_path):
         "import sys, numpy\n"
         "from dynamite_jax.commands import train\n"
         "from dynamite_jax.runtime import training\n"
-        "training.evaluate = lambda *arguments: numpy.zeros(2).reshape(3)\n"
+        "training.evaluate = lambda *arguments, **sizes: numpy.zeros(2).reshape(3)\n"
         "sys.argv = ['train', '--env', 'probe_match', '--method', 'markov', '--steps', '1280', '--seeds', '1']\n"
         "train.main()\n"
     )
