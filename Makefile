@@ -48,7 +48,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot animate table ablations sweep-p tune bench versus-torch benchmark test test-slow lint format lock clean
+.PHONY: help setup train eval plot animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,8 +90,12 @@ versus-torch: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=g
 
 benchmark: versus-torch  ## The old name of versus-torch (EXTRAS=torch): ENV= ARGS=
 
-test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
-	$(BIN)/python -m pytest $(ARGS)
+# On all cores, unless words of one's own choose something.
+test: $(STAMP)  ## Run the tests, without trainings and slow ones: ARGS=
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses auto --dist worksteal)
+
+test-learning: $(STAMP)  ## Train to known values: ARGS=
+	$(BIN)/python -m pytest -m "learning and not slow" $(ARGS)
 
 test-slow: $(STAMP)  ## Run the slow tests: ARGS=
 	$(BIN)/python -m pytest -m slow $(ARGS)
