@@ -26,7 +26,7 @@ SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
 
 # Every target says in its help which of them it takes; what it would leave unused is refused.
-TAKEN = $(shell sed -n 's/^$(1:benchmark=versus-torch):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
+TAKEN = $(shell sed -n 's/^$(1):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
 UNUSED = $(filter-out EXTRAS PYTHON $(call TAKEN,$(1)),$(filter $(KNOWN),$(GIVEN)))
 $(foreach goal,$(MAKECMDGOALS),$(if $(call UNUSED,$(goal)),$(error make $(goal) takes no $(firstword $(call UNUSED,$(goal)))=; it takes $(or $(call TAKEN,$(goal)),none))))
 
@@ -88,7 +88,7 @@ bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
 versus-torch: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
 	$(BIN)/python -m experiments.versus_torch.benchmark --env $(ENV) $(ARGS)
 
-benchmark: versus-torch  # its former name
+benchmark: versus-torch  ## The old name of versus-torch (EXTRAS=torch): ENV= ARGS=
 
 test: $(STAMP)  ## Run the tests, without the slow ones: ARGS=
 	$(BIN)/python -m pytest $(ARGS)
@@ -105,13 +105,20 @@ format: $(STAMP)  ## Apply the format and the safe fixes of the linter
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+.PHONY: results docs
+results: $(STAMP)  ## Write the pages made from results/ and from the code: docs/ and the summary of README.md
+	$(BIN)/python -m experiments.pages.write
+
+docs: $(STAMP)  ## Build the site into build/site/; a broken link fails
+	$(BIN)/python -m experiments.pages.site
+
 lock: | $(UV)  ## Refresh requirements.lock after a change in pyproject.toml; ARGS=--upgrade moves all
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
 	--all-extras --group pins --group build --generate-hashes --no-annotate --no-header \
 	--output-file requirements.lock --quiet $(ARGS)
 
 clean:  ## Remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The lock holds every extra, so it constrains the installation: only what is asked for is installed, in the
@@ -120,7 +127,7 @@ clean:  ## Remove .venv, caches and build leftovers; runs/ stays
 $(STAMP): pyproject.toml requirements.lock | $(UV)
 	@rm -f $(VENV)/.setup-*
 	$(UV) pip install --python $(BIN)/python --require-hashes --only-binary :all: --constraints requirements.lock \
-	--requirements pyproject.toml --group build --extra dev $(patsubst %,--extra %,$(WANTED)) \
+	--requirements pyproject.toml --group build --extra dev --extra docs $(patsubst %,--extra %,$(WANTED)) \
 	$(if $(filter-out $(OLD),$(WANTED))$(filter-out $(WANTED),$(OLD)),--exact)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@echo '$(WANTED)' >$(VENV)/.extras

@@ -56,6 +56,11 @@ _RULES = {
 }
 
 
+def allowed(name: str) -> str | None:
+    """What the number in a field must be, in words; None of a field whose type says it."""
+    return _RULES[name][0] if name in _RULES else None
+
+
 def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted name, value, type) of every field that is not itself a section."""
     found = []
@@ -149,8 +154,7 @@ def check_abilities(config: "Config") -> None:
     """
     from dynamite_envs.physics.backend import check_implementation
     from dynamite_envs.registry import maker
-    from dynamite_jax.beliefs.latent import LatentBelief
-    from dynamite_jax.methods import METHODS, rl2
+    from dynamite_jax.methods import METHODS
 
     if config.physics.impl != "jax":
         if "impl" not in inspect.signature(maker(config.env)).parameters:
@@ -159,12 +163,14 @@ def check_abilities(config: "Config") -> None:
             check_implementation(config.physics.impl)
         except UserError as error:
             raise ConfigError(f"physics.{error}") from None
-    if config.ppo.shuffle != "episodes" and METHODS[config.method] is rl2:
-        raise ConfigError(f"ppo.shuffle is {config.ppo.shuffle!r}; with method rl2 it must be 'episodes'")
-    if config.network.encoder != "gru" and METHODS[config.method].build != LatentBelief.build:
-        raise ConfigError(
-            f"network.encoder is {config.network.encoder!r}; with method {config.method} it must be 'gru'"
-        )
+    method = METHODS[config.method]
+    for name, value, supported in (
+        ("ppo.shuffle", config.ppo.shuffle, method.shuffles),
+        ("network.encoder", config.network.encoder, method.encoders),
+    ):
+        if value not in supported:
+            allowed = " or ".join(map(repr, supported))
+            raise ConfigError(f"{name} is {value!r}; with method {config.method} it must be {allowed}")
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

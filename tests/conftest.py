@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("MUJOCO_GL", "egl")  # as the command `animate` has it; MuJoCo reads it when it is imported
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 
 from dynamite_envs import registry
+from dynamite_jax.algorithms.meta_ppo import TrainState
 from dynamite_jax.config import Config, NetworkConfig
-from dynamite_jax.data.types import TrainState
 from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
@@ -47,7 +48,7 @@ def _built(config: Config) -> tuple[Program, TrainState]:
     return program, program.init()
 
 
-def build(config: Config) -> tuple[Program, TrainState]:
+def build(config: Config) -> tuple[Any, TrainState]:
     """A program of the config and a fresh copy of its first states; each config is initialised once."""
     program, states = _built(config)
     return program, jax.tree.map(jnp.copy, states)

@@ -127,8 +127,7 @@ def test_weights_that_were_saved_act_as_before(tmp_path):
     def paid(acting):
         keys = jax.random.split(jax.random.key(0), config.num_envs)
         start = jax.vmap(program.env.reset)(keys)
-        belief = program.agent.belief.initial((config.num_envs,))
-        return play(program.agent, program.env, acting, start, belief, jax.random.key(1))[0]
+        return play(program.agent, program.env, acting, start, jax.random.key(1))[0]
 
     jax.tree.map(np.testing.assert_array_equal, paid(back), paid(acting))
 

@@ -10,8 +10,10 @@ import pytest
 
 import numpy_elbo as reference
 from conftest import assert_same
+from dynamite_jax.agents.agent import Agent
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config
-from dynamite_jax.data.rollout import Agent, play
+from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import AgentParams
 from dynamite_jax.networks.transformer import Block
 from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
@@ -22,15 +24,14 @@ from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistic
 def test_beliefs_of_whole_episodes_are_those_of_acting(discrete, encoder):
     env = drift(discrete)
     config = Config(network=dataclasses.replace(NETWORK, encoder=encoder, heads=2))
-    agent = Agent.build(config, env)
+    agent = Agent.build(config, env, LatentBelief.build(config, env))
     params = scattered(jax.eval_shape(agent.belief.init, jax.random.key(0)), seed=2)
     environment = jax.vmap(env.reset)(jax.random.split(jax.random.key(1), BATCH))
-    belief = agent.belief.initial((BATCH,))
-    features = agent.features(environment, belief)
+    features = agent.features(environment.obs, agent.belief.initial((BATCH,)))
     policy = scattered(jax.eval_shape(agent.network.init, jax.random.key(2), features))
     episode = jax.jit(partial(play, agent, env))
     acting = AgentParams(params, policy, statistics(features.shape[-1], env.observation_size))
-    rollout, environments, acted = episode(acting, environment, belief, jax.random.key(3))
+    rollout, environments, acted = episode(acting, environment, jax.random.key(3))
     encoded = agent.belief.encode(params, agent.evidence(acting.normaliser, rollout.trajectories))
     for there, here in zip(jax.tree.leaves(acted), jax.tree.leaves(encoded.belief), strict=True):
         np.testing.assert_allclose(there[:HORIZON], here, rtol=1e-5, atol=1e-6)

@@ -14,9 +14,10 @@ from conftest import assert_same, tiny_config
 from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax.agents import running_statistics
-from dynamite_jax.algorithms import meta_ppo as train_step
+from dynamite_jax.agents.agent import Agent
+from dynamite_jax.algorithms.meta_ppo import MetaPPO
+from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, VAEConfig
-from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import BeliefState, Gaussian, Rollout
 from dynamite_jax.methods import varibad
 from episodes import (
@@ -281,16 +282,17 @@ def test_a_boundary_is_predicted_above_probability_one_half():
 
 def test_ppo_moves_the_policy_and_no_number_of_the_belief():
     config, env = tiny_config("probe_match", ppo={"lr": 0.1}), registry.make("probe_match", horizon=3)
-    agent, envs = Agent.build(config, env), config.num_envs
+    algorithm = MetaPPO(config, Agent.build(config, env, LatentBelief.build(config, env)))
+    envs = config.num_envs
     rng = np.random.default_rng(4)
 
-    shapes: Any = jax.eval_shape(partial(train_step.init, config, env, agent), jnp.asarray(0))
+    shapes: Any = jax.eval_shape(partial(algorithm.init, env), jnp.asarray(0))
     features = shapes.normaliser.mean.features.value.shape[0]
     before = shapes.replace(
         **{name: scattered(getattr(shapes, name)) for name in ("belief_params", "belief_optimiser", "policy_params")},
         policy_optimiser=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.policy_optimiser),
         normaliser=running_statistics.init(features, env.observation_size),
-        **dict.fromkeys(("environment", "belief", "key", "finite")),  # nothing that learns
+        **dict.fromkeys(("environment", "key", "finite")),  # nothing that learns
         meta_updates=jnp.asarray(0),
     )
     rollout = Rollout(
@@ -305,8 +307,8 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
         boundary=jnp.zeros((3, envs), bool),
         valid=jnp.ones((3, envs), bool),
     )
-    update = jax.jit(partial(train_step.update_policy, config, agent, env))
-    samples, _ = train_step.policy_samples(agent, rollout, config.ppo, before)
+    update = jax.jit(partial(algorithm.update_policy, env))
+    samples, _ = algorithm.policy_samples(rollout, config.ppo, before)
     after, _ = update(rollout, samples, config.ppo, before, jax.random.key(0))
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         name = jax.tree_util.keystr(path)

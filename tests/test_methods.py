@@ -9,11 +9,11 @@ import pytest
 
 import numpy_elbo as reference
 from conftest import build, tiny_config
-from dynamite_jax.algorithms import meta_ppo as train_step
+from dynamite_jax.beliefs import contrastive
+from dynamite_jax.beliefs.segments import SegmentBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import play
-from dynamite_jax.methods import METHODS, contrabar
-from dynamite_jax.methods.secbad import SegmentBelief
+from dynamite_jax.methods import METHODS
 from episodes import (
     BATCH,
     HORIZON,
@@ -66,10 +66,10 @@ def updated_policy(method, **ppo):
     program, states = build(config)
     s = jax.tree.map(lambda x: x[0], states)
     s = s.replace(normaliser=statistics(s.normaliser.mean.features.value.size, program.env.observation_size))
-    rollout, _, _ = play(program.agent, program.env, s.agent_params, s.environment, s.belief, s.key)
-    samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], s)
-    after, losses = train_step.update_policy(
-        config, program.agent, program.env, rollout, samples, program.hyper[1], s, jax.random.key(0)
+    rollout, _, _ = play(program.agent, program.env, s.agent_params, s.environment, s.key)
+    samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], s)
+    after, losses = program.algorithm.update_policy(
+        program.env, rollout, samples, program.algorithm.hyper[1], s, jax.random.key(0)
     )
     return s, after, losses
 
@@ -113,7 +113,7 @@ def test_contrastive_loss_equals_the_slow_one(valid):
     observation, reward = np.asarray(data.observation, float), np.asarray(data.reward, float)
     action = np.clip(np.asarray(data.action, float), -1, 1)
     shifts = []
-    for k in jax.random.split(jax.random.split(key)[1], contrabar.NEGATIVES):
+    for k in jax.random.split(jax.random.split(key)[1], contrastive.NEGATIVES):
         time_key, batch_key = jax.random.split(k)
         shifts.append(
             (int(jax.random.randint(time_key, (), 0, HORIZON)), int(jax.random.randint(batch_key, (), 1, BATCH)))
@@ -130,7 +130,7 @@ def test_contrastive_loss_equals_the_slow_one(valid):
     for t in range(HORIZON):
         for b in range(BATCH):
             hidden = states[t, b]
-            for k in range(min(contrabar.LOOK_AHEAD, length[b] - t)):
+            for k in range(min(contrastive.LOOK_AHEAD, length[b] - t)):
                 gates = reference.dense(weights["action_gates"], action[t + k, b])
                 hidden = gru(weights, hidden, gates, "future_gates")
                 positive.append(reference.cross_entropy(logit(hidden, t + k, b), 1.0))
@@ -244,7 +244,7 @@ def test_the_filter_over_segments_is_the_one_that_counts_every_start(rate, discr
     belief, params = segment_belief(rate, env=drift(discrete))
     data = trajectories(discrete)
     states = acted(belief, params, data)
-    shown = jax.vmap(belief.shown)(states).mean
+    shown = jax.vmap(belief.summary)(states).mean
     for b in range(BATCH):
         for t, expected in enumerate(slow_filter(belief, params, data, b, rate)):
             weight, length = np.exp(states.log_weight[t, b]), np.asarray(states.length[t, b])

@@ -66,7 +66,7 @@ def test_rows_and_seeds_are_two_views_of_the_same(monkeypatch):
 
 def test_each_seed_has_its_own_hyperparameters_in_an_uneven_layout(monkeypatch):
     laid_out = program(3, 2, monkeypatch)
-    hyper = jax.tree.map(lambda x: jnp.full(3, x), laid_out.hyper)
+    hyper = jax.tree.map(lambda x: jnp.full(3, x), laid_out.algorithm.hyper)
     still = (hyper[0].replace(lr=jnp.array([1e-3, 0.0, 1e-3])), hyper[1].replace(lr=jnp.array([1e-3, 0.0, 1e-3])))
     states = laid_out.init()
     before = jax.device_get(laid_out.gather(states).policy_params)

@@ -18,7 +18,7 @@ from dynamite_envs.half_cheetah import Task
 from dynamite_jax import config as configs
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.distributions import policy_distribution
-from dynamite_jax.algorithms.meta_ppo import policy_samples, remaining
+from dynamite_jax.algorithms.meta_ppo import MetaPPO, remaining
 from dynamite_jax.data.types import Rollout
 from episodes import statistics
 from experiments.versus_torch import jax_program
@@ -158,7 +158,7 @@ def test_an_episode_shows_the_policy_what_ours_would(normalised):
     log_prob = policy_distribution(policy, space).log_prob(seen["action"])
     np.testing.assert_allclose(seen["log_prob"], log_prob, atol=2e-5)
     np.testing.assert_allclose(seen["value"][:-1], value, atol=2e-5)
-    expected, returns = policy_samples(agent, rollout, config.ppo, state)
+    expected, returns = MetaPPO(config, agent).policy_samples(rollout, config.ppo, state)
     found, found_returns = trainer.samples(played)
     for name in ("features", "action", "log_prob", "value", "advantage", "target"):
         flat = getattr(expected, name).reshape(-1, *getattr(expected, name).shape[2:])

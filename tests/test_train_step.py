@@ -14,11 +14,11 @@ from flax import struct
 from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs.probes import ContextBandit, Leaving
 from dynamite_jax.agents import running_statistics
-from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.data.rollout import play
 from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import training
+from dynamite_jax.runtime.program import chunk
 from episodes import statistics
 
 
@@ -70,14 +70,14 @@ def test_the_chunk_compiles_once_and_new_numbers_do_not_recompile(tiny):
     program, states = build(tiny)
     traces = []
 
-    def chunk(env, hyper, states):
+    def count(env, hyper, states):
         traces.append(1)
-        return jax.vmap(partial(train_step.chunk, tiny, program.agent), in_axes=(None, None, 0))(env, hyper, states)
+        return jax.vmap(partial(chunk, program.algorithm, tiny.chunk), in_axes=(None, None, 0))(env, hyper, states)
 
-    run = jax.jit(chunk)
+    run = jax.jit(count)
     for _ in range(2):
-        states, _ = run(program.env, program.hyper, states)
-    vae, ppo = program.hyper
+        states, _ = run(program.env, program.algorithm.hyper, states)
+    vae, ppo = program.algorithm.hyper
     faster = (vae.replace(kl_weight=jnp.float32(0.5)), ppo.replace(lr=jnp.float32(1e-2)))
     rarer = program.env.replace(p=jnp.float32(0.02), kernel=jnp.full((2, 2), 0.5, jnp.float32))
     run(rarer, faster, states)
@@ -123,9 +123,8 @@ def test_seeds_differ_and_the_root_seed_changes_all(tiny):
 
 def test_a_loss_that_is_not_finite_is_remembered(tiny):
     program, states = build(tiny)
-    vae, ppo = program.hyper
-    program.hyper = (vae.replace(lr=jnp.float32(np.inf)), ppo)
-    states, values = program.compile(states)(states)
+    vae, ppo = jax.tree.map(lambda x: jnp.full(tiny.seeds, x), program.algorithm.hyper)
+    states, values = program.compile(states, (vae.replace(lr=jnp.full(tiny.seeds, np.inf)), ppo))(states)
     assert not np.asarray(states.finite).any()
 
 
@@ -140,17 +139,19 @@ def test_no_label_reaches_the_agent(tiny):
         context=1 - state.environment.context,
     )
     first = [
-        agent.belief.update(state.belief_params, state.belief, e.obs, env.action_space.zeros((8,)), e.reward)
+        agent.belief.update(
+            state.belief_params, agent.belief.initial((8,)), e.obs, env.action_space.zeros((8,)), e.reward
+        )
         for e in (state.environment, lied)
     ]
-    assert_same(agent.features(state.environment, first[0]), agent.features(lied, first[1]))
+    assert_same(agent.features(state.environment.obs, first[0]), agent.features(lied.obs, first[1]))
 
 
 def test_a_step_is_recorded_with_the_session_it_was_made_in():
     """At p = 1 every step has a session of its own, and the first step the first one."""
     program, states = build(tiny_config("probe_pomdp"))
     s = jax.tree.map(lambda x: x[0], states)
-    rollout, environments, _ = play(program.agent, program.env, s.agent_params, s.environment, s.belief, s.key)
+    rollout, environments, _ = play(program.agent, program.env, s.agent_params, s.environment, s.key)
     steps = np.arange(program.env.horizon)[:, None]
     np.testing.assert_array_equal(np.asarray(rollout.session), np.broadcast_to(steps, rollout.session.shape))
     paid = np.asarray(rollout.action) == np.asarray(environments.context[:-1])
@@ -168,11 +169,10 @@ def test_the_buffer_keeps_the_newest_episodes_first():
             program.env,
             state.agent_params,
             state.environment,
-            state.belief,
             jax.random.key(len(rollouts)),
         )
-        state, _ = train_step.update_belief(
-            config, program.agent, program.env, rollout, program.hyper[0], state, jax.random.key(3)
+        state, _ = program.algorithm.update_belief(
+            program.env, rollout, program.algorithm.hyper[0], state, jax.random.key(3)
         )
         state = state.replace(meta_updates=state.meta_updates + 1)
         rollouts.append(rollout)
@@ -189,9 +189,7 @@ def seen_with_statistics(method="dynamite", **ppo):
     state = state.replace(
         normaliser=statistics(state.normaliser.mean.features.value.size, program.env.observation_size)
     )
-    rollout, _, _ = play(
-        program.agent, program.env, state.agent_params, state.environment, state.belief, jax.random.key(1)
-    )
+    rollout, _, _ = play(program.agent, program.env, state.agent_params, state.environment, jax.random.key(1))
     return config, program, state, rollout
 
 
@@ -211,17 +209,17 @@ def test_the_belief_learns_from_deviations():
         reward=jnp.clip((rollout.reward - mean.reward) / deviation.reward, -5, 5),
     )
     trivial = state.replace(normaliser=jax.tree.map(lambda x: x[0], build(config)[1]).normaliser)
-    update = partial(train_step.update_belief, config, program.agent, program.env)
-    found, losses = update(rollout, program.hyper[0], state, jax.random.key(2))
-    expected, expected_losses = update(in_deviations, program.hyper[0], trivial, jax.random.key(2))
+    update = partial(program.algorithm.update_belief, program.env)
+    found, losses = update(rollout, program.algorithm.hyper[0], state, jax.random.key(2))
+    expected, expected_losses = update(in_deviations, program.algorithm.hyper[0], trivial, jax.random.key(2))
     assert_same(found.belief_params, expected.belief_params)
     assert_same(losses, expected_losses)
 
 
 def test_rewards_are_expected_in_units():
-    _, program, state, rollout = seen_with_statistics()
+    config, program, state, rollout = seen_with_statistics()
     agent, acting, key = program.agent, state.agent_params, jax.random.key(3)
-    shown = jax.tree.map(lambda x: x[0], agent.belief.shown(state.belief))
+    shown = jax.tree.map(lambda x: x[0], agent.belief.summary(agent.belief.initial((config.num_envs,))))
     mean, deviation = moments(state)
     steps = (rollout.observation[0], rollout.action[0], rollout.observation[1])
     scaled = [(x - mean.observation) / deviation.observation if x.ndim == 2 else x for x in steps]
@@ -236,9 +234,9 @@ def test_the_critic_learns_returns_in_its_unit(in_deviations):
     _, program, state, rollout = seen_with_statistics(normalise_returns=in_deviations)
     mean, deviation = (x.returns for x in moments(state)) if in_deviations else (0.0, 1.0)
     value = np.asarray(rollout.value) * deviation + mean
-    hyper = program.hyper[1]
+    hyper = program.algorithm.hyper[1]
     advantage = ppo.advantages(rollout.reward, rollout.terminated, jnp.asarray(value), hyper.gamma, hyper.gae_lambda)
-    samples, returns = train_step.policy_samples(program.agent, rollout, hyper, state)
+    samples, returns = program.algorithm.policy_samples(rollout, hyper, state)
     np.testing.assert_allclose(samples.advantage, advantage, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(returns, value[:-1] + advantage, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(samples.target * deviation + mean, returns, rtol=1e-5, atol=1e-6)
@@ -251,7 +249,9 @@ def test_rewards_in_another_currency_train_the_same_critic():
     rich = (x._replace(returns=100.0 * x.returns) for x in moments(state))
     rich = state.replace(normaliser=running_statistics.with_moments(*rich))
     targets = [
-        train_step.policy_samples(program.agent, rollout.replace(reward=scale * rollout.reward), program.hyper[1], s)[0]
+        program.algorithm.policy_samples(rollout.replace(reward=scale * rollout.reward), program.algorithm.hyper[1], s)[
+            0
+        ]
         for scale, s in ((1.0, state), (100.0, rich))
     ]
     np.testing.assert_allclose(targets[0].target, targets[1].target, rtol=1e-4, atol=1e-5)
@@ -266,9 +266,9 @@ def test_metrics_and_running_statistics_are_those_of_all_valid_steps(env):
     seen, returns = [], []
     for _ in range(2):
         play_key = jax.random.split(state.key, 5)[1]
-        seen.append(play(program.agent, program.env, state.agent_params, state.environment, state.belief, play_key)[0])
-        returns.append(train_step.policy_samples(program.agent, seen[-1], program.hyper[1], state)[1])
-        state, metrics = train_step.meta_update(config, program.agent, program.env, program.hyper, state)
+        seen.append(play(program.agent, program.env, state.agent_params, state.environment, play_key)[0])
+        returns.append(program.algorithm.policy_samples(seen[-1], program.algorithm.hyper[1], state)[1])
+        state, metrics = program.algorithm.update(program.env, program.algorithm.hyper, state)
         paid = [rollout_reward.sum() for rollout_reward in np.asarray(seen[-1].reward).T]
         assert float(metrics["return"]) == pytest.approx(np.mean(paid))
         sessions = [max(column) + 1 for column in np.where(seen[-1].valid, seen[-1].session, 0).T]
@@ -307,7 +307,7 @@ def test_what_lies_behind_the_end_of_an_episode_changes_no_number(method):
     config = tiny_config("probe_termination", method, vae=changes)
     program, states = build(config)
     kept = {field.name: getattr(program.env, field.name) for field in dataclasses.fields(program.env)}
-    update = jax.jit(lambda env, state: train_step.chunk(config, program.agent, env, program.hyper, state))
+    update = jax.jit(lambda env, state: chunk(program.algorithm, config.chunk, env, program.algorithm.hyper, state))
 
     def found(litter):
         state, metrics = update(Littered(**kept, litter=jnp.float32(litter)), jax.tree.map(lambda x: x[0], states))
@@ -324,13 +324,11 @@ def test_the_buffer_is_drawn_from_alike_however_many_episodes_there_were():
     config = tiny_config("probe_match", vae={"buffer_episodes": 12}, steps=10**11)
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
-    rollout, _, _ = play(
-        program.agent, program.env, state.agent_params, state.environment, state.belief, jax.random.key(0)
-    )
-    update = jax.jit(partial(train_step.update_belief, config, program.agent, program.env))
-    full = update(rollout, program.hyper[0], state, jax.random.key(1))[0]
+    rollout, _, _ = play(program.agent, program.env, state.agent_params, state.environment, jax.random.key(0))
+    update = jax.jit(partial(program.algorithm.update_belief, program.env))
+    full = update(rollout, program.algorithm.hyper[0], state, jax.random.key(1))[0]
     after = [
-        update(rollout, program.hyper[0], full.replace(meta_updates=jnp.int32(done)), jax.random.key(2))
+        update(rollout, program.algorithm.hyper[0], full.replace(meta_updates=jnp.int32(done)), jax.random.key(2))
         for done in (1, 2**28 + 5)
     ]
     assert_same(after[0][0].belief_params, after[1][0].belief_params)
@@ -342,9 +340,7 @@ def test_a_buffer_that_is_not_full_gives_only_what_it_holds():
     config = tiny_config("probe_match", vae={"buffer_episodes": 12, "trajectories": 64})
     program, states = build(config)
     state = jax.tree.map(lambda x: x[0], states)
-    rollout, _, _ = play(
-        program.agent, program.env, state.agent_params, state.environment, state.belief, jax.random.key(0)
-    )
+    rollout, _, _ = play(program.agent, program.env, state.agent_params, state.environment, jax.random.key(0))
     original = type(program.agent.belief).loss
 
     def loss(self, params, data, key, hyper):
@@ -353,8 +349,8 @@ def test_a_buffer_that_is_not_full_gives_only_what_it_holds():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(program.agent.belief), "loss", loss)
-        losses = train_step.update_belief(
-            config, program.agent, program.env, rollout, program.hyper[0], state, jax.random.key(1)
+        losses = program.algorithm.update_belief(
+            program.env, rollout, program.algorithm.hyper[0], state, jax.random.key(1)
         )[1]
     assert float(losses["drawn"]) == 1.0
 
@@ -383,7 +379,7 @@ def paid_for_the_first_time(least):
     config = tiny_config("probe_static", "markov", num_envs=32, steps=10**7, ppo=rates)
     program, states = build(config)
     kept = {field.name: getattr(program.env, field.name) for field in dataclasses.fields(program.env)}
-    update = jax.jit(lambda env, state: train_step.meta_update(config, program.agent, env, program.hyper, state))
+    update = jax.jit(lambda env, state: program.algorithm.update(env, program.algorithm.hyper, state))
 
     def env(pays):
         return Late(**{**kept, "initial": jnp.array([1.0, 0.0]), "pays": jnp.float32(pays)})
@@ -410,11 +406,11 @@ def test_the_first_reward_after_many_updates_without_any_is_learnt_from():
 def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
     config, program, state, rollout = seen_with_statistics(method, lr=1e-2, delay=0.5)
     total = config.meta_updates(program.env.horizon)
-    update = jax.jit(partial(train_step.update_policy, config, program.agent, program.env))
+    update = jax.jit(partial(program.algorithm.update_policy, program.env))
     for done in (0, total // 2 - 1, total // 2):
         before = state.replace(meta_updates=jnp.asarray(done))
-        samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], before)
-        after, _ = update(rollout, samples, program.hyper[1], before, jax.random.key(4))
+        samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], before)
+        after, _ = update(rollout, samples, program.algorithm.hyper[1], before, jax.random.key(4))
         moved = not np.array_equal(*(jax.tree.leaves(x.policy_params)[-1] for x in (before, after)))
         assert moved == (method != "dynamite" or done >= total // 2)
 
@@ -423,13 +419,13 @@ def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
 def test_every_pass_deals_out_each_episode_or_each_step_once(shuffle, monkeypatch):
     """Steps are marked by their advantages, and the loss tells the marks of its minibatch."""
     config, program, state, rollout = seen_with_statistics("markov", shuffle=shuffle, minibatches=4, epochs=3)
-    samples, _ = train_step.policy_samples(program.agent, rollout, program.hyper[1], state)
+    samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
     marks = np.arange(rollout.reward.size, dtype=np.float32).reshape(rollout.reward.shape)  # [H, E]
     monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, *_: (value.sum(), {"marks": batch.advantage}))
     monkeypatch.setattr(jnp, "mean", lambda x: x)  # of the minibatches' terms
     marked = samples.replace(advantage=jnp.asarray(marks))
-    arguments = (config, program.agent, program.env, rollout, marked, program.hyper[1], state, jax.random.key(4))
-    seen = np.asarray(train_step.update_policy(*arguments)[1]["marks"])  # [epochs, minibatches, steps]
+    arguments = (program.env, rollout, marked, program.algorithm.hyper[1], state, jax.random.key(4))
+    seen = np.asarray(program.algorithm.update_policy(*arguments)[1]["marks"])  # [epochs, minibatches, steps]
     assert seen.shape == (3, 4, marks.size // 4)
     for epoch in seen:
         np.testing.assert_array_equal(np.sort(epoch.ravel()), marks.ravel())
@@ -466,9 +462,10 @@ def test_the_rate_of_the_belief_falls_over_the_last_part_of_training(done, rest)
 
 
 def test_a_policy_that_has_become_noise_is_named():
-    assert train_step.warnings({"return": [1.0, 2.0]}) == []
-    assert train_step.warnings({"ppo/action_deviation": [0.3, 2.9]}) == []
-    (line,) = train_step.warnings({"ppo/action_deviation": [0.3, 4.0]})
+    algorithm = build(tiny_config("point_robot"))[0].algorithm
+    assert algorithm.warnings({"return": [1.0, 2.0]}) == []
+    assert algorithm.warnings({"ppo/action_deviation": [0.3, 2.9]}) == []
+    (line,) = algorithm.warnings({"ppo/action_deviation": [0.3, 4.0]})
     assert line.startswith("actions of seed 1 have a mean deviation of 4 ") and "ppo.entropy" in line
 
 

@@ -1,22 +1,57 @@
-"""The compiled training step: a chunk is a scan of meta-updates, a meta-update is rollout, ELBO and PPO."""
+"""Meta-reinforcement learning on a policy: a meta-update is a rollout, the ELBO of the belief, and PPO."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.agents import running_statistics
+from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms import ppo
+from dynamite_jax.algorithms.algorithm import Metrics
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
-from dynamite_jax.data.rollout import Agent, play
-from dynamite_jax.data.types import Array, Params, Rollout, TrainState, Trajectories
+from dynamite_jax.data.rollout import play
+from dynamite_jax.data.types import AgentParams, Array, Params, Rollout, Trajectories
 
 NOISE = 3.0  # deviation of actions from which on most lie outside of [-1, 1], whatever their mean
 
-Metrics = dict[str, Array]
 Hyper = tuple[VAEConfig, PPOConfig]
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
+
+    Attributes:
+        belief_params, belief_optimiser: belief model and its Adam state, None where the belief does not learn.
+        policy_params, policy_optimiser: actor-critic and its Adam state.
+        normaliser: running statistics of policy features, observations, rewards and returns.
+        environment: E environments at the start of the next episode.
+        buffer: past trajectories for the belief model, None unless `vae.buffer_episodes` is set.
+        key: random stream of this seed.
+        meta_updates: meta-updates done.
+        finite: whether every loss so far was finite.
+    """
+
+    belief_params: Params
+    belief_optimiser: Any
+    policy_params: Params
+    policy_optimiser: Any
+    normaliser: Any
+    environment: Any
+    buffer: Trajectories | None
+    key: Array
+    meta_updates: Array
+    finite: Array
+
+    @property
+    def agent_params(self) -> AgentParams:
+        """The part that acts."""
+        return AgentParams(self.belief_params, self.policy_params, self.normaliser)
 
 
 def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
@@ -27,230 +62,230 @@ def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> opt
     return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate)))
 
 
-def init(config: Config, env: DLCMDP, agent: Agent, seed_id: Array) -> TrainState:
-    """State of one agent before its first meta-update.
-
-    Args:
-        config: the run.
-        env: its environment.
-        agent: its agent.
-        seed_id: global number of the agent, []; together with `config.seed` it fixes every random stream.
-    """
-    key = jax.random.fold_in(jax.random.key(config.seed), seed_id)
-    key, belief_key, policy_key, env_key = jax.random.split(key, 4)
-    belief_params = agent.belief.init(belief_key)
-    environment = jax.vmap(env.reset)(jax.random.split(env_key, config.num_envs))
-    belief = agent.belief.initial((config.num_envs,))
-    features = agent.features(environment, belief)
-    policy_params = agent.network.init(policy_key, features[:1])
-    adam = optimiser(0.0, 1.0)
-    return TrainState(
-        belief_params=belief_params,
-        belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
-        policy_params=policy_params,
-        policy_optimiser=adam.init(_trained_by_policy(agent, policy_params, belief_params)),
-        normaliser=running_statistics.init(features.shape[-1], env.observation_size),
-        environment=environment,
-        belief=belief,
-        buffer=_empty_buffer(config, env),
-        key=key,
-        meta_updates=jnp.zeros((), jnp.int32),
-        finite=jnp.ones((), bool),
-    )
-
-
-def meta_update(
-    config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState
-) -> tuple[TrainState, Metrics]:
-    """Play one episode in every environment, improve the belief, improve the policy, reset.
-
-    Args:
-        config: sizes of the run; its numbers are read from `hyper`.
-        agent: the agent.
-        env: the environment.
-        hyper: traced hyperparameters.
-        state: one agent's state.
-
-    Returns:
-        The next state, and scalar metrics.
-    """
-    vae, ppo_hyper = hyper
-    key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
-    rollout, _, _ = play(agent, env, state.agent_params, state.environment, state.belief, play_key)
-    metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
-    if agent.belief.learns:
-        state, losses = update_belief(config, agent, env, rollout, vae, state, belief_key)
-        metrics |= {f"vae/{name}": value for name, value in losses.items()}
-    samples, returns = policy_samples(agent, rollout, ppo_hyper, state)
-    state, losses = update_policy(config, agent, env, rollout, samples, ppo_hyper, state, policy_key)
-    metrics |= {f"ppo/{name}": value for name, value in losses.items()}
-    finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
-    batch = running_statistics.Quantities(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
-    return (
-        state.replace(
-            normaliser=running_statistics.update(state.normaliser, batch, rollout.valid),
-            environment=jax.vmap(env.reset)(jax.random.split(reset_key, config.num_envs)),
-            key=key,
-            meta_updates=state.meta_updates + 1,
-            finite=state.finite & finite,
-        ),
-        metrics,
-    )
-
-
-def progress(config: Config, env: DLCMDP, state: TrainState) -> Array:
-    """Fraction of training that is done."""
-    return state.meta_updates / config.meta_updates(env.horizon)
-
-
 def remaining(progress: Array, anneal: Array | float) -> Array:
     """Factor of an annealed number: 1, then falling linearly to 0 over the last fraction `anneal` of training."""
     return jnp.clip((1.0 - progress) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
 
 
-def update_belief(
-    config: Config, agent: Agent, env: DLCMDP, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
-) -> tuple[TrainState, Metrics]:
-    """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
-    fresh = rollout.trajectories
-    data, buffer = fresh, state.buffer
-    if hyper.buffer_episodes:
-        # Newest first; what falls off the end is the oldest.
-        buffer = jax.tree.map(
-            lambda new, old: jnp.concatenate([new, old], axis=1)[:, : hyper.buffer_episodes],
-            fresh,
-            state.buffer,
-        )
-        data = buffer
-    data = agent.evidence(state.normaliser, data)
-    choose_key, key = jax.random.split(key)
-    batch = fresh.reward.shape[1]
-    held = data.valid[0].sum()  # the buffer fills from the front, and the first step of an episode is always valid
-    count = hyper.trajectories or batch
-    lr = hyper.lr * remaining(progress(config, env, state), hyper.anneal)
-    optimise = optimiser(lr, hyper.max_grad_norm)
-    grad = jax.grad(agent.belief.loss, has_aux=True)
+@dataclass(frozen=True)
+class MetaPPO:
+    """A belief that learns by its own loss, and a policy on top of it that learns by PPO.
 
-    def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
-        params, adam = carry
-        chosen, key = chosen_and_key
-        gradient, terms = grad(params, jax.tree.map(lambda x: x[:, chosen], data), key, hyper)
-        change, adam = optimise.update(gradient, adam)
-        return (optax.apply_updates(params, change), adam), terms
-
-    def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
-        order_key, key = jax.random.split(key)
-        if hyper.buffer_episodes:
-            chosen = jax.random.randint(order_key, (count,), 0, held)
-        else:
-            chosen = jax.random.permutation(order_key, batch)[:count]
-        chosen = chosen.reshape(hyper.minibatches, -1)
-        return jax.lax.scan(minibatch, carry, (chosen, jax.random.split(key, hyper.minibatches)))
-
-    carry = (state.belief_params, state.belief_optimiser)
-    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(choose_key, hyper.epochs))
-    state = state.replace(belief_params=params, belief_optimiser=adam, buffer=buffer)
-    return state, jax.tree.map(jnp.mean, terms)
-
-
-def policy_samples(agent: Agent, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
-    """What the policy learns from, [H, E, ...], and the returns that its critic is taught, [H, E]."""
-    features = agent.normalise(state.normaliser, "features", rollout.features[:-1])
-    mean, deviation = 0.0, 1.0
-    if hyper.normalise_returns:
-        mean, deviation = running_statistics.moments(state.normaliser, "returns")
-        # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
-        deviation = jnp.maximum(deviation, hyper.min_return_deviation)
-    samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
-    return samples, mean + deviation * samples.target
-
-
-def update_policy(
-    config: Config,
-    agent: Agent,
-    env: DLCMDP,
-    rollout: Rollout,
-    data: ppo.Samples,
-    hyper: PPOConfig,
-    state: TrainState,
-    key: Array,
-) -> tuple[TrainState, Metrics]:
-    """PPO on the rollout. Beliefs are fixed inputs as they were when acting, unless this loss is what trains them."""
-    episodes = rollout.trajectories
-    if hyper.shuffle == "steps":  # each an episode of its own to what follows
-        data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
-    gone = progress(config, env, state)
-    left = remaining(gone, hyper.anneal)
-    waits = agent.belief.learns & (gone < hyper.delay)
-    hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
-    optimise = optimiser(hyper.lr, hyper.max_grad_norm)
-
-    def loss(params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories | None) -> tuple[Array, Metrics]:
-        policy_params, belief_params = params
-        features = batch.features
-        if episodes is not None:
-            states = agent.belief.encode(belief_params, agent.evidence(state.normaliser, episodes))
-            seen = jnp.concatenate([episodes.observation[:-1], states], axis=-1)
-            features = agent.normalise(state.normaliser, "features", seen)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
-        policy, value = agent.policy(policy_params, flat.features)
-        return ppo.loss(policy, value, flat, env.action_space, hyper)
-
-    def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
-        params, adam = carry
-        batch = jax.tree.map(lambda x: x[:, chosen], data)
-        whole = jax.tree.map(lambda x: x[:, chosen], episodes) if agent.belief.end_to_end else None
-        gradient, terms = jax.grad(loss, has_aux=True)(params, batch, whole)
-        change, adam = optimise.update(gradient, adam)
-        return (optax.apply_updates(params, change), adam), terms
-
-    def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
-        order = jax.random.permutation(key, data.advantage.shape[1])
-        return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
-
-    carry = (_trained_by_policy(agent, state.policy_params, state.belief_params), state.policy_optimiser)
-    (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
-    state = state.replace(policy_params=params[0], policy_optimiser=adam)
-    if agent.belief.end_to_end:
-        state = state.replace(belief_params=params[1])
-    return state, jax.tree.map(jnp.mean, terms)
-
-
-def chunk(config: Config, agent: Agent, env: DLCMDP, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
-    """`config.chunk` meta-updates; metrics are their means."""
-    body = lambda state, _: meta_update(config, agent, env, hyper, state)  # noqa: E731
-    state, metrics = jax.lax.scan(body, state, length=config.chunk)
-    return state, jax.tree.map(jnp.mean, metrics)
-
-
-def warnings(metrics: Mapping[str, Sequence[float]]) -> list[str]:
-    """What a user should know of the metrics of a chunk, each of them one number a seed: a line each.
-
-    Nothing in a loss shows that a policy is noise: an entropy weight that is too high makes it so at finite losses.
+    Attributes:
+        config: the run; sizes are read from it, numbers from `hyper`.
+        agent: who learns.
     """
-    deviations = metrics.get("ppo/action_deviation", [])
-    return [
-        f"actions of seed {seed} have a mean deviation of {deviation:.3g} in a range of -1 to 1: its policy is noise; "
-        "a lower ppo.entropy or network.max_action_deviation keeps it from that"
-        for seed, deviation in enumerate(deviations)
-        if deviation >= NOISE
-    ]
 
+    config: Config
+    agent: Agent
 
-def _trained_by_policy(agent: Agent, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
-    """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
-    return policy_params, belief_params if agent.belief.end_to_end else {}
+    @property
+    def hyper(self) -> Hyper:
+        """Traced hyperparameters of the belief and of PPO."""
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (self.config.vae, self.config.ppo))
 
+    def init(self, env: DLCMDP, seed_id: Array) -> TrainState:
+        """State of one agent before its first meta-update.
 
-def _empty_buffer(config: Config, env: DLCMDP) -> Trajectories | None:
-    """Room for `vae.buffer_episodes` episodes, [H(+1), N, ...]; None where none are kept."""
-    n, horizon = config.vae.buffer_episodes, env.horizon
-    if not n:
-        return None
-    return Trajectories(
-        observation=jnp.zeros((horizon + 1, n, env.observation_size)),
-        action=env.action_space.zeros((horizon, n)),
-        reward=jnp.zeros((horizon, n)),
-        session=jnp.zeros((horizon, n), jnp.int32),
-        valid=jnp.zeros((horizon, n), bool),
-    )
+        Args:
+            env: the environment.
+            seed_id: global number of the agent, []; together with `config.seed` it fixes every random stream.
+        """
+        config, agent = self.config, self.agent
+        key = jax.random.fold_in(jax.random.key(config.seed), seed_id)
+        key, belief_key, policy_key, env_key = jax.random.split(key, 4)
+        belief_params = agent.belief.init(belief_key)
+        environment = jax.vmap(env.reset)(jax.random.split(env_key, config.num_envs))
+        features = agent.features(environment.obs, agent.belief.initial((config.num_envs,)))
+        policy_params = agent.network.init(policy_key, features[:1])
+        adam = optimiser(0.0, 1.0)
+        return TrainState(
+            belief_params=belief_params,
+            belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
+            policy_params=policy_params,
+            policy_optimiser=adam.init(self._trained_by_policy(policy_params, belief_params)),
+            normaliser=running_statistics.init(features.shape[-1], env.observation_size),
+            environment=environment,
+            buffer=self._empty_buffer(env),
+            key=key,
+            meta_updates=jnp.zeros((), jnp.int32),
+            finite=jnp.ones((), bool),
+        )
+
+    def agent_params(self, state: TrainState) -> AgentParams:
+        """Parameters and statistics of the agent."""
+        return state.agent_params
+
+    def update(self, env: DLCMDP, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Play one episode in every environment, improve the belief, improve the policy, reset.
+
+        Args:
+            env: the environment.
+            hyper: traced hyperparameters.
+            state: one agent's state.
+
+        Returns:
+            The next state, and scalar metrics.
+        """
+        vae, ppo_hyper = hyper
+        key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
+        rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, play_key)
+        metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
+        if self.agent.belief.learns:
+            state, losses = self.update_belief(env, rollout, vae, state, belief_key)
+            metrics |= {f"vae/{name}": value for name, value in losses.items()}
+        samples, returns = self.policy_samples(rollout, ppo_hyper, state)
+        state, losses = self.update_policy(env, rollout, samples, ppo_hyper, state, policy_key)
+        metrics |= {f"ppo/{name}": value for name, value in losses.items()}
+        finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
+        batch = running_statistics.Quantities(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+        return (
+            state.replace(
+                normaliser=running_statistics.update(state.normaliser, batch, rollout.valid),
+                environment=jax.vmap(env.reset)(jax.random.split(reset_key, self.config.num_envs)),
+                key=key,
+                meta_updates=state.meta_updates + 1,
+                finite=state.finite & finite,
+            ),
+            metrics,
+        )
+
+    def progress(self, env: DLCMDP, state: TrainState) -> Array:
+        """Fraction of training that is done."""
+        return state.meta_updates / self.config.meta_updates(env.horizon)
+
+    def update_belief(
+        self, env: DLCMDP, rollout: Rollout, hyper: VAEConfig, state: TrainState, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        """Maximise the ELBO on the trajectories of the rollout, and of the buffer where there is one."""
+        fresh = rollout.trajectories
+        data, buffer = fresh, state.buffer
+        if hyper.buffer_episodes:
+            # Newest first; what falls off the end is the oldest.
+            buffer = jax.tree.map(
+                lambda new, old: jnp.concatenate([new, old], axis=1)[:, : hyper.buffer_episodes],
+                fresh,
+                state.buffer,
+            )
+            data = buffer
+        data = self.agent.evidence(state.normaliser, data)
+        choose_key, key = jax.random.split(key)
+        batch = fresh.reward.shape[1]
+        held = data.valid[0].sum()  # the buffer fills from the front, and the first step of an episode is always valid
+        count = hyper.trajectories or batch
+        lr = hyper.lr * remaining(self.progress(env, state), hyper.anneal)
+        optimise = optimiser(lr, hyper.max_grad_norm)
+        grad = jax.grad(self.agent.belief.loss, has_aux=True)
+
+        def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
+            params, adam = carry
+            chosen, key = chosen_and_key
+            gradient, terms = grad(params, jax.tree.map(lambda x: x[:, chosen], data), key, hyper)
+            change, adam = optimise.update(gradient, adam)
+            return (optax.apply_updates(params, change), adam), terms
+
+        def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+            order_key, key = jax.random.split(key)
+            if hyper.buffer_episodes:
+                chosen = jax.random.randint(order_key, (count,), 0, held)
+            else:
+                chosen = jax.random.permutation(order_key, batch)[:count]
+            chosen = chosen.reshape(hyper.minibatches, -1)
+            return jax.lax.scan(minibatch, carry, (chosen, jax.random.split(key, hyper.minibatches)))
+
+        carry = (state.belief_params, state.belief_optimiser)
+        (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(choose_key, hyper.epochs))
+        state = state.replace(belief_params=params, belief_optimiser=adam, buffer=buffer)
+        return state, jax.tree.map(jnp.mean, terms)
+
+    def policy_samples(self, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
+        """What the policy learns from, [H, E, ...], and the returns that are its critic's targets, [H, E]."""
+        features = self.agent.normalise(state.normaliser, "features", rollout.features[:-1])
+        mean, deviation = 0.0, 1.0
+        if hyper.normalise_returns:
+            mean, deviation = running_statistics.moments(state.normaliser, "returns")
+            # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
+            deviation = jnp.maximum(deviation, hyper.min_return_deviation)
+        samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
+        return samples, mean + deviation * samples.target
+
+    def update_policy(
+        self,
+        env: DLCMDP,
+        rollout: Rollout,
+        data: ppo.Samples,
+        hyper: PPOConfig,
+        state: TrainState,
+        key: Array,
+    ) -> tuple[TrainState, Metrics]:
+        """PPO on the rollout. Beliefs are inputs as they were when acting, unless this loss is what trains them."""
+        agent, episodes = self.agent, rollout.trajectories
+        if hyper.shuffle == "steps":  # each an episode of its own to what follows
+            data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
+        done = self.progress(env, state)
+        left = remaining(done, hyper.anneal)
+        waits = agent.belief.learns & (done < hyper.delay)
+        hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
+        optimise = optimiser(hyper.lr, hyper.max_grad_norm)
+
+        def loss(
+            params: tuple[Params, Params], batch: ppo.Samples, episodes: Trajectories | None
+        ) -> tuple[Array, Metrics]:
+            policy_params, belief_params = params
+            features = batch.features
+            if episodes is not None:
+                beliefs = agent.belief.encode(belief_params, agent.evidence(state.normaliser, episodes))
+                features = agent.features(episodes.observation[:-1], beliefs)
+                features = agent.normalise(state.normaliser, "features", features)
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
+            policy, value = agent.policy(policy_params, flat.features)
+            return ppo.loss(policy, value, flat, env.action_space, hyper)
+
+        def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
+            params, adam = carry
+            batch = jax.tree.map(lambda x: x[:, chosen], data)
+            encoded = jax.tree.map(lambda x: x[:, chosen], episodes) if agent.belief.end_to_end else None
+            gradient, terms = jax.grad(loss, has_aux=True)(params, batch, encoded)
+            change, adam = optimise.update(gradient, adam)
+            return (optax.apply_updates(params, change), adam), terms
+
+        def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
+            order = jax.random.permutation(key, data.advantage.shape[1])
+            return jax.lax.scan(minibatch, carry, order.reshape(hyper.minibatches, -1))
+
+        carry = (self._trained_by_policy(state.policy_params, state.belief_params), state.policy_optimiser)
+        (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
+        state = state.replace(policy_params=params[0], policy_optimiser=adam)
+        if agent.belief.end_to_end:
+            state = state.replace(belief_params=params[1])
+        return state, jax.tree.map(jnp.mean, terms)
+
+    def warnings(self, metrics: Mapping[str, Sequence[float]]) -> list[str]:
+        """What a user should know of the metrics of a chunk, each of them one number a seed: a line each.
+
+        Nothing in a loss shows that a policy is noise: an entropy weight that is too high makes it so at finite losses.
+        """
+        deviations = metrics.get("ppo/action_deviation", [])
+        return [
+            f"actions of seed {seed} have a mean deviation of {deviation:.3g} in a range of -1 to 1: its policy is "
+            "noise; a lower ppo.entropy or network.max_action_deviation keeps it from that"
+            for seed, deviation in enumerate(deviations)
+            if deviation >= NOISE
+        ]
+
+    def _trained_by_policy(self, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
+        """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
+        return policy_params, belief_params if self.agent.belief.end_to_end else {}
+
+    def _empty_buffer(self, env: DLCMDP) -> Trajectories | None:
+        """Room for `vae.buffer_episodes` episodes, [H(+1), N, ...]; None where none are kept."""
+        n, horizon = self.config.vae.buffer_episodes, env.horizon
+        if not n:
+            return None
+        return Trajectories(
+            observation=jnp.zeros((horizon + 1, n, env.observation_size)),
+            action=env.action_space.zeros((horizon, n)),
+            reward=jnp.zeros((horizon, n)),
+            session=jnp.zeros((horizon, n), jnp.int32),
+            valid=jnp.zeros((horizon, n), bool),
+        )

@@ -32,7 +32,7 @@ def bins(itch: Itch) -> Array:
     return (itch.limb.astype(int) * ALONG + along) * AROUND + around
 
 
-def record(env: DLCMDP, agent: Agent, acting: AgentParams, key: Array) -> tuple[Any, Array, Array]:
+def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[Any, Array, Array]:
     """Play `EPISODES` episodes, and read the belief of the last.
 
     Returns:
@@ -41,10 +41,9 @@ def record(env: DLCMDP, agent: Agent, acting: AgentParams, key: Array) -> tuple[
     """
     reset_key, key, reader_key = jax.random.split(key, 3)
     start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
-    belief = agent.belief.initial((EPISODES,))
-    rollout, states, _ = play(agent, env, acting, start, belief, key, deterministic=True)
+    rollout, states, _ = play(agent, env, params, start, key, deterministic=True)
     labels = jax.nn.one_hot(bins(states.context)[:-1], len(LIMBS) * ALONG * AROUND)
-    features = agent.normalise(acting.normaliser, "features", rollout.features[:-1])
+    features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
     read = readout.probabilities(features, labels, reader_key)[:, -1]
     shown = jax.tree.map(lambda x: x[:, -1], states)
     return shown, rollout.reward[:, -1], read.reshape(-1, len(LIMBS), ALONG, AROUND)

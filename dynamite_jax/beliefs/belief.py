@@ -1,14 +1,13 @@
-"""What a belief is to the agent, and the simplest one that remembers: the state of a recurrent network."""
+"""What a belief is to the agent."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.spaces import Box, Discrete
-from dynamite_jax.config import VAEConfig
+from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.types import Array, Params, Trajectories
 
 
@@ -30,6 +29,11 @@ class Belief:
     end_to_end: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
 
+    @classmethod
+    def build(cls, config: Config, env: DLCMDP) -> "Belief":
+        """The belief that a config asks for in an environment."""
+        return cls()
+
     @property
     def detects(self) -> bool:
         """Not here."""
@@ -48,14 +52,14 @@ class Belief:
         return state
 
     def features(self, state: Any) -> Array:
-        """What policy and critic see, [E, F]."""
+        """What policy and critic get of it, [..., F]."""
         return jnp.zeros((*jax.tree.leaves(state)[0].shape[:1], 0))
 
     def boundary(self, state: Any) -> Array:
         """Whether the newest evidence is taken to come from a new session, [E]. Never, unless told otherwise."""
         return jnp.zeros(jax.tree.leaves(state)[0].shape[:1], bool)
 
-    def shown(self, state: Any) -> Any:
+    def summary(self, state: Any) -> Any:
         """What evaluation keeps of the state at every step, for `decode_reward`."""
         return ()
 
@@ -64,7 +68,7 @@ class Belief:
         raise NotImplementedError  # of a belief that neither learns nor is trained end to end
 
     def decode_reward(
-        self, params: Params, shown: Any, key: Array, observation: Array, action: Array, following: Array
+        self, params: Params, summary: Any, key: Array, observation: Array, action: Array, following: Array
     ) -> Array:
         """Expected reward of k steps under one belief, [k, O], [k, ...], [k, O] -> [k]; where it `decodes`."""
         raise NotImplementedError  # of a belief that says nothing of rewards
@@ -83,52 +87,3 @@ def evidence(space: Discrete | Box, data: Trajectories) -> tuple[Array, Array, A
     action = jnp.concatenate([space.encode(space.zeros((1, batch))), space.encode(data.action)[:-1]])
     reward = jnp.concatenate([jnp.zeros((1, batch)), data.reward[:-1]])
     return data.observation[:-1], action, reward
-
-
-@dataclass(frozen=True)
-class HistoryBelief(Belief):
-    """Shows the policy the state of a recurrent network over the history; nothing says what its numbers mean.
-
-    Attributes:
-        network: a `networks.gru.GRU`, or a network with its `embed` and `recur`.
-        units: G, numbers of the recurrent state.
-        space: action space.
-        observation_size: O.
-    """
-
-    network: nn.Module
-    units: int
-    space: Discrete | Box
-    observation_size: int
-
-    def init(self, key: Array) -> Params:
-        """Parameters of the network."""
-        observation, action = jnp.zeros((1, self.observation_size)), self.space.encode(self.space.zeros((1,)))
-        return self.network.init(key, self.initial((1,)), observation, action, jnp.zeros(1))
-
-    def _apply(self, params: Params, *inputs: Any, method: str) -> Any:
-        """One of the network's functions."""
-        return self.network.apply(params, *inputs, method=method)
-
-    def initial(self, batch: tuple[int, ...]) -> Array:
-        """No history, [*batch, G]."""
-        return jnp.zeros((*batch, self.units))
-
-    def update(self, params: Params, state: Array, observation: Array, action: Array, reward: Array) -> Array:
-        """One step of the network, [E, G]."""
-        gates = self._apply(params, observation, self.space.encode(action), reward, method="embed")
-        return self._apply(params, state, gates, method="recur")
-
-    def features(self, state: Array) -> Array:
-        """The recurrent state itself, [E, G]."""
-        return state
-
-    def encode(self, params: Params, data: Trajectories) -> Array:
-        """Recurrent states at the steps of whole episodes, [H, B, G]."""
-        inputs = self._apply(params, *evidence(self.space, data), method="embed")
-
-        def step(state: Array, gates: Array) -> tuple[Array, Array]:
-            state = self._apply(params, state, gates, method="recur")
-            return state, state
-
-        return jax.lax.scan(step, self.initial((data.reward.shape[1],)), inputs)[1]

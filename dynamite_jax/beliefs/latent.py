@@ -87,7 +87,7 @@ class LatentBelief(Belief):
         """Whether the newest evidence is taken to come from a new session, [E]."""
         return state.boundary_logit > 0.0
 
-    def shown(self, state: BeliefState) -> Gaussian:
+    def summary(self, state: BeliefState) -> Gaussian:
         """The belief, [E, L]."""
         return state.belief
 

@@ -51,8 +51,8 @@ def main() -> None:
         raise ConfigError(f"run is {str(arguments.run)!r}, of {program.config.env}; it must be of scratch_itch")
     if not 0 <= arguments.seed < program.config.seeds:
         raise ConfigError(f"seed is {arguments.seed}; it must be from 0 to {program.config.seeds - 1}")
-    acting = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
-    played = jax.jit(partial(animation.record, program.env, program.agent))(acting, jax.random.key(arguments.episode))
+    params = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
+    played = jax.jit(partial(animation.record, program.env, program.agent))(params, jax.random.key(arguments.episode))
     animation.animate(env, *jax.device_get(played), out=arguments.out, every=arguments.every)
     print(arguments.out)
 

@@ -126,36 +126,3 @@ class AgentParams(struct.PyTreeNode):
     belief_params: Params
     policy_params: Params
     normaliser: Any
-
-
-class TrainState(struct.PyTreeNode):
-    """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
-
-    Attributes:
-        belief_params, belief_optimiser: belief model and its Adam state, None where the belief does not learn.
-        policy_params, policy_optimiser: actor-critic and its Adam state.
-        normaliser: running statistics of policy features, observations, rewards and returns.
-        environment: E environments at the start of the next episode.
-        belief: beliefs at the start of the next episode.
-        buffer: past trajectories for the belief model, None unless `vae.buffer_episodes` is set.
-        key: random stream of this seed.
-        meta_updates: meta-updates done.
-        finite: whether every loss so far was finite.
-    """
-
-    belief_params: Params
-    belief_optimiser: Any
-    policy_params: Params
-    policy_optimiser: Any
-    normaliser: Any
-    environment: Any
-    belief: Any
-    buffer: Trajectories | None
-    key: Array
-    meta_updates: Array
-    finite: Array
-
-    @property
-    def agent_params(self) -> AgentParams:
-        """The part that acts."""
-        return AgentParams(self.belief_params, self.policy_params, self.normaliser)

@@ -1,20 +1,45 @@
 """Name -> method. A method is one small file that says what differs; the training step is the same for all."""
 
-from dynamite_envs.dlcmdp import DLCMDP
-from dynamite_envs.wrappers import ObserveContext
-from dynamite_jax.methods import contrabar, dynamite, markov, oracle, rl2, secbad, varibad
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
 
-METHODS = {
-    "dynamite": dynamite,
-    "varibad": varibad,
-    "secbad": secbad,
-    "contrabar": contrabar,
-    "rl2": rl2,
-    "oracle": oracle,
-    "markov": markov,
-}
+from dynamite_envs.errors import UserError
+from dynamite_jax.methods.method import Method
+
+__all__ = ["METHODS", "Method", "register"]
 
 
-def environment(method: str, env: DLCMDP) -> DLCMDP:
-    """The environment that agents of a method act in: with its context shown where the method `OBSERVES_CONTEXT`."""
-    return ObserveContext.of(env) if getattr(METHODS[method], "OBSERVES_CONTEXT", False) else env
+class _Methods(Mapping[str, Method]):
+    """Methods by their names, each imported when it is asked for."""
+
+    def __init__(self, *names: str):
+        """Methods that lie in modules of their names."""
+        self._methods: dict[str, str | Method] = {name: f"dynamite_jax.methods.{name}:METHOD" for name in names}
+
+    def __getitem__(self, name: str) -> Method:
+        method = self._methods[name]
+        return resolve_name(method) if isinstance(method, str) else method
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def add(self, name: str, method: Method) -> None:
+        """Put a method behind the others."""
+        self._methods[name] = method
+
+
+METHODS = _Methods("dynamite", "varibad", "secbad", "contrabar", "rl2", "oracle", "markov")
+
+
+def register(name: str, method: Method) -> None:
+    """Make a method known by a name, for configs and the command line.
+
+    Raises:
+        UserError: another method has the name.
+    """
+    if name in METHODS and METHODS[name] != method:
+        raise UserError(f"method is {name!r}, which another method is called; known are {', '.join(METHODS)}")
+    METHODS.add(name, method)

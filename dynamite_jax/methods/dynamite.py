@@ -1,11 +1,8 @@
-"""DynaMITE-RL (Liang et al., 2024): a latent belief that knows about sessions."""
+"""DynaMITE-RL (Liang et al., 2024): a latent belief that knows about sessions.
 
-from dynamite_jax.beliefs.latent import LatentBelief
-from dynamite_jax.config import Config
+The switches of `VAEConfig` are all on by default.
+"""
 
-build = LatentBelief.build
+from dynamite_jax.methods.method import Method
 
-
-def configure(config: Config) -> Config:
-    """Nothing to change: the switches of `VAEConfig` are all on by default."""
-    return config
+METHOD = Method(belief="dynamite_jax.beliefs.latent:LatentBelief.build", encoders=("gru", "transformer"))

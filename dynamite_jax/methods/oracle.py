@@ -1,17 +1,5 @@
-"""The true context is given to policy and critic, which need no belief: the upper reference."""
+"""The true context is observed, so that there is nothing to believe: the upper reference."""
 
-from dynamite_envs.dlcmdp import DLCMDP
-from dynamite_jax.beliefs.belief import Belief
-from dynamite_jax.config import Config
+from dynamite_jax.methods.method import Method
 
-OBSERVES_CONTEXT = True
-
-
-def build(config: Config, env: DLCMDP) -> Belief:
-    """The same for every environment: all there is to know is observed."""
-    return Belief()
-
-
-def configure(config: Config) -> Config:
-    """Nothing to change."""
-    return config
+METHOD = Method(belief="dynamite_jax.beliefs.belief:Belief.build", observes_context=True)

@@ -6,10 +6,8 @@ what knows about sessions.
 
 import dataclasses
 
-from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config
-
-build = LatentBelief.build
+from dynamite_jax.methods.method import Method
 
 
 def configure(config: Config) -> Config:
@@ -22,3 +20,8 @@ def configure(config: Config) -> Config:
         kl_target="previous_belief",
     )
     return dataclasses.replace(config, vae=vae)
+
+
+METHOD = Method(
+    belief="dynamite_jax.beliefs.latent:LatentBelief.build", configure=configure, encoders=("gru", "transformer")
+)

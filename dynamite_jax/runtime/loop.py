@@ -3,16 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dynamite_jax.algorithms import meta_ppo
 from dynamite_jax.analysis import statistics
-from dynamite_jax.data.types import TrainState
 from dynamite_jax.runtime.loggers import Log, Record
 from dynamite_jax.runtime.program import Program
 
@@ -33,7 +31,7 @@ class Outputs:
     console: Console
 
 
-def run(program: Program, step: Callable, states: TrainState, done: int, outputs: Outputs, start: float) -> TrainState:
+def run(program: Program, step: Callable, states: Any, done: int, outputs: Outputs, start: float) -> Any:
     """Run the chunks that are left.
 
     Args:
@@ -73,7 +71,7 @@ def run(program: Program, step: Callable, states: TrainState, done: int, outputs
             if outputs.log:
                 outputs.log.write(record)
             if number == chunks or not warned:
-                for line in meta_ppo.warnings(values):
+                for line in program.algorithm.warnings(values):
                     warned = True
                     console.print(f"warning: {line}", markup=False, soft_wrap=True)
             if number == done + 1 and number < chunks:

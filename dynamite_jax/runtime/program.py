@@ -12,11 +12,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.errors import UserError
-from dynamite_jax import methods
-from dynamite_jax.algorithms import meta_ppo as train_step
+from dynamite_jax.agents.agent import Agent
+from dynamite_jax.algorithms.algorithm import Algorithm, Metrics
 from dynamite_jax.config import Config
-from dynamite_jax.data.rollout import Agent
-from dynamite_jax.data.types import TrainState
+from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
 
 AXES = ("seed", "env")
@@ -32,8 +31,7 @@ class Program:
     Attributes:
         config: the run.
         env: its environment, as the method observes it.
-        agent: its agent.
-        hyper: traced hyperparameters.
+        algorithm: what trains its agents.
         blocks: seeds on each device.
         mesh: the devices, with the axes `seed` and `env`.
         compile_s: seconds that compiling the chunk took; 0 before `compile`.
@@ -47,14 +45,20 @@ class Program:
         """
         if reason := devices.here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
             raise UserError(reason)
-        env = methods.environment(config.method, env)
-        self.config, self.env, self.agent = config, env, Agent.build(config, env)
-        self.hyper = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (config.vae, config.ppo))
+        method = METHODS[config.method]
+        self.config, self.env = config, method.environment(env)
+        agent = Agent.build(config, self.env, method.build(config, self.env))
+        self.algorithm: Algorithm = method.learner(config, agent)
         used = jax.devices()[: config.seeds]
         self.blocks = blocks(config.seeds, len(used))
         self.mesh = Mesh(np.array(used).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self._seed_of_row, self._row_of_seed = _rows(self.blocks)
         self.compile_s = 0.0
+
+    @property
+    def agent(self) -> Agent:
+        """Who learns."""
+        return self.algorithm.agent
 
     @property
     def layout(self) -> str:
@@ -70,7 +74,7 @@ class Program:
         """Whether there are more rows than seeds."""
         return len(set(self.blocks)) > 1
 
-    def init(self, ids: Sequence[int] | None = None) -> TrainState:
+    def init(self, ids: Sequence[int] | None = None) -> Any:
         """State of all seeds before the first meta-update, [rows, ...], each made on its device.
 
         Args:
@@ -78,8 +82,8 @@ class Program:
         """
         numbers = np.arange(self.config.seeds) if ids is None else np.asarray(ids)
 
-        def one(number: jax.Array) -> TrainState:
-            return jax.tree.map(_strongly_typed, train_step.init(self.config, self.env, self.agent, number))
+        def one(number: jax.Array) -> Any:
+            return jax.tree.map(_strongly_typed, self.algorithm.init(self.env, number))
 
         states = jax.shard_map(
             partial(jax.lax.map, one), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False
@@ -108,9 +112,7 @@ class Program:
         """
         return jax.shard_map(jax.vmap(function), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
 
-    def compile(
-        self, states: TrainState, hyper: train_step.Hyper | None = None
-    ) -> Callable[[TrainState], tuple[TrainState, train_step.Metrics]]:
+    def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
         """The chunk as an executable: states -> (states, metrics of the seeds); the given states are donated.
 
         Args:
@@ -118,13 +120,15 @@ class Program:
             hyper: hyperparameters of each seed, leaves [seeds]; by default those of the config for all.
         """
         axis, where = (None, SAME) if hyper is None else (0, SEEDS)
-        hyper = self.hyper if hyper is None else self.spread(hyper)
+        hyper = self.algorithm.hyper if hyper is None else self.spread(hyper)
 
-        def chunk(env: DLCMDP, hyper: train_step.Hyper, states: TrainState):
-            run = partial(train_step.chunk, self.config, self.agent)
-            return jax.vmap(run, in_axes=(None, axis, 0))(env, hyper, states)
+        def chunk_of_device(env: DLCMDP, hyper: Any, states: Any) -> tuple[Any, Metrics]:
+            one = partial(chunk, self.algorithm, self.config.chunk)
+            return jax.vmap(one, in_axes=(None, axis, 0))(env, hyper, states)
 
-        sharded = jax.shard_map(chunk, mesh=self.mesh, in_specs=(SAME, where, SEEDS), out_specs=SEEDS, check_vma=False)
+        sharded = jax.shard_map(
+            chunk_of_device, mesh=self.mesh, in_specs=(SAME, where, SEEDS), out_specs=SEEDS, check_vma=False
+        )
         start = time.perf_counter()
         executable = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states).compile()
         self.compile_s = time.perf_counter() - start
@@ -132,7 +136,7 @@ class Program:
         if not self.padded and jax.process_count() == 1:
             return chunk_of_rows
 
-        def chunk_of_seeds(states: TrainState) -> tuple[TrainState, train_step.Metrics]:
+        def chunk_of_seeds(states: Any) -> tuple[Any, Metrics]:
             states, metrics = chunk_of_rows(states)
             return states, self.gather(metrics)
 
@@ -147,6 +151,16 @@ class Program:
     def steps_per_chunk(self) -> int:
         """Environment steps of one seed in one chunk."""
         return self.config.chunk * self.config.num_envs * self.env.horizon
+
+
+def chunk(algorithm: Algorithm, length: int, env: DLCMDP, hyper: Any, state: Any) -> tuple[Any, Metrics]:
+    """`length` updates of one seed; metrics are their means."""
+
+    def update(state: Any, _: None) -> tuple[Any, Metrics]:
+        return algorithm.update(env, hyper, state)
+
+    state, metrics = jax.lax.scan(update, state, length=length)
+    return state, jax.tree.map(jnp.mean, metrics)
 
 
 def blocks(seeds: int, devices: int) -> list[int]:

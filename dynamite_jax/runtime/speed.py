@@ -13,12 +13,12 @@ import mujoco
 import numpy as np
 from mujoco import rollout as c_rollout
 
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
 from dynamite_jax import config as configs
-from dynamite_jax.algorithms import meta_ppo as train_step
+from dynamite_jax.algorithms.meta_ppo import MetaPPO, TrainState
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import play
-from dynamite_jax.data.types import TrainState
 from dynamite_jax.runtime import devices, loggers, provenance
 from dynamite_jax.runtime.program import Program
 
@@ -90,23 +90,25 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
     Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments
     through the same actions, which are returned too, [seeds, H, E, ...].
     """
-    config, env, agent = program.config, program.env, program.agent
-    vae, ppo = program.hyper
+    config, env, agent, algorithm = program.config, program.env, program.agent, program.algorithm
+    if not isinstance(algorithm, MetaPPO):
+        raise UserError(f"method is {config.method!r}; only the phases of methods that learn by MetaPPO are timed")
+    vae, ppo = algorithm.hyper
     key = jax.random.key(0)
 
     def rollout(state: TrainState) -> Any:
-        return play(agent, env, state.agent_params, state.environment, state.belief, key)[0]
+        return play(agent, env, state.agent_params, state.environment, key)[0]
 
     def environment(state: TrainState, played: Any) -> Any:
         step = lambda environment, action: (jax.vmap(env.step)(environment, action), None)  # noqa: E731
         return jax.lax.scan(step, state.environment, played.action)[0]
 
     def belief(state: TrainState, played: Any) -> Any:
-        return train_step.update_belief(config, agent, env, played, vae, state, key)
+        return algorithm.update_belief(env, played, vae, state, key)
 
     def policy(state: TrainState, played: Any) -> Any:
-        samples, _ = train_step.policy_samples(agent, played, ppo, state)
-        return train_step.update_policy(config, agent, env, played, samples, ppo, state, key)
+        samples, _ = algorithm.policy_samples(played, ppo, state)
+        return algorithm.update_policy(env, played, samples, ppo, state, key)
 
     steps = config.num_envs * env.horizon * config.seeds
 

@@ -10,7 +10,6 @@ from rich.progress import track
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.algorithms import meta_ppo as train_step
 from dynamite_jax.analysis.evaluation import evaluate
 from dynamite_jax.config import Config
 from dynamite_jax.runtime.loggers import Record
@@ -81,9 +80,7 @@ def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[floa
     program = Program(wide, env)
     states = program.init(ids=[*range(config.seeds)] * trials)
     each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
-    hyper: train_step.Hyper = jax.tree.map(
-        lambda *values: jnp.asarray(values, jnp.float32), *[(one.vae, one.ppo) for one in each]
-    )
+    hyper = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *[(one.vae, one.ppo) for one in each])
     step = program.compile(states, hyper)
     for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
         states, _ = step(states)

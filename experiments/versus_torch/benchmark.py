@@ -35,7 +35,7 @@ from experiments.versus_torch import jax_program
 from experiments.versus_torch.report import draw, report
 from experiments.versus_torch.watched import Line, Watched, watch
 
-# Updates as in public VariBAD code (github.com/lmzintgraf/varibad), with the networks of our presets; docs/benchmark.md
+# Updates as in public VariBAD code (github.com/lmzintgraf/varibad), with the networks of our presets; docs/speed.md
 # says in what they differ.
 _CUSTOMARY = {
     "num_envs": 16,

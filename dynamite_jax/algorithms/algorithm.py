@@ -1,0 +1,43 @@
+"""What the runtime knows of learning."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax.agents.agent import Agent
+from dynamite_jax.data.types import AgentParams, Array
+
+Metrics = dict[str, Array]
+
+
+class Algorithm(Protocol):
+    """Learns for one seed; the runtime vmaps it over seeds, scans its updates and keeps its states.
+
+    States are pytrees of arrays with a field `finite`, []: whether every loss so far was finite.
+    """
+
+    @property
+    def agent(self) -> Agent:
+        """Who learns."""
+        ...
+
+    @property
+    def hyper(self) -> Any:
+        """The numbers that may change without compiling anew, a pytree; `update` gets them traced."""
+        ...
+
+    def init(self, env: DLCMDP, seed_id: Array) -> Any:
+        """State before the first update; `seed_id`, [], and the config fix all random streams."""
+        ...
+
+    def update(self, env: DLCMDP, hyper: Any, state: Any) -> tuple[Any, Metrics]:
+        """The next state, and scalar metrics, `return` among them."""
+        ...
+
+    def agent_params(self, state: Any) -> AgentParams:
+        """The part of a state that acts."""
+        ...
+
+    def warnings(self, metrics: Mapping[str, Sequence[float]]) -> list[str]:
+        """What a user should know of the metrics of a chunk, each of them one number a seed: a line each."""
+        ...

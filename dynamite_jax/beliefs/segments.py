@@ -1,0 +1,186 @@
+"""SeCBAD (Chen et al., 2022): a latent belief for each possible start of the segment, and a Bayes filter over starts.
+
+Training starts the encoder anew at every labelled segment, so each latent describes one segment. When acting, the
+filter weighs hypotheses of how many transitions the segment is old, and the policy sees the latent of the likeliest.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_jax.beliefs import elbo
+from dynamite_jax.beliefs.belief import evidence
+from dynamite_jax.beliefs.latent import LatentBelief
+from dynamite_jax.config import Config, VAEConfig
+from dynamite_jax.data import masked
+from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
+
+HYPOTHESES = 8  # the least likely makes room for the newest; exact where there are as many as steps
+NOISE = 1.0  # assumed error of a reward's prediction, in deviations of rewards
+
+
+class SegmentState(struct.PyTreeNode):
+    """Hypotheses on the start of the segment, K of them.
+
+    Attributes:
+        encoded: encoder state of each, [E, K, ...].
+        log_weight: log-probability of each, [E, K]; -inf of a place not in use.
+        length: transitions of the segment that were seen, [E, K].
+        fresh: belief of a segment of which nothing was seen, at the last observation, [E, L].
+        observation: the last one, [E, O].
+        step: t, [E].
+    """
+
+    encoded: BeliefState
+    log_weight: Array
+    length: Array
+    fresh: Gaussian
+    observation: Array
+    step: Array
+
+
+@dataclass(frozen=True)
+class SegmentBelief(LatentBelief):
+    """The latent of the most probable segment.
+
+    Attributes:
+        rate: probability of a switch in a step; lengths of segments are geometric.
+        hypotheses: K, 2 or more.
+    """
+
+    rate: float
+    hypotheses: int = HYPOTHESES
+
+    @classmethod
+    def build(cls, config: Config, env: DLCMDP) -> "SegmentBelief":
+        """Networks of a latent belief, and the rate of switches of the environment."""
+        belief = LatentBelief.build(config, env)
+        return cls(belief.model, belief.space, belief.observation_size, rate=float(env.p))
+
+    @property
+    def detects(self) -> bool:
+        """A boundary is seen where the likeliest segment has one transition."""
+        return True
+
+    def initial(self, batch: tuple[int, ...]) -> SegmentState:
+        """One hypothesis, of a segment without transitions."""
+        places = (*batch, self.hypotheses)
+        return SegmentState(
+            encoded=self.model.encoder.initial(places),
+            log_weight=jnp.where(jnp.arange(self.hypotheses) == 0, jnp.zeros(places), -jnp.inf),
+            length=jnp.zeros(places, jnp.int32),
+            fresh=Gaussian.standard((*batch, self.model.encoder.latent)),
+            observation=jnp.zeros((*batch, self.observation_size)),
+            step=jnp.zeros(batch, jnp.int32),
+        )
+
+    def update(
+        self, params: Params, state: SegmentState, observation: Array, action: Array, reward: Array
+    ) -> SegmentState:
+        """Weigh the hypotheses by the reward that each expected, add the one that a segment began with it."""
+        batch = observation.shape[:1]
+        nothing = self.model.encoder.initial((*batch, 1))
+        encoded_action = self.space.encode(action)
+        inputs = self._apply(params, observation, encoded_action, reward, method="embed")[:, None]
+        join = lambda a, b: jnp.concatenate([a, b], axis=1)  # noqa: E731
+        encoded = self._apply(params, jax.tree.map(join, state.encoded, nothing), inputs, method="step")
+
+        z = join(state.encoded.belief.mean, state.fresh.mean[:, None])
+        likelihood = self._log_likelihood(params, state.observation, encoded_action, observation, reward, z)
+        # No switch comes before the first transition.
+        goes_on = jnp.where(state.length > 0, jnp.log1p(-self.rate), 0.0)
+        ends = jnp.where(state.length > 0, state.log_weight + jnp.log(self.rate), -jnp.inf)
+        begun = jax.nn.logsumexp(ends, axis=1, keepdims=True)
+        log_weight = join(state.log_weight + goes_on, begun) + likelihood
+        length = join(state.length + 1, jnp.ones((*batch, 1), jnp.int32))
+
+        # The newest takes the place of the least likely.
+        place = jax.nn.one_hot(jnp.argmin(log_weight[:, :-1], axis=1), self.hypotheses, dtype=bool)
+
+        def settle(x: Array) -> Array:
+            chosen = place.reshape(*place.shape, *[1] * (x.ndim - 2))
+            return jnp.where(chosen, x[:, -1:], x[:, :-1])
+
+        first = (state.step == 0)[:, None]  # no transition yet: nothing to weigh
+        log_weight = settle(log_weight)
+        log_weight -= jax.nn.logsumexp(log_weight, axis=1, keepdims=True)
+        kept = jax.tree.map(lambda x: x[:, :-1], encoded)
+        settled = jax.tree.map(settle, encoded)
+        choose = lambda a, b: jnp.where(first.reshape(*first.shape, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
+        idle = self.space.encode(self.space.zeros(batch))
+        start = self._apply(params, observation, idle, jnp.zeros(batch), method="embed")
+        fresh = self._apply(params, self.model.encoder.initial(batch), start, method="step").belief
+        return SegmentState(
+            encoded=jax.tree.map(choose, kept, settled),
+            log_weight=choose(state.log_weight, log_weight),
+            length=choose(state.length, settle(length)),
+            fresh=fresh,
+            observation=observation,
+            step=state.step + 1,
+        )
+
+    def _log_likelihood(
+        self, params: Params, observation: Array, action: Array, following: Array, reward: Array, z: Array
+    ) -> Array:
+        """Of one transition under each latent, [E, ...] and z [E, K, L] -> [E, K], up to a constant."""
+        wide = lambda x: jnp.broadcast_to(x[:, None], (*z.shape[:2], *x.shape[1:]))  # noqa: E731
+        observation, action, following, reward = map(wide, (observation, action, following, reward))
+        predicted = self._apply(params, observation, action, following, z, method="decode_reward")
+        error = (predicted - reward) ** 2
+        if self.model.decode_state:
+            predicted = self._apply(params, observation, action, z, method="decode_next")
+            error += ((predicted - following) ** 2).sum(-1)
+        return -0.5 * error / NOISE**2
+
+    def _likeliest(self, state: SegmentState, values: Array) -> Array:
+        """Values [E, K, ...] of the most probable hypothesis."""
+        best = jnp.argmax(state.log_weight, axis=1)
+        return jnp.take_along_axis(values, best.reshape(-1, *[1] * (values.ndim - 1)), axis=1)[:, 0]
+
+    def summary(self, state: SegmentState) -> Gaussian:
+        """Belief of the most probable hypothesis, [E, L]."""
+        return jax.tree.map(lambda x: self._likeliest(state, x), state.encoded.belief)
+
+    def features(self, state: SegmentState) -> Array:
+        """Its mean and log-variance, [E, 2 L]."""
+        return self.summary(state).features
+
+    def boundary(self, state: SegmentState) -> Array:
+        """Whether it began with the newest transition, and not as the first of the episode, [E]."""
+        return (self._likeliest(state, state.length) == 1) & (state.step > 2)
+
+    def encode(self, params: Params, data: Trajectories) -> BeliefState:
+        """Beliefs at the steps of whole episodes with the labelled segments known, [H, B, ...]."""
+        inputs = self._apply(params, *evidence(self.space, data), method="embed")
+        nothing = self.model.encoder.initial((data.reward.shape[1],))
+        began = elbo.boundary_labels(data.session, "evidence") > 0
+
+        def step(state: BeliefState, x: tuple[Array, Array]) -> tuple[BeliefState, BeliefState]:
+            gates, began = x
+            state = jax.tree.map(lambda a, b: jnp.where(began.reshape(-1, *[1] * (a.ndim - 1)), a, b), nothing, state)
+            state = self._apply(params, state, gates, method="step")
+            return state, state
+
+        return jax.lax.scan(step, nothing, (inputs, began))[1]
+
+    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
+        """VariBAD's objective in each segment; q_t describes the segment of the newest transition.
+
+        Args and returns are those of `LatentBelief.loss`.
+        """
+        belief = self.encode(params, data).belief
+        newest = lambda x: jnp.concatenate([x[:1], x[:-1]])  # noqa: E731
+        session = jnp.where(data.valid, data.session, -1)  # behind the end is a session of its own
+        first, last = map(newest, elbo.session_bounds(session))
+        terms = self._reconstruction(params, data, belief, first, last, key, hyper)
+        loss = hyper.reward_weight * terms["reward_error"]
+        if self.model.decode_state:
+            loss += hyper.state_weight * terms["state_error"]
+        began = elbo.session_bounds(newest(session))[0]
+        prior = elbo.session_prior(belief, began, None)
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, "previous_belief"), data.valid)
+        loss += hyper.kl_weight * terms["kl"]
+        return loss, {"loss": loss, **terms}

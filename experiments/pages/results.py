@@ -1,0 +1,218 @@
+"""docs/results.md and the summary of README.md, from `results/ENV/*.json`.
+
+The prose is in `results/ENV/notes.md`, a template of `str.format`: `{table[dynamite][score][iqm]:.3f}` is a number of
+`results/ENV/table.json`, and these are made of a whole file NAME.json:
+
+- `{setup[NAME]}`: seeds, steps, machine, versions and commit;
+- `{markdown[NAME]}`: the table;
+- `{verdict[NAME]}`: which methods the 95 % intervals tell from `dynamite`, and which mean is the highest.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.pages.blocks import table
+
+Record = dict[str, Any]
+
+# Order of the sections and of the summary; environments that are not named here follow in alphabetical order.
+ORDER = (
+    "gridworld",
+    "point_robot",
+    "halfcheetah_vel",
+    "halfcheetah_dir",
+    "halfcheetah_wind",
+    "reacher",
+    "scratch_itch",
+)
+METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "oracle", "markov")
+REFERENCES = ("oracle", "markov")
+WITHOUT_NOTES = "## {env}\n\n{setup[table]}\n\n{markdown[table]}\n\n{verdict[table]}\n"
+INTRODUCTION = """\
+<!-- Written by `make results` from results/ENV/*.json and results/ENV/notes.md; change those. -->
+
+# Results
+
+No number on this page is a number of a paper: every one comes from a run of this code, and the JSON beside each table
+holds it for every seed. Returns are those of deterministic policies on fresh episodes, the same for all methods.
+Tables show the interquartile mean over seeds and its 95 % bootstrap interval; with four seeds the interval is little
+more than the least and the greatest of them. The score is the fraction of the exact Bayes-optimal return where that
+is known (gridworld), else (return - `markov`) / (`oracle` - `markov`), with the interquartile means of these two.
+`oracle` is given the true context, `markov` has no memory: the two frame what a belief can be worth.
+How presets were chosen, and with what budget, is in [Tuning](tuning.md).
+
+"""
+
+
+def environments(root: Path) -> dict[str, Record]:
+    """Everything that is known of each environment, in the order of the page.
+
+    Args:
+        root: the folder `results`.
+
+    Returns:
+        Name of the environment -> contents of its JSON files by their stems; tables are reduced to their `runs`, and
+        kept whole under `files`.
+    """
+    found = {path.parent.name for path in root.glob("*/table.json")}
+    ordered = [name for name in ORDER if name in found] + sorted(found - set(ORDER))
+    return {name: _read(root / name) for name in ordered}
+
+
+def page(root: Path) -> str:
+    """The text of docs/results.md.
+
+    Args:
+        root: the folder `results`.
+    """
+    sections = []
+    for name, known in environments(root).items():
+        notes = root / name / "notes.md"
+        template = notes.read_text() if notes.is_file() else WITHOUT_NOTES
+        tables = {stem: file for stem, file in known["files"].items() if "runs" in file}
+        made = {
+            "setup": {stem: setup(file) for stem, file in tables.items()},
+            "markdown": {stem: markdown(file["runs"]) for stem, file in tables.items()},
+            "verdict": {stem: verdict(file["runs"]) for stem, file in tables.items()},
+        }
+        sections.append(template.format_map({**known, **made, "env": name}).strip())
+    return INTRODUCTION + "\n\n".join(sections) + "\n"
+
+
+def summary(root: Path, speed: dict[str, float]) -> str:
+    """The summary of README.md: environments by methods, the score of each.
+
+    Bold is the highest mean of the methods that are not given the context, where 95 % intervals tell both it and
+    `oracle` from `markov`.
+
+    Args:
+        root: the folder `results`.
+        speed: environment -> steps a second of our training over those of PyTorch, with the preset.
+    """
+    rows = []
+    for name, known in environments(root).items():
+        runs = known["table"]
+        scores = {method: runs[method]["score"]["iqm"] for method in METHODS if method in runs}
+        cells = [f"{scores[method]:.3f}" if method in scores else "-" for method in METHODS]
+        best = _best(runs)
+        if _above(runs, best, "markov") and _above(runs, "oracle", "markov"):
+            cells = [f"**{cell}**" if method == best else cell for method, cell in zip(METHODS, cells, strict=True)]
+        rows.append([f"`{name}`", *cells, f"{speed[name]:.1f}" if name in speed else "-"])
+    return table(["", *(f"`{method}`" for method in METHODS), "speed / PyTorch"], rows)
+
+
+def rivals(root: Path) -> str:
+    """Where another method than `dynamite` has the highest mean: a sentence.
+
+    Args:
+        root: the folder `results`.
+    """
+    ahead: dict[str, list[str]] = {}
+    for name, known in environments(root).items():
+        best = _best(known["table"])
+        if best != "dynamite":
+            apart = "apart" if _above(known["table"], best, "dynamite") else "overlap"
+            ahead.setdefault(best, []).append(f"`{name}` (intervals {apart})")
+    parts = [f"`{method}` on {' and '.join(names)}" for method, names in ahead.items()]
+    return f"A higher mean than `dynamite`: {'; '.join(parts)}." if parts else "No mean is higher than `dynamite`'s."
+
+
+def setup(file: Record) -> str:
+    """What a table was made with: one sentence or two.
+
+    Args:
+        file: a table, as `make table` writes it.
+    """
+    runs = file["runs"]
+    first = next(iter(runs.values()))
+    steps = sorted({row["env_steps"] for row in runs.values()})
+    steps = " to ".join(f"{value / 1e6:.1f} M" for value in dict.fromkeys((steps[0], steps[-1])))
+    minutes = sum(row["wall_s"] for row in runs.values()) / 60
+    commits = list(dict.fromkeys(row["commit"][:10] for row in runs.values() if row["commit"]))
+    parts = [f"{file['seeds']} seeds of {steps} environment steps each, root seed {first['seed']}"]
+    if "machine" in first:
+        machine, versions = first["machine"], first["versions"]
+        processor = f"{machine['cores']} cores of {machine['processor']}"
+        parts += [processor if machine["device"] == "cpu" else f"{machine['device']}, {processor}"]
+        parts += [f"jax {versions['jax']}, Python {versions['python']}"]
+    parts += [f"{minutes:.0f} minutes in all", f"commit {', '.join(commits)}"]
+    sentence = "; ".join(parts) + "."
+    return sentence if "machine" in first else sentence + " The file does not name machine and versions."
+
+
+def markdown(runs: dict[str, Record]) -> str:
+    """The rows of a table, or methods beside each other where rows are named `METHOD p=P`."""
+    if all(" p=" in name for name in runs):
+        return _by_p(runs)
+    columns = [(title, key, cell) for title, key, cell in _COLUMNS if any(key in row for row in runs.values())]
+    outcomes = list(dict.fromkeys(name for row in runs.values() for name in row.get("outcomes", {})))
+    rows = []
+    for name, row in runs.items():
+        cells = [cell(row) if key in row else "-" for _, key, cell in columns]
+        counted = row.get("outcomes", {})
+        cells += [interval(counted[outcome], 3) if outcome in counted else "-" for outcome in outcomes]
+        rows.append([f"`{name}`" if name in METHODS else name, *cells])
+    return table(["", *(title for title, _, _ in columns), *outcomes], rows)
+
+
+def verdict(runs: dict[str, Record]) -> str:
+    """Which rows the intervals tell from `dynamite`, and the highest mean of those that are not references."""
+    base = "dynamite" if "dynamite" in runs else next(iter(runs))
+    others = [name for name in runs if name != base]
+    above = [name for name in others if _above(runs, base, name)]
+    below = [name for name in others if _above(runs, name, base)]
+    alike = [name for name in others if name not in (*above, *below)]
+    parts = [
+        f"{words} {', '.join(f'`{name}`' for name in names)}"
+        for words, names in (("above", above), ("below", below), ("not told apart from", alike))
+        if names
+    ]
+    return (
+        f"By their 95 % intervals of the return, `{base}` is {'; '.join(parts)}."
+        f" The highest mean of those that are not given the context is that of `{_best(runs)}`."
+    )
+
+
+def interval(summarised: Record, digits: int) -> str:
+    """`mean [low, high]`."""
+    low, high = summarised["ci95"]
+    return f"{summarised['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+_COLUMNS = (  # title, key of the row, cell
+    ("return", "iqm", lambda row: interval(row, 2)),
+    ("score", "score", lambda row: interval(row["score"], 3)),
+    ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
+    ("regret", "regret", lambda row: interval(row["regret"], 2)),
+    ("posterior error", "readout_error", lambda row: interval(row["readout_error"], 3)),
+    ("loss of score", "loss", lambda row: interval(row["loss"], 3)),
+    ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
+    ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
+)
+
+
+def _best(runs: dict[str, Record]) -> str:
+    """The row with the highest mean return; those that are given the context, or remember nothing, are no rivals."""
+    return max((name for name in runs if name not in REFERENCES), key=lambda name: runs[name]["iqm"])
+
+
+def _above(runs: dict[str, Record], name: str, other: str) -> bool:
+    """Whether the interval of one row lies above that of another."""
+    return runs[name]["ci95"][0] > runs[other]["ci95"][1]
+
+
+def _by_p(runs: dict[str, Record]) -> str:
+    """Score, or return where there is none, by p and method."""
+    names = [tuple(name.split(" p=")) for name in runs]
+    methods, values = (list(dict.fromkeys(column)) for column in zip(*names, strict=True))
+    rows = []
+    for p in values:
+        cells = [runs[f"{method} p={p}"] for method in methods]
+        rows.append([p, *(interval(row.get("score", row), 3) for row in cells)])
+    return table(["p", *(f"`{method}`" for method in methods)], rows)
+
+
+def _read(folder: Path) -> Record:
+    files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {"files": files, **{stem: file.get("runs", file) for stem, file in files.items()}}

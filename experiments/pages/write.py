@@ -1,0 +1,120 @@
+"""Write every page, and every part of one, that is made from JSON or code.
+
+python -m experiments.pages.write
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+from dynamite_jax import config as configs
+from dynamite_jax import presets
+from dynamite_jax.cli import COMMANDS
+from experiments.pages import blocks, results, schema, speed
+
+ROOT = Path(__file__).parents[2]
+
+# Command -> the module whose `Arguments` its command line is read into.
+MODULES = {
+    **{name: module for name, (module, _) in COMMANDS.items()},
+    "versus-torch": "experiments.versus_torch.benchmark",
+    "bayes-optimal": "experiments.studies.bayes_optimal",
+}
+
+# Column of the table of presets -> an environment that has it.
+PRESETS = {
+    "`gridworld`": "gridworld",
+    "`point_robot`": "point_robot",
+    "`reacher`": "reacher",
+    "`halfcheetah_vel`, `_vel_wind`": "halfcheetah_vel",
+    "`halfcheetah_dir`, `_wind`, `_dir_wind`": "halfcheetah_dir",
+    "`scratch_itch`": "scratch_itch",
+    "`probe_*`": "probe_match",
+}
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """Path of each page -> the text it must have.
+
+    Args:
+        root: of the repository; results and pages are read from there.
+    """
+    compared = speed.comparisons(root / "results")
+    filled = {
+        Path("README.md"): {"summary": _summary(root, compared)},
+        Path("docs/configuration.md"): configuration(),
+        Path("docs/commands.md"): {name: _flags(module) for name, module in MODULES.items()},
+        Path("docs/tuning.md"): {"searches": searches(root / "dynamite_jax" / "tuned")},
+    }
+    texts = {root / path: blocks.fill((root / path).read_text(), parts) for path, parts in filled.items()}
+    texts[root / "docs" / "results.md"] = results.page(root / "results")
+    texts[root / "docs" / "speed.md"] = speed.page(root / "results")
+    return texts
+
+
+def configuration() -> dict[str, str]:
+    """Blocks of docs/configuration.md: the fields of the config, those of each section, and the presets."""
+    hints = configs.Config.__dataclass_fields__
+    sections = {name: field for name, field in hints.items() if dataclasses.is_dataclass(schema.default(field))}
+    tables = {name: schema.fields(type(schema.default(field)), f"{name}.") for name, field in sections.items()}
+    return {"run": schema.fields(configs.Config), **tables, "presets": _presets()}
+
+
+def searches(folder: Path) -> str:
+    """The table of what `make tune` has chosen.
+
+    Args:
+        folder: of the records that `make tune` wrote.
+    """
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    names = list(dict.fromkeys(name for record in records for name in record["changes"]))
+    rows = []
+    for record in records:
+        finalists = ", ".join(f"{final['return']:.2f}" for final in record["finalists"])
+        budget = [str(record["trials"]), " / ".join(f"{steps / 1e6:g} M" for steps in record["steps"]), finalists]
+        chosen = [f"{record['changes'][name]:.3g}" if name in record["changes"] else "-" for name in names]
+        rows.append([f"`{record['env']}`", f"`{record['method']}`", *budget, *chosen])
+    header = ["environment", "method", "trials", "steps, trial / finalist", "returns of the finalists"]
+    return blocks.table([*header, *(f"`{name}`" for name in names)], rows)
+
+
+def main() -> None:
+    """Write what has changed, and say what that is."""
+    for path, text in pages().items():
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
+            print(f"wrote {path.relative_to(ROOT)}")
+
+
+def _summary(root: Path, compared: dict[str, speed.Record]) -> str:
+    scores = results.summary(root / "results", speed.with_preset(compared))
+    return f"{scores}\n\n{results.rivals(root / 'results')} {speed.verdict(compared)}"
+
+
+def _flags(module: str) -> str:
+    return schema.flags(importlib.import_module(module).Arguments)
+
+
+def _presets() -> str:
+    """Fields in which a preset of `dynamite` differs from the defaults above."""
+    start = configs.Config(env="", method="dynamite", seeds=4)
+    with contextlib.chdir(ROOT / "docs"):  # away from runs/tuned, where the presets of whoever runs this are
+        chosen = {title: presets.default(env, "dynamite") for title, env in PRESETS.items()}
+    values = {title: _values(dataclasses.replace(config, env="")) for title, config in chosen.items()}
+    base = _values(start)
+    differing = [name for name in base if any(of_one[name] != base[name] for of_one in values.values())]
+    rows = [[f"`{name}`", *(schema.shown(of_one[name]) for of_one in values.values())] for name in differing]
+    return blocks.table(["field", *values], rows)
+
+
+def _values(config: configs.Config) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in dataclasses.asdict(config).items():
+        flat |= {f"{name}.{inner}": kept for inner, kept in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+if __name__ == "__main__":
+    main()
