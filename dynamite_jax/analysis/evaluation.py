@@ -13,6 +13,7 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.wrappers import ObserveContext
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import posterior, sessions, statistics
+from dynamite_jax.analysis.references import references
 from dynamite_jax.analysis.rollouts import play_episodes
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
@@ -51,7 +52,7 @@ def evaluate(
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
     result: loggers.Record = {"return": statistics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
-    result["references"] = solution.references()
+    result["references"] = references(solution)
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
