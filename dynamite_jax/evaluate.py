@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.errors import one_line_errors, parse, writing
+from dynamite_jax.runtime import devices, run_folder
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.episodes < 1:
         raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
+    devices.setup(run_folder.read_config(arguments.run).seeds)
     from dynamite_jax.analysis.evaluation import evaluate, load_run
     from dynamite_jax.analysis.report import report
 

@@ -16,6 +16,7 @@ from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.runtime import devices, lock, run_folder
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def main() -> None:
     config, out = arguments.config, arguments.out
     if out is None and arguments.resume:
         raise ConfigError("out is not set; to resume it must be a run folder")
-    from dynamite_jax.runtime import devices, lock, loop, run_folder, training
-
     devices.setup(config.seeds)
+    from dynamite_jax.runtime import loop, training
+
     for folder in [out] if out else run_folder.default_names(config):
         try:
             training.train(config, folder, arguments.resume, arguments.tensorboard, arguments.wandb)

@@ -392,7 +392,7 @@ def test_a_bug_inside_a_command_traces_and_ends_with_exit_code_1(tmp_path):
         "import sys, numpy\n"
         "from dynamite_jax import train\n"
         "from dynamite_jax.runtime import training\n"
-        "training.evaluate = lambda *arguments: numpy.zeros(2).reshape(3)\n"
+        "training.evaluate = lambda *arguments, **named: numpy.zeros(2).reshape(3)\n"
         "sys.argv = ['train', '--env', 'probe_match', '--method', 'markov', '--steps', '1280', '--seeds', '1']\n"
         "train.main()\n"
     )
@@ -449,8 +449,8 @@ def test_make_runs_on_paths_with_spaces(tmp_path):
     commands.mkdir(parents=True)
     for name in ("pyproject.toml", "requirements.lock", ".venv/bin/uv", ".venv/.setup-dev"):
         (tmp_path / name).touch()
-    (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (commands / "python").chmod(0o755)
+    (commands / "dynamite-jax").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dynamite_jax "$@"\n')
+    (commands / "dynamite-jax").chmod(0o755)
     shutil.copy(CHECKOUT / "Makefile", tmp_path)
     for name in ("my rün", "other"):
         shutil.copytree(CHECKOUT / "tests" / "data" / "run_v0", tmp_path / "runs" / name)

@@ -18,7 +18,7 @@ from dynamite_jax.analysis.rollouts import play_episodes
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import AgentParams
-from dynamite_jax.runtime import devices, loggers
+from dynamite_jax.runtime import loggers, run_folder
 from dynamite_jax.runtime.program import Program
 
 
@@ -95,17 +95,17 @@ def _measure(
 
 
 def load_run(run: Path, episodes: int) -> tuple[Program, AgentParams, int]:
-    """Config and newest valid checkpoint of a run folder, to play `episodes` of each seed: (program, params, chunk).
+    """The program and the newest valid checkpoint of a run folder, to play `episodes` of each seed.
+
+    Returns:
+        The program, parameters and statistics of every seed's agent, and the chunk that they are of.
 
     Raises:
         UserError: there is no run, or none of its checkpoints can be trusted.
     """
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
 
-    if not (run / "config.json").is_file():
-        raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
-    config = dataclasses.replace(configs.load(run / "config.json"), eval_episodes=episodes)
-    devices.setup(config.seeds)
+    config = dataclasses.replace(run_folder.read_config(run), eval_episodes=episodes)
     env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
         raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
