@@ -26,7 +26,7 @@ SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
 
 # Every target says in its help which of them it takes; what it would leave unused is refused.
-TAKEN = $(shell sed -n 's/^$(1:benchmark=versus-torch):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
+TAKEN = $(shell sed -n 's/^$(1):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
 UNUSED = $(filter-out EXTRAS PYTHON $(call TAKEN,$(1)),$(filter $(KNOWN),$(GIVEN)))
 $(foreach goal,$(MAKECMDGOALS),$(if $(call UNUSED,$(goal)),$(error make $(goal) takes no $(firstword $(call UNUSED,$(goal)))=; it takes $(or $(call TAKEN,$(goal)),none))))
 

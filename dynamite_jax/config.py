@@ -11,9 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, get_type_hints
-
-from tyro.constructors import PrimitiveConstructorSpec
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_type_hints
 
 from dynamite_jax import rules
 from dynamite_jax.errors import ConfigError
@@ -88,15 +86,6 @@ def parse_options(entries: Iterable[str]) -> Options:
         if not (name and equals):
             raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
     return Options(options)
-
-
-_OPTIONS_ON_THE_COMMAND_LINE = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="[NAME=VALUE ...]",
-    instance_from_str=parse_options,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda options: [f"{name}={json.dumps(value)}" for name, value in options.items()],
-)
 
 
 def _static(default: Any) -> Any:
@@ -249,7 +238,7 @@ class Config:
     """Environment, by its name in envs/dynamite_envs/registry.py."""
     method: str = "dynamite"
     """Method, by its name in dynamite_jax/methods."""
-    env_options: Annotated[dict[str, Any], _OPTIONS_ON_THE_COMMAND_LINE] = Options()
+    env_options: dict[str, Any] = Options()
     """Changes to the environment by name; on the command line `name=value` with JSON values: `p=0.1 swap=0.5`."""
     steps: int = 20_000_000
     """Environment steps of each seed."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from dynamite_envs.errors import UserError
 from dynamite_jax.cli import COMMANDS
 
@@ -100,6 +98,8 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
         UserError: a flag that is unknown or can't be read.
         SystemExit: `--help` was asked for.
     """
+    import tyro  # here, since reading and training a config need none of it
+
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -3,8 +3,6 @@
 from dynamite_jax.commands.evaluate import main
 
 if __name__ != "__main__":  # as a module it would hide the function
-    raise ImportError(
-        "dynamite_jax.evaluate is a program; the function of that name is `from dynamite_jax import evaluate`"
-    )
+    raise ImportError("dynamite_jax.evaluate is a program; the function is `from dynamite_jax import evaluate`")
 
 main()

@@ -13,11 +13,12 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.wrappers import ObserveContext
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import posterior, sessions, statistics
+from dynamite_jax.analysis.references import references
 from dynamite_jax.analysis.rollouts import play_episodes
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import AgentParams
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import loggers, run_folder
 from dynamite_jax.runtime.program import Program
 
 
@@ -51,7 +52,7 @@ def evaluate(
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
     result: loggers.Record = {"return": statistics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}
-    result["references"] = solution.references()
+    result["references"] = references(solution)
     if best := result["references"].get("bayes_optimal"):
         result["fraction_of_bayes_optimal"] = result["return"]["iqm"] / best
         result["fraction_of_bayes_optimal_per_seed"] = [value / best for value in result["return"]["per_seed"]]
@@ -108,9 +109,7 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
     """
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
 
-    if not (run / "config.json").is_file():
-        raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
-    config = configs.load(run / "config.json")
+    config = run_folder.read_config(run)
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     env = configs.validate(config)
     if not (run / "checkpoints").is_dir():

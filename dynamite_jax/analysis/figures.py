@@ -105,6 +105,7 @@ def _references(runs: tuple[Path, ...], config: configs.Config) -> dict[str, flo
         if (run / run_folder.SUMMARY).is_file():
             return run_folder.read_summary(run)["eval"]["references"]
     from dynamite_envs import exact
+    from dynamite_jax.analysis.references import references
 
     env = configs.validate(dataclasses.replace(config, physics=configs.PhysicsConfig()))  # also of other machines' runs
-    return exact.find(env).references()
+    return references(exact.find(env))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.runtime import devices, run_folder
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,13 @@ def main() -> None:
         raise ConfigError(f"every is {arguments.every}; it must be 1 or more")
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; MuJoCo reads it when it is imported
+    devices.setup(run_folder.read_config(arguments.run).seeds)
     import jax
 
     from dynamite_envs.scratch_itch.env import ScratchItch
     from dynamite_jax.analysis import animation
     from dynamite_jax.analysis.evaluation import load_run
-    from dynamite_jax.runtime import devices
 
-    devices.setup()
     program, params, _ = load_run(arguments.run, animation.EPISODES)
     env = program.env.unwrapped
     if not isinstance(env, ScratchItch):

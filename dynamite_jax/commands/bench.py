@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from dynamite_envs import registry
 from dynamite_envs.errors import UserError
 from dynamite_jax import presets
 from dynamite_jax.errors import Plugins, one_line_errors, parse
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import devices, loggers
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,10 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.repeats < 1:
         raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
-    from dynamite_envs import registry
-    from dynamite_jax.runtime import devices, speed
-
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
     devices.setup(arguments.seeds)
+    from dynamite_jax.runtime import speed
+
     horizon = registry.make(arguments.env).horizon
     for num_envs in arguments.num_envs or (preset.num_envs,):
         steps = max(preset.steps, num_envs * horizon)

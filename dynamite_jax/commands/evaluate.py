@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.errors import Plugins, one_line_errors, parse, writing
+from dynamite_jax.runtime import devices, run_folder
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,10 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.episodes < 1:
         raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
+    devices.setup(run_folder.read_config(arguments.run).seeds)
     from dynamite_jax.analysis.evaluation import evaluate, load_run
     from dynamite_jax.analysis.report import report
-    from dynamite_jax.runtime import devices
 
-    devices.setup()
     program, params, step = load_run(arguments.run, arguments.episodes)
     sizes = {"episodes": arguments.episodes, "seed": arguments.seed}
     result = evaluate(program.config, program.env, program.agent, params, **sizes)

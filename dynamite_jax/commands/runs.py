@@ -13,7 +13,7 @@ from dynamite_jax import presets
 from dynamite_jax.analysis import statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import loggers, provenance
+from dynamite_jax.runtime import devices, loggers, provenance
 
 REFERENCES = ("oracle", "markov")
 
@@ -102,9 +102,9 @@ def complete(wanted: dict[str, Config], root: Path, allow_dirty: bool = False) -
 
 @one_line_errors
 def _train(config: Config, out: Path) -> None:
-    from dynamite_jax.runtime import devices, training
-
     devices.setup(config.seeds)
+    from dynamite_jax.runtime import training
+
     training.train(config, out, resume=(out / "config.json").is_file())
 
 

@@ -43,9 +43,10 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_envs import exact, registry
     from dynamite_jax.analysis.figures import draw_sweep
+    from dynamite_jax.analysis.references import references
 
     methods = arguments.methods
-    if "bayes_optimal" not in exact.find(registry.make(arguments.env)).references():
+    if "bayes_optimal" not in references(exact.find(registry.make(arguments.env))):
         methods += tuple(name for name in REFERENCES if name not in methods)
     wanted: dict[float, dict[str, Config]] = {}
     for p in arguments.p:

@@ -3,17 +3,20 @@
 dynamite-jax train --env gridworld --method dynamite --seeds 4
 """
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.runtime import devices, lock, run_folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,23 @@ def _arguments(argv: list[str]) -> Arguments:
         preset = configs.load(first.out / "config.json")
     else:
         preset = presets.default(first.env, first.method, first.scale or "cores")
-    return parse(Arguments, argv, default=Arguments(preset))
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_environment_options)
+    with registry:
+        return parse(Arguments, argv, default=Arguments(preset))
+
+
+def _environment_options(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """How `env_options` is written on the command line; None for fields of other types."""
+    if info.type != dict[str, Any]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=configs.parse_options,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda options: [f"{name}={json.dumps(value)}" for name, value in options.items()],
+    )
 
 
 @dataclass(frozen=True)
@@ -71,9 +90,9 @@ def main() -> None:
     config, out = arguments.config, arguments.out
     if out is None and arguments.resume:
         raise ConfigError("out is not set; to resume it must be a run folder")
-    from dynamite_jax.runtime import devices, lock, loop, run_folder, training
-
     devices.setup(config.seeds)
+    from dynamite_jax.runtime import loop, training
+
     for folder in [out] if out else run_folder.default_names(config):
         try:
             training.train(config, folder, arguments.resume, arguments.tensorboard, arguments.wandb)

@@ -14,6 +14,7 @@ from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.methods import METHODS
+from dynamite_jax.runtime import devices
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def main() -> None:
     for name in ("trials", "seeds", "finalists"):
         if getattr(arguments, name) < 1:
             raise UserError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
-    from dynamite_jax.runtime import devices, tuning
-
     runs.make_folder(arguments.out)
     devices.setup(2 * arguments.seeds)
+    from dynamite_jax.runtime import tuning
+
     for method in arguments.methods:
         preset = presets.default(arguments.env, method)
         steps = arguments.steps or max(1, preset.steps // 2)

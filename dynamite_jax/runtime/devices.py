@@ -1,4 +1,7 @@
-"""The machine that a run is on: its devices, cores, memory and compilation cache."""
+"""The machine that a run is on: its devices, cores, memory and compilation cache.
+
+JAX is imported inside functions: when it is, XLA reads from the environment how much it shall report.
+"""
 
 import contextlib
 import logging
@@ -8,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from jaxlib import version as jaxlib
 
 HANGS_SINCE = (0, 10)  # first jaxlib whose batched Cholesky can wait for ever inside the CPU's thread pool
@@ -26,6 +28,8 @@ def setup(seeds: int | None = None) -> None:
         seeds: agents that will be trained side by side; by default there are as many devices as cores.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns of tuning hints each time it reads its own cache
+    import jax
+
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its steps at length
     if not os.environ.get("JAX_NUM_CPU_DEVICES"):
         with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
@@ -71,6 +75,8 @@ def unusable(*, jaxlib_version: str, backend: str, mjx: bool, x64: bool) -> str 
 
 def here(mjx: bool) -> str | None:
     """`unusable` of this process."""
+    import jax
+
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     return unusable(jaxlib_version=jaxlib.__version__, backend=jax.default_backend(), mjx=mjx, x64=x64)
 
@@ -82,6 +88,8 @@ def cores() -> int:
 
 def machine() -> dict[str, Any]:
     """What the run ran on."""
+    import jax
+
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -93,6 +101,8 @@ def machine() -> dict[str, Any]:
 
 def peak_mb() -> float | None:
     """Peak memory so far in MB: of the device where it counts, else of the process; None where nobody counts."""
+    import jax
+
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"] / 2**20

@@ -73,6 +73,17 @@ def _check_resumable(out: Path, config: Config) -> None:
         raise Finished(f"the run in {out} is finished; nothing is left to do")
 
 
+def read_config(run: Path) -> Config:
+    """The config of a run.
+
+    Raises:
+        UserError: there is no run, or its config can't be read.
+    """
+    if not (run / "config.json").is_file():
+        raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
+    return configs.load(run / "config.json")
+
+
 def read_summary(out: Path) -> Record:
     """The summary of a finished run."""
     return json.loads((out / SUMMARY).read_text())
