@@ -39,7 +39,10 @@ def times_jax(*line: str) -> float:
 # -- what is imported ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["dynamite_jax", "dynamite_jax.analysis.statistics", "dynamite_jax.config"])
+@pytest.mark.parametrize(
+    "module",
+    ["dynamite_jax", "dynamite_jax.config", "dynamite_jax.analysis.statistics", "dynamite_jax.runtime.devices"],
+)
 def test_a_light_module_brings_nothing_heavy_along(module):
     assert run(f"import {module}; {LOADED}; print(loaded)") == "[]\n"
 
