@@ -312,7 +312,7 @@ def test_what_lies_behind_the_end_of_an_episode_changes_no_number(method):
     def found(litter):
         state, metrics = update(Littered(**kept, litter=jnp.float32(litter)), jax.tree.map(lambda x: x[0], states))
         assert all(np.isfinite(value) for value in metrics.values())
-        return metrics, state.replace(environment=None, belief=None)
+        return metrics, state.replace(environment=None)
 
     clean = found(0.0)
     for litter in (1e30, np.nan):
