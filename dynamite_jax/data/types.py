@@ -25,6 +25,16 @@ class Gaussian(struct.PyTreeNode):
     mean: Array
     log_variance: Array
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[..., L]; with `dtype` it lets `Float[Gaussian, "H B L"]` name the shape of a belief."""
+        return self.mean.shape
+
+    @property
+    def dtype(self) -> Any:
+        """That of both."""
+        return self.mean.dtype
+
     @classmethod
     def standard(cls, shape: tuple[int, ...]) -> "Gaussian":
         """Standard normal of the given shape."""
