@@ -116,15 +116,12 @@ class LatentBelief(Belief):
     ) -> Array:
         """Expected reward of steps under one belief, [k, O], [k, ...], [k, O] -> [k]; the mean over 32 samples."""
         action = self.space.encode(action)
-        expected = lambda key: self._apply(  # noqa: E731
-            params,
-            observation,
-            action,
-            following,
-            jnp.broadcast_to(belief.sample(key), (len(observation), belief.mean.shape[-1])),
-            method="decode_reward",
-        )
-        return jax.vmap(expected)(jax.random.split(key, 32)).mean(0)
+
+        def decode_sample(key: Array) -> Array:
+            z = jnp.broadcast_to(belief.sample(key), (len(observation), belief.mean.shape[-1]))
+            return self._apply(params, observation, action, following, z, method="decode_reward")
+
+        return jax.vmap(decode_sample)(jax.random.split(key, 32)).mean(0)
 
     def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
         """Negative ELBO of a batch of trajectories, averaged over the valid steps t of all trajectories.

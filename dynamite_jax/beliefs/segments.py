@@ -85,7 +85,11 @@ class SegmentBelief(LatentBelief):
         nothing = self.model.encoder.initial((*batch, 1))
         encoded_action = self.space.encode(action)
         inputs = self._apply(params, observation, encoded_action, reward, method="embed")[:, None]
-        join = lambda a, b: jnp.concatenate([a, b], axis=1)  # noqa: E731
+
+        def join(a: Array, b: Array) -> Array:
+            """Hypotheses of both, [E, K, ...] and [E, 1, ...] -> [E, K + 1, ...]."""
+            return jnp.concatenate([a, b], axis=1)
+
         encoded = self._apply(params, jax.tree.map(join, state.encoded, nothing), inputs, method="step")
 
         z = join(state.encoded.belief.mean, state.fresh.mean[:, None])
@@ -109,7 +113,10 @@ class SegmentBelief(LatentBelief):
         log_weight -= jax.nn.logsumexp(log_weight, axis=1, keepdims=True)
         kept = jax.tree.map(lambda x: x[:, :-1], encoded)
         settled = jax.tree.map(settle, encoded)
-        choose = lambda a, b: jnp.where(first.reshape(*first.shape, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
+
+        def choose(at_start: Array, later: Array) -> Array:
+            return jnp.where(first.reshape(*first.shape, *[1] * (later.ndim - 2)), at_start, later)
+
         idle = self.space.encode(self.space.zeros(batch))
         start = self._apply(params, observation, idle, jnp.zeros(batch), method="embed")
         fresh = self._apply(params, self.model.encoder.initial(batch), start, method="step").belief
@@ -126,8 +133,12 @@ class SegmentBelief(LatentBelief):
         self, params: Params, observation: Array, action: Array, following: Array, reward: Array, z: Array
     ) -> Array:
         """Of one transition under each latent, [E, ...] and z [E, K, L] -> [E, K], up to a constant."""
-        wide = lambda x: jnp.broadcast_to(x[:, None], (*z.shape[:2], *x.shape[1:]))  # noqa: E731
-        observation, action, following, reward = map(wide, (observation, action, following, reward))
+
+        def repeat(x: Array) -> Array:
+            """The same for every hypothesis, [E, ...] -> [E, K, ...]."""
+            return jnp.broadcast_to(x[:, None], (*z.shape[:2], *x.shape[1:]))
+
+        observation, action, following, reward = map(repeat, (observation, action, following, reward))
         predicted = self._apply(params, observation, action, following, z, method="decode_reward")
         error = (predicted - reward) ** 2
         if self.model.decode_state:
@@ -171,15 +182,19 @@ class SegmentBelief(LatentBelief):
 
         Args and returns are those of `LatentBelief.loss`.
         """
+
+        def delay(x: Array) -> Array:
+            """That of the newest transition, which led to the step, [H, B]."""
+            return jnp.concatenate([x[:1], x[:-1]])
+
         belief = self.encode(params, data).belief
-        newest = lambda x: jnp.concatenate([x[:1], x[:-1]])  # noqa: E731
         session = jnp.where(data.valid, data.session, -1)  # behind the end is a session of its own
-        first, last = map(newest, elbo.session_bounds(session))
+        first, last = map(delay, elbo.session_bounds(session))
         terms = self._reconstruction(params, data, belief, first, last, key, hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
-        began = elbo.session_bounds(newest(session))[0]
+        began = elbo.session_bounds(delay(session))[0]
         prior = elbo.session_prior(belief, began, None)
         terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, "previous_belief"), data.valid)
         loss += hyper.kl_weight * terms["kl"]

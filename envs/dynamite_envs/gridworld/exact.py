@@ -196,5 +196,5 @@ def _beliefs(env) -> tuple[Array, Array, Array, Array]:
 def _arrivals(side: int, moves) -> Array:
     """Cell reached from each cell by each action, [actions, cells]."""
     x, y = np.divmod(np.arange(side**2), side)
-    clip = lambda v: np.clip(v, 0, side - 1)  # noqa: E731
-    return np.stack([clip(x + dx) * side + clip(y + dy) for dx, dy in moves])
+    reached = (np.clip(np.stack([x + dx, y + dy]), 0, side - 1) for dx, dy in moves)
+    return np.stack([column * side + row for column, row in reached])
