@@ -129,16 +129,21 @@ class MetaPPO:
         """
         vae, ppo_hyper = hyper
         key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
-        rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, play_key)
+        rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         if self.agent.belief.learns:
-            state, losses = self.update_belief(env, rollout, vae, state, belief_key)
+            state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
             metrics |= {f"vae/{name}": value for name, value in losses.items()}
         samples, returns = self.policy_samples(rollout, ppo_hyper, state)
-        state, losses = self.update_policy(env, rollout, samples, ppo_hyper, state, policy_key)
+        state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
         metrics |= {f"ppo/{name}": value for name, value in losses.items()}
         finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
-        batch = running_statistics.Quantities(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+        batch = running_statistics.Quantities(
+            features=rollout.features[:-1],
+            observation=rollout.observation[:-1],
+            reward=rollout.reward,
+            returns=returns,
+        )
         return (
             state.replace(
                 normaliser=running_statistics.update(state.normaliser, batch, rollout.valid),
@@ -206,7 +211,9 @@ class MetaPPO:
             mean, deviation = running_statistics.moments(state.normaliser, "returns")
             # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
             deviation = jnp.maximum(deviation, hyper.min_return_deviation)
-        samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
+        samples = ppo.samples(
+            rollout, features, gamma=hyper.gamma, lambda_=hyper.gae_lambda, mean=mean, deviation=deviation
+        )
         return samples, mean + deviation * samples.target
 
     def update_policy(
@@ -239,7 +246,7 @@ class MetaPPO:
                 features = agent.normalise(state.normaliser, "features", features)
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
             policy, value = agent.policy(policy_params, flat.features)
-            return ppo.loss(policy, value, flat, env.action_space, hyper)
+            return ppo.loss(policy, value, flat, space=env.action_space, hyper=hyper)
 
         def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
             params, adam = carry

@@ -85,7 +85,7 @@ def samples(
         Leaves [H, E, ...].
     """
     value = mean + deviation * rollout.value
-    advantage = advantages(rollout.reward, rollout.terminated, value, gamma, lambda_)
+    advantage = advantages(rollout.reward, rollout.terminated, value, gamma=gamma, lambda_=lambda_)
     return Samples(
         features=features,
         action=rollout.action,

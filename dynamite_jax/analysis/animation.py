@@ -41,7 +41,7 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[
     """
     reset_key, key, reader_key = jax.random.split(key, 3)
     start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
-    rollout, states, _ = play(agent, env, params, start, key, deterministic=True)
+    rollout, states, _ = play(agent, env, params, start, key=key, deterministic=True)
     labels = jax.nn.one_hot(bins(states.context)[:-1], len(LIMBS) * ALONG * AROUND)
     features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
     read = readout.probabilities(features, labels, reader_key)[:, -1]

@@ -45,7 +45,7 @@ def evaluate(
 
     @jax.jit
     def measure_seeds(params: AgentParams, key: jax.Array) -> dict[str, Any]:
-        return jax.lax.map(lambda one: _measure(env, agent, solution, one, episodes, key), params)
+        return jax.lax.map(lambda one: _measure(env, agent, one, solution=solution, episodes=episodes, key=key), params)
 
     recorded = jax.device_get(measure_seeds(params, root))
 
@@ -58,7 +58,7 @@ def evaluate(
     if recorded["outcomes"]:  # [seeds, N]
         result["outcomes"] = {name: statistics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
     if "physics" in recorded and isinstance(solution, exact.Regret):
-        result["regret"] = posterior.regret(solution, recorded["physics"], recorded["action"], reward)
+        result["regret"] = posterior.regret(solution, recorded["physics"], recorded["action"], reward=reward)
     result["sessions"] = sessions.session_returns(reward, session)
     result["recovery"] = sessions.recovery(reward, session)
     if agent.belief.detects:
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _measure(
-    env: DLCMDP, agent: Agent, solution: exact.ExactSolution, params: AgentParams, episodes: int, key: jax.Array
+    env: DLCMDP, agent: Agent, params: AgentParams, *, solution: exact.ExactSolution, episodes: int, key: jax.Array
 ) -> dict[str, Any]:
     """What is kept of one seed: reward, session and boundary, [H, N]; outcomes, [N]; errors of its belief, [].
 

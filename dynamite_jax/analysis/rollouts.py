@@ -29,5 +29,5 @@ def play_episodes(
 ) -> Episodes:
     """Play one episode in each of `episodes` environments; the action is the mode of the policy."""
     environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
-    rollout, environments, beliefs = play(agent, env, params, environment, action_key, deterministic=True)
+    rollout, environments, beliefs = play(agent, env, params, environment, key=action_key, deterministic=True)
     return Episodes(rollout, environments.physics, beliefs)

@@ -13,7 +13,7 @@ error.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,14 @@ def kl(q: Float[Gaussian, "*batch L"], p: Float[Gaussian, "*batch L"]) -> Float[
     return 0.5 * jnp.sum(difference + quadratic - 1.0, axis=-1)
 
 
-def session_bounds(session: Int[Array, "H B"]) -> tuple[Int[Array, "H B"], Int[Array, "H B"]]:
+class SessionBounds(NamedTuple):
+    """First and last step of each step's session."""
+
+    first: Int[Array, "H B"]
+    last: Int[Array, "H B"]
+
+
+def session_bounds(session: Int[Array, "H B"]) -> SessionBounds:
     """First and last step of each step's session, from the indices of sessions.
 
     Sessions are runs of one index, so both are running extrema of the places where the index changes.
@@ -41,7 +48,7 @@ def session_bounds(session: Int[Array, "H B"]) -> tuple[Int[Array, "H B"], Int[A
     edge = jnp.ones((1, *session.shape[1:]), bool)
     first = jax.lax.cummax(jnp.where(jnp.concatenate([edge, changes]), step, 0), axis=0)
     last = jax.lax.cummin(jnp.where(jnp.concatenate([changes, edge]), step, horizon - 1), axis=0, reverse=True)
-    return first, last
+    return SessionBounds(first, last)
 
 
 def take(tree: Any, index: Int[Array, "T B"]) -> Any:

@@ -35,7 +35,12 @@ class HistoryBelief(Belief):
     def build(cls, config: Config, env: DLCMDP) -> Self:
         """A recurrent network of the same size as the encoder of other beliefs."""
         network = cls.make_network(config.network.hidden, config.network.embedding)
-        return cls(network, config.network.hidden, env.action_space, env.observation_size)
+        return cls(
+            network=network,
+            units=config.network.hidden,
+            space=env.action_space,
+            observation_size=env.observation_size,
+        )
 
     @staticmethod
     def make_network(hidden: int, embedding: int) -> nn.Module:

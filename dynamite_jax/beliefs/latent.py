@@ -45,16 +45,22 @@ class LatentBelief(Belief):
     def build(cls, config: Config, env: DLCMDP) -> "LatentBelief":
         """Networks of the sizes that the config and the environment ask for."""
         vae, network = config.vae, config.network
-        ends = (network.latent, vae.conditioning, vae.boundary_head)
+        ends: dict[str, Any] = {
+            "latent": network.latent,
+            "conditioning": vae.conditioning,
+            "boundary_head": vae.boundary_head,
+        }
         if network.encoder == "gru":
-            encoder = Encoder(network.hidden, network.embedding, *ends)
+            encoder = Encoder(hidden=network.hidden, embedding=network.embedding, **ends)
         else:
-            encoder = TransformerEncoder(env.horizon, network.hidden, network.heads, network.layers, *ends)
+            encoder = TransformerEncoder(
+                horizon=env.horizon, hidden=network.hidden, heads=network.heads, layers=network.layers, **ends
+            )
         model = BeliefModel(
-            encoder,
-            network.decoder_hidden,
-            env.observation_size,
-            env.decode_state,
+            encoder=encoder,
+            decoder_hidden=network.decoder_hidden,
+            observation_size=env.observation_size,
+            decode_state=env.decode_state,
             dynamics_prior=vae.conditioning,
         )
         return cls(model, env.action_space, env.observation_size)
@@ -141,18 +147,18 @@ class LatentBelief(Belief):
         bounds = elbo.session_bounds(jnp.where(data.valid, self._sessions(states, data, hyper), -1))
         whole = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # what knows nothing of sessions sees one an episode
         covered = bounds if hyper.session_mask else whole
-        terms = self._reconstruction(params, data, belief, *covered, key, hyper)
+        terms = self._reconstruction(params, data, belief, covered, key=key, hyper=hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
 
-        first = (bounds if hyper.conditioning else whole)[0]
+        first = (bounds if hyper.conditioning else whole).first
         dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
         prior = elbo.session_prior(belief, first, dynamics)
-        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, hyper.kl_target), data.valid)
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, target=hyper.kl_target), data.valid)
         loss += hyper.kl_weight * terms["kl"]
         if hyper.consistency:
-            moved = elbo.consistency(belief, bounds[1])  # 0 across the end
+            moved = elbo.consistency(belief, bounds.last)  # 0 across the end
             terms["consistency"] = masked.total(moved, data.valid[1:]) / data.valid.sum()
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
@@ -198,8 +204,8 @@ class LatentBelief(Belief):
         params: Params,
         data: Trajectories,
         belief: Gaussian,
-        first: Array,
-        last: Array,
+        bounds: elbo.SessionBounds,
+        *,
         key: Array,
         hyper: VAEConfig,
     ) -> dict[str, Array]:
@@ -209,12 +215,13 @@ class LatentBelief(Belief):
         valid, count = data.valid, data.valid.sum()
         if hyper.elbo_terms:
             steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
-            belief, first, last, valid = jax.tree.map(lambda x: x[steps], (belief, first, last, valid))
+            belief, bounds, valid = jax.tree.map(lambda x: x[steps], (belief, bounds, valid))
             # Those expected, not those drawn: a ratio of two estimates would be biased.
             count *= hyper.elbo_terms / horizon
         z = belief.sample(z_key)  # [T, B, L]
+        first, last = bounds
         if hyper.decode_terms:
-            chosen = elbo.decode_steps(decode_key, first, last, hyper.decode_terms)  # [T, B, K]
+            chosen = elbo.decode_steps(decode_key, first, last, terms=hyper.decode_terms)  # [T, B, K]
             weight = ((last - first + 1) / hyper.decode_terms)[..., None]
         else:
             every = jnp.arange(horizon)

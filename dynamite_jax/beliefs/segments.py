@@ -93,7 +93,9 @@ class SegmentBelief(LatentBelief):
         encoded = self._apply(params, jax.tree.map(join, state.encoded, nothing), inputs, method="step")
 
         z = join(state.encoded.belief.mean, state.fresh.mean[:, None])
-        likelihood = self._log_likelihood(params, state.observation, encoded_action, observation, reward, z)
+        likelihood = self._log_likelihood(
+            params, z, observation=state.observation, action=encoded_action, following=observation, reward=reward
+        )
         # No switch comes before the first transition.
         goes_on = jnp.where(state.length > 0, jnp.log1p(-self.rate), 0.0)
         ends = jnp.where(state.length > 0, state.log_weight + jnp.log(self.rate), -jnp.inf)
@@ -130,7 +132,7 @@ class SegmentBelief(LatentBelief):
         )
 
     def _log_likelihood(
-        self, params: Params, observation: Array, action: Array, following: Array, reward: Array, z: Array
+        self, params: Params, z: Array, *, observation: Array, action: Array, following: Array, reward: Array
     ) -> Array:
         """Of one transition under each latent, [E, ...] and z [E, K, L] -> [E, K], up to a constant."""
 
@@ -189,13 +191,13 @@ class SegmentBelief(LatentBelief):
 
         belief = self.encode(params, data).belief
         session = jnp.where(data.valid, data.session, -1)  # behind the end is a session of its own
-        first, last = map(delay, elbo.session_bounds(session))
-        terms = self._reconstruction(params, data, belief, first, last, key, hyper)
+        bounds = jax.tree.map(delay, elbo.session_bounds(session))
+        terms = self._reconstruction(params, data, belief, bounds, key=key, hyper=hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
-        began = elbo.session_bounds(delay(session))[0]
+        began = elbo.session_bounds(delay(session)).first
         prior = elbo.session_prior(belief, began, None)
-        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, "previous_belief"), data.valid)
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, target="previous_belief"), data.valid)
         loss += hyper.kl_weight * terms["kl"]
         return loss, {"loss": loss, **terms}

@@ -106,7 +106,13 @@ class Rollout(struct.PyTreeNode):
     @property
     def trajectories(self) -> Trajectories:
         """The part that no policy shaped."""
-        return Trajectories(self.observation, self.action, self.reward, self.session, self.valid)
+        return Trajectories(
+            observation=self.observation,
+            action=self.action,
+            reward=self.reward,
+            session=self.session,
+            valid=self.valid,
+        )
 
     def cleared(self) -> "Rollout":
         """The same without what was recorded behind the end, so that it reaches no number and no gradient."""

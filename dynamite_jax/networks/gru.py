@@ -78,7 +78,10 @@ class Encoder(GRU):
         """State before the first observation: no history, standard normal beliefs."""
         standard = Gaussian.standard((*batch, self.latent))
         return BeliefState(
-            jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype)
+            hidden=jnp.zeros((*batch, self.hidden)),
+            belief=standard,
+            previous=standard,
+            boundary_logit=jnp.full(batch, -jnp.inf, standard.mean.dtype),
         )
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
@@ -87,7 +90,7 @@ class Encoder(GRU):
             inputs = inputs + self.previous_gates(state.previous.features)
         hidden = self.recur(state.hidden, inputs)
         logit = self.boundary(hidden)[..., 0] if self.boundary_head else state.boundary_logit
-        return BeliefState(hidden, self.head(hidden), ended(state, logit), logit)
+        return BeliefState(hidden=hidden, belief=self.head(hidden), previous=ended(state, logit), boundary_logit=logit)
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """Embed and step at once, as when acting."""

@@ -89,7 +89,12 @@ class TransformerEncoder(nn.Module):
         standard = Gaussian.standard((*batch, self.latent))
         empty = jnp.zeros((*batch, self.layers, self.horizon + 1, self.heads, self.hidden // self.heads))
         cache = Cache(empty, empty, jnp.zeros(batch, jnp.int32))
-        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype))
+        return BeliefState(
+            hidden=cache,
+            belief=standard,
+            previous=standard,
+            boundary_logit=jnp.full(batch, -jnp.inf, standard.mean.dtype),
+        )
 
     def _token(self, observation: Array, action: Array, reward: Array) -> Array:
         return self.token(jnp.concatenate([observation, action, reward[..., None]], axis=-1))
@@ -102,7 +107,7 @@ class TransformerEncoder(nn.Module):
         mask = jnp.tril(jnp.ones((steps, steps), bool))[None, None]
         for block in self.blocks:
             query, key, value = block.project(x)
-            x = block.finish(x, query, key, value, mask)
+            x = block.finish(x, query, key, value, mask=mask)
         return jnp.swapaxes(self.end(x), 0, 1)
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
@@ -112,7 +117,7 @@ class TransformerEncoder(nn.Module):
         if self.conditioning:
             body = body + self.previous_body(state.previous.features)
         belief = self.head(nn.relu(body))
-        return BeliefState(state.hidden, belief, ended(state, logit), logit)
+        return BeliefState(hidden=state.hidden, belief=belief, previous=ended(state, logit), boundary_logit=logit)
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """One step from the cache, as when acting: [E, O], [E, A] (encoded), [E]."""
@@ -125,6 +130,6 @@ class TransformerEncoder(nn.Module):
             query, key, value = block.project(x)
             keys.append(jnp.where(here[..., None, None], key, cache.key[:, layer]))
             values.append(jnp.where(here[..., None, None], value, cache.value[:, layer]))
-            x = block.finish(x, query, keys[-1], values[-1], mask)
+            x = block.finish(x, query, keys[-1], values[-1], mask=mask)
         cache = Cache(jnp.stack(keys, axis=1), jnp.stack(values, axis=1), cache.count + 1)
         return self.step(state.replace(hidden=cache), self.end(x)[:, 0])
