@@ -1,4 +1,4 @@
-"""Evaluation: the deterministic policy on fresh contexts, and what its belief knows."""
+"""Evaluation: the deterministic policy on fresh contexts, and the error of its belief."""
 
 import dataclasses
 import sys
@@ -81,16 +81,16 @@ def _measure(
     played = play_episodes(agent, env, params, episodes=episodes, reset_key=reset_key, action_key=action_key)
     rollout = played.rollout
     outcomes = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], played.physics))
-    kept = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
-    kept |= {"outcomes": outcomes, "errors": {}}
+    record = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
+    record |= {"outcomes": outcomes, "errors": {}}
     if isinstance(env, ObserveContext):
-        return kept
+        return record
     if isinstance(solution, exact.Regret):
-        kept |= {"physics": played.physics, "action": rollout.action}
+        record |= {"physics": played.physics, "action": rollout.action}
     if isinstance(solution, exact.BayesFilter):
         keys = {"decoder_key": decoder_key, "reader_key": reader_key}
-        kept["errors"] = posterior.errors(solution, agent, params, played, **keys)
-    return kept
+        record["errors"] = posterior.errors(solution, agent, params, played, **keys)
+    return record
 
 
 def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentParams, int]:

@@ -1,4 +1,4 @@
-"""Episodes to be analysed: played by the deterministic policy, with all that was behind them."""
+"""Episodes to be analysed: played by the deterministic policy, with physical states and beliefs."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ class Episodes(struct.PyTreeNode):
     """N episodes of one agent, time-major.
 
     Attributes:
-        rollout: what was observed, done and paid.
+        rollout: observations, actions and rewards.
         physics: physical states s_0 .. s_H, leaves [H + 1, N, ...].
-        beliefs: what the belief shows there, for its reward decoder, leaves [H + 1, N, ...].
+        beliefs: `Belief.summary` there, for the reward decoder, leaves [H + 1, N, ...].
     """
 
     rollout: Rollout
