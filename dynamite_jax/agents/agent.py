@@ -92,10 +92,10 @@ class Agent:
             params: of the agent.
             state: of the agent, E episodes.
             observation: s_t, [E, O].
-            reward: r_{t-1}, [E]; before the first action it counts for nothing.
+            reward: r_{t-1}, [E]; ignored before the first action.
 
         Returns:
-            The state with the belief after it, and what policy and critic say.
+            The state with the belief after it, and the outputs of policy and critic.
         """
         reward = jnp.where(state.started, self.normalise(params.normaliser, "reward", reward), 0.0)
         evidence = (self.normalise(params.normaliser, "observation", observation), state.action, reward)
@@ -120,7 +120,7 @@ class Agent:
             params: of the agent.
             state: of the agent, E episodes.
             observation: s_t, [E, O].
-            reward: r_{t-1}, [E]; before the first action it counts for nothing.
+            reward: r_{t-1}, [E]; ignored before the first action.
             key: of the sample; without one the mode of the policy is taken.
 
         Returns:

@@ -15,15 +15,15 @@ from dynamite_jax.data.types import Array, Rollout
 
 
 class Samples(struct.PyTreeNode):
-    """Steps to learn from, [N, ...]: inputs, what was done, and how good it was.
+    """Steps to learn from, [N, ...]: inputs, actions and advantages.
 
     Attributes:
         features: normalised inputs.
-        action: what was done.
-        log_prob: its log-probability then.
-        value: critic's output then.
+        action: of the rollout.
+        log_prob: log-probability of the action in the rollout.
+        value: critic's output in the rollout.
         advantage: in units of reward.
-        target: what the critic shall give.
+        target: of the critic's output.
         valid: whether the episode had not ended before the step; no other step counts.
     """
 
@@ -43,10 +43,10 @@ def advantages(
     gamma: Float[Array, ""] | float,
     lambda_: Float[Array, ""] | float,
 ) -> Float[Array, "H E"]:
-    """Generalised advantage estimates (Schulman et al., 2016) over whole episodes.
+    """Generalised advantage estimates (Schulman et al., 2016) over episodes.
 
-    A terminated step has no value behind it; the end of the horizon is a truncation, behind which stands the
-    critic's value of the last state.
+    A terminated step has no value after it; the end of the horizon is a truncation, after which the critic's
+    value of the last state counts.
 
     Args:
         reward: of each step.

@@ -51,7 +51,7 @@ def session_bounds(session: Int[Array, "H B"]) -> SessionBounds:
     return SessionBounds(first, last)
 
 
-def take(tree: Any, index: Int[Array, "T B"]) -> Any:
+def gather_steps(tree: Any, index: Int[Array, "T B"]) -> Any:
     """Rows of time-major leaves at `index` [T, B]: [H, B, ...] -> [T, B, ...]."""
     batch = jnp.arange(index.shape[1])
     return jax.tree.map(lambda x: x[index, batch], tree)
@@ -84,7 +84,7 @@ def boundary_labels(session: Int[Array, "H B"], alignment: str) -> Float[Array, 
 
     The newest evidence at step t is the reward of step t - 1. `evidence` asks whether that reward came from another
     session than the one before it, which can be known at t; `action` asks whether the step to come does,
-    which nothing seen so far can tell beyond the rate of switches.
+    which no evidence so far predicts beyond the rate of switches.
     """
     lag = {"evidence": 2, "action": 1}[alignment]
     changed = (session[1:] != session[:-1]).astype(jnp.float32)
@@ -105,7 +105,7 @@ def session_prior(
     standard = Gaussian.standard(belief.mean.shape)
     if dynamics is None:
         return standard
-    predicted = dynamics(take(belief, jnp.maximum(first - 1, 0)))
+    predicted = dynamics(gather_steps(belief, jnp.maximum(first - 1, 0)))
     has_previous = (first > 0)[..., None]
     return jax.tree.map(lambda a, b: jnp.where(has_previous, a, b), predicted, standard)
 
@@ -134,7 +134,7 @@ def consistency(belief: Float[Gaussian, "H B L"], last: Int[Array, "H B"]) -> Fl
 
     Zero across a boundary. No gradient flows into the session's final belief as a target.
     """
-    end = jax.lax.stop_gradient(take(belief, last))
+    end = jax.lax.stop_gradient(gather_steps(belief, last))
     distance = kl(belief, end)
     after = kl(jax.tree.map(lambda x: x[1:], belief), jax.tree.map(lambda x: x[:-1], end))
     same_session = last[1:] == last[:-1]

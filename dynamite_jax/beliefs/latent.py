@@ -21,7 +21,7 @@ from dynamite_jax.networks.transformer import TransformerEncoder
 
 @dataclass(frozen=True)
 class LatentBelief(Belief):
-    """How an agent with a learnt latent belief starts, updates its belief, shows it to the policy, and learns.
+    """A learnt latent belief: its start, its update, its features for the policy, and its loss.
 
     Attributes:
         model: the networks.
@@ -86,7 +86,7 @@ class LatentBelief(Belief):
         return self._apply(params, state, observation, encoded, reward, method="act")
 
     def features(self, state: BeliefState) -> Array:
-        """What the policy sees of the belief: mean and log-variance, [E, 2 L]."""
+        """Inputs of the policy: mean and log-variance, [E, 2 L]."""
         return state.belief.features
 
     def boundary(self, state: BeliefState) -> Array:
@@ -98,10 +98,10 @@ class LatentBelief(Belief):
         return state.belief
 
     def encode(self, params: Params, data: Trajectories) -> BeliefState:
-        """Beliefs at the steps of whole episodes, [H, B, ...], exactly as when acting.
+        """Beliefs at the steps of episodes, [H, B, ...], exactly as when acting.
 
         The predicted boundaries decide which belief conditions the encoder, in training too: a labelled one
-        would tell the encoder of the switch before any evidence does.
+        would reveal the switch to the encoder before any evidence does.
         """
         inputs = self._apply(params, *evidence(self.space, data), method="embed")
 
@@ -145,14 +145,14 @@ class LatentBelief(Belief):
         belief = states.belief
         # What lies behind the end is a session of its own, which no valid step belongs to.
         bounds = elbo.session_bounds(jnp.where(data.valid, self._sessions(states, data, hyper), -1))
-        whole = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # what knows nothing of sessions sees one an episode
-        covered = bounds if hyper.session_mask else whole
-        terms = self._reconstruction(params, data, belief, covered, key=key, hyper=hyper)
+        episode = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # without sessions, an episode is one
+        decoded = bounds if hyper.session_mask else episode
+        terms = self._reconstruction(params, data, belief, decoded, key=key, hyper=hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
 
-        first = (bounds if hyper.conditioning else whole).first
+        first = (bounds if hyper.conditioning else episode).first
         dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
         prior = elbo.session_prior(belief, first, dynamics)
         terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, target=hyper.kl_target), data.valid)
@@ -171,17 +171,17 @@ class LatentBelief(Belief):
         return loss, {"loss": loss, **terms}
 
     def _sessions(self, states: BeliefState, data: Trajectories, hyper: VAEConfig) -> Array:
-        """Session index of each step as the losses see it, [H, B]."""
+        """Session index of each step for the losses, by labels or by predictions, [H, B]."""
         if hyper.boundaries == "labels":
             return data.session
-        # A boundary seen at t lies before step t - 1, whose reward is the evidence; none is seen behind the end.
+        # A boundary predicted at t lies before step t - 1, whose reward is the evidence; none counts behind the end.
         predicted = (self.boundary(states) & data.valid).astype(data.session.dtype)
         return jnp.cumsum(jnp.concatenate([predicted[1:], jnp.zeros_like(predicted[:1])]), axis=0)
 
     def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
-        """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
+        """Probability of a boundary by the model's own reward predictions, for learning without labels, [H, B].
 
-        Bayes' rule on each reward: was it made under the belief that stood before it, or under what the latent
+        Bayes' rule on each reward: was it made under the belief before it, or under what the latent
         dynamics make of that belief at a switch? A target, so no gradient flows through it.
         """
         inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:])
@@ -195,9 +195,9 @@ class LatentBelief(Belief):
         )
         odds = jnp.log(hyper.boundary_rate / (1.0 - hyper.boundary_rate))
         odds += log_likelihood(switched) - log_likelihood(belief.mean)
-        told = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
-        # The reward of step t - 1 is seen at t; the first one has no session before it.
-        return jnp.concatenate([jnp.zeros_like(told[:2]), told[1:-1]])
+        posterior = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
+        # The reward of step t - 1 is observed at t; the first one has no session before it.
+        return jnp.concatenate([jnp.zeros_like(posterior[:2]), posterior[1:-1]])
 
     def _reconstruction(
         self,

@@ -1,7 +1,7 @@
 """SeCBAD (Chen et al., 2022): a latent belief for each possible start of the segment, and a Bayes filter over starts.
 
 Training starts the encoder anew at every labelled segment, so each latent describes one segment. When acting, the
-filter weighs hypotheses of how many transitions the segment is old, and the policy sees the latent of the likeliest.
+filter weighs hypotheses of how many transitions the segment is old, and the policy gets the latent of the likeliest.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class SegmentState(struct.PyTreeNode):
     Attributes:
         encoded: encoder state of each, [E, K, ...].
         log_weight: log-probability of each, [E, K]; -inf of a place not in use.
-        length: transitions of the segment that were seen, [E, K].
-        fresh: belief of a segment of which nothing was seen, at the last observation, [E, L].
+        length: transitions of the segment so far, [E, K].
+        fresh: belief of a segment without transitions, at the last observation, [E, L].
         observation: the last one, [E, O].
         step: t, [E].
     """
@@ -62,7 +62,7 @@ class SegmentBelief(LatentBelief):
 
     @property
     def detects(self) -> bool:
-        """A boundary is seen where the likeliest segment has one transition."""
+        """A boundary is predicted where the likeliest segment has one transition."""
         return True
 
     def initial(self, batch: tuple[int, ...]) -> SegmentState:
@@ -166,7 +166,7 @@ class SegmentBelief(LatentBelief):
         return (self._likeliest(state, state.length) == 1) & (state.step > 2)
 
     def encode(self, params: Params, data: Trajectories) -> BeliefState:
-        """Beliefs at the steps of whole episodes with the labelled segments known, [H, B, ...]."""
+        """Beliefs at the steps of episodes with the labelled segments known, [H, B, ...]."""
         inputs = self._apply(params, *evidence(self.space, data), method="embed")
         nothing = self.model.encoder.initial((data.reward.shape[1],))
         began = elbo.boundary_labels(data.session, "evidence") > 0

@@ -1,4 +1,4 @@
-"""Name -> method. A method is one small file that says what differs; the training step is the same for all."""
+"""Name -> method. A method is one small file with what differs; the training step is the same for all."""
 
 from collections.abc import Iterator, Mapping
 from pkgutil import resolve_name

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dynamite_jax.data.types import Array, BeliefState, Gaussian
-from dynamite_jax.networks.gru import ended
+from dynamite_jax.networks.gru import end_of_previous_session
 from dynamite_jax.networks.mlp import MLP, GaussianHead
 
 
@@ -42,15 +42,15 @@ class Block(nn.Module):
 
     def finish(self, x: Array, query: Array, key: Array, value: Array, mask: Array) -> Array:
         """Attention, then the MLP: x [B, S, D], queries [B, S, N, D / N], keys [B, T, ...], mask [B or 1, 1, S, T]."""
-        seen = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        x = x + self.attended(seen.reshape(x.shape))
+        attention = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        x = x + self.attended(attention.reshape(x.shape))
         return x + self.mlp(self.before_mlp(x))
 
 
 class TransformerEncoder(nn.Module):
     """Causal transformer in place of the recurrent network.
 
-    Attention sees the history alone and makes the boundary logit, for a whole episode in one pass (`embed`) or step by
+    Attention gets the history alone and makes the boundary logit, for an episode in one pass (`embed`) or step by
     step from a cache of keys and values. The previous session's belief enters behind it, in the head of the
     belief (`step`): what depends on predicted boundaries must be done in turn.
 
@@ -100,7 +100,7 @@ class TransformerEncoder(nn.Module):
         return self.token(jnp.concatenate([observation, action, reward[..., None]], axis=-1))
 
     def embed(self, observation: Array, action: Array, reward: Array) -> Array:
-        """The history up to each step of whole episodes: [H, B, O], [H, B, A] (encoded), [H, B] -> [H, B, D]."""
+        """The history up to each step of episodes: [H, B, O], [H, B, A] (encoded), [H, B] -> [H, B, D]."""
         tokens = self._token(observation, action, reward)
         steps = len(tokens)
         x = jnp.swapaxes(tokens, 0, 1) + self.position[:steps]
@@ -117,7 +117,9 @@ class TransformerEncoder(nn.Module):
         if self.conditioning:
             body = body + self.previous_body(state.previous.features)
         belief = self.head(nn.relu(body))
-        return BeliefState(hidden=state.hidden, belief=belief, previous=ended(state, logit), boundary_logit=logit)
+        return BeliefState(
+            hidden=state.hidden, belief=belief, previous=end_of_previous_session(state, logit), boundary_logit=logit
+        )
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """One step from the cache, as when acting: [E, O], [E, A] (encoded), [E]."""
