@@ -176,7 +176,9 @@ class MetaPPO:
         data = self.agent.evidence(state.normaliser, data)
         choose_key, key = jax.random.split(key)
         batch = fresh.reward.shape[1]
-        held = data.valid[0].sum()  # the buffer fills from the front, and the first step of an episode is always valid
+        stored = data.valid[
+            0
+        ].sum()  # the buffer fills from the front, and the first step of an episode is always valid
         count = hyper.trajectories or batch
         lr = hyper.lr * remaining(self.progress(env, state), hyper.anneal)
         optimise = optimiser(lr, hyper.max_grad_norm)
@@ -192,7 +194,7 @@ class MetaPPO:
         def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
             order_key, key = jax.random.split(key)
             if hyper.buffer_episodes:
-                chosen = jax.random.randint(order_key, (count,), 0, held)
+                chosen = jax.random.randint(order_key, (count,), 0, stored)
             else:
                 chosen = jax.random.permutation(order_key, batch)[:count]
             chosen = chosen.reshape(hyper.minibatches, -1)
@@ -230,9 +232,9 @@ class MetaPPO:
         if hyper.shuffle == "steps":  # each an episode of its own to what follows
             data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
         done = self.progress(env, state)
-        left = remaining(done, hyper.anneal)
-        waits = agent.belief.learns & (done < hyper.delay)
-        hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
+        factor = remaining(done, hyper.anneal)
+        delayed = agent.belief.learns & (done < hyper.delay)
+        hyper = hyper.replace(lr=jnp.where(delayed, 0.0, hyper.lr * factor), entropy=hyper.entropy * factor)
         optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
         def loss(

@@ -18,7 +18,7 @@ def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Rec
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N], -1 behind the end of an episode.
+        session: [seeds, H, N], -1 after the end of an episode.
     """
     rows = []
     for index in range(int(session.max()) + 1):
@@ -41,7 +41,7 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N], -1 behind the end of an episode, which is no switch.
+        session: [seeds, H, N], -1 after the end of an episode, which is no switch.
 
     Returns:
         `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
@@ -75,7 +75,7 @@ def detection(predicted: np.ndarray, session: np.ndarray, alignment: str) -> log
 
     Args:
         predicted: predicted boundaries, [seeds, H, N].
-        session: [seeds, H, N], -1 behind the end of an episode, where nothing counts.
+        session: [seeds, H, N], -1 after the end of an episode, where nothing counts.
         alignment: what a boundary means, see `elbo.boundary_labels`.
 
     Returns:

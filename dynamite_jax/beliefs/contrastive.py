@@ -75,7 +75,7 @@ class ContrastiveBelief(HistoryBelief):
 
         Args:
             params: of the network.
-            data: episodes, [H(+1), B, ...], finite behind their ends too.
+            data: episodes, [H(+1), B, ...], finite after their ends too.
             key: anchors and negatives.
             hyper: `elbo_terms` is the number of anchors of an episode, 0 takes every step.
         """
@@ -108,7 +108,7 @@ class ContrastiveBelief(HistoryBelief):
         moves = jax.vmap(draw_moves)(jax.random.split(key, NEGATIVES))
         time, trajectory = (jnp.concatenate([jnp.zeros((1,), jnp.int32), x]) for x in moves)
         columns = ((jnp.arange(batch) - trajectory[:, None]) % batch)[:, None, None]  # [1 + N, 1, 1, B]
-        rows = (ahead - time[:, None, None])[..., None] % length[columns]  # [1 + N, T, K, B], none behind an end
+        rows = (ahead - time[:, None, None])[..., None] % length[columns]  # [1 + N, T, K, B], none after an end
         followed = (data.observation[1:], data.reward)
         observation, reward = (x[rows, columns] for x in followed)
         outcome = self._apply(params, observation, reward, method="encode_outcome")  # [1 + N, T, K, B, C]

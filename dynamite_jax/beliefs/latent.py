@@ -134,7 +134,7 @@ class LatentBelief(Belief):
 
         Args:
             params: of the belief model.
-            data: episodes, [H(+1), B, ...], finite behind their ends too.
+            data: episodes, [H(+1), B, ...], finite after their ends too.
             key: samples of z, and the subsamples of t and j.
             hyper: weights and switches.
 
@@ -143,7 +143,7 @@ class LatentBelief(Belief):
         """
         states = self.encode(params, data)
         belief = states.belief
-        # What lies behind the end is a session of its own, which no valid step belongs to.
+        # What lies after the end is a session of its own, which no valid step belongs to.
         bounds = elbo.session_bounds(jnp.where(data.valid, self._sessions(states, data, hyper), -1))
         episode = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # without sessions, an episode is one
         decoded = bounds if hyper.session_mask else episode
@@ -174,7 +174,7 @@ class LatentBelief(Belief):
         """Session index of each step for the losses, by labels or by predictions, [H, B]."""
         if hyper.boundaries == "labels":
             return data.session
-        # A boundary predicted at t lies before step t - 1, whose reward is the evidence; none counts behind the end.
+        # A boundary predicted at t lies before step t - 1, whose reward is the evidence; none counts after the end.
         predicted = (self.boundary(states) & data.valid).astype(data.session.dtype)
         return jnp.cumsum(jnp.concatenate([predicted[1:], jnp.zeros_like(predicted[:1])]), axis=0)
 

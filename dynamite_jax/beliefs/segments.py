@@ -190,7 +190,7 @@ class SegmentBelief(LatentBelief):
             return jnp.concatenate([x[:1], x[:-1]])
 
         belief = self.encode(params, data).belief
-        session = jnp.where(data.valid, data.session, -1)  # behind the end is a session of its own
+        session = jnp.where(data.valid, data.session, -1)  # after the end is a session of its own
         bounds = jax.tree.map(delay, elbo.session_bounds(session))
         terms = self._reconstruction(params, data, belief, bounds, key=key, hyper=hyper)
         loss = hyper.reward_weight * terms["reward_error"]

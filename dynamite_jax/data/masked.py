@@ -1,6 +1,6 @@
 """Means over the steps that count: those made before an episode had ended.
 
-What lies behind the end is selected away, never multiplied by 0, so that not even a NaN there reaches a mean.
+What lies after the end is selected away, never multiplied by 0, so that not even a NaN there reaches a mean.
 """
 
 import jax.numpy as jnp

@@ -115,7 +115,7 @@ class Rollout(struct.PyTreeNode):
         )
 
     def cleared(self) -> "Rollout":
-        """The same without what was recorded behind the end, so that it reaches no number and no gradient."""
+        """The same without what was recorded after the end, so that it reaches no number and no gradient."""
         reached = jnp.concatenate([jnp.ones_like(self.valid[:1]), self.valid])  # the states that the steps led to
         goes_on = jnp.concatenate([self.valid, ~self.terminated[-1:]])  # there is no value after a termination
 

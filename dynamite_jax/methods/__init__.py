@@ -27,7 +27,7 @@ class _Methods(Mapping[str, Method]):
         return len(self._methods)
 
     def add(self, name: str, method: Method) -> None:
-        """Put a method behind the others."""
+        """Append a method."""
         self._methods[name] = method
 
 

@@ -11,7 +11,7 @@ from dynamite_jax.networks.mlp import GaussianHead
 def gru_update(hidden: Array, from_input: Array, from_hidden: Array) -> Array:
     """Next state of a GRU from its two halves of gates, each [..., 3 G] for reset, update, new: [..., G] -> [..., G].
 
-    The form is that of cuDNN: the reset gate acts behind the recurrent product.
+    The form is that of cuDNN: the reset gate acts after the recurrent product.
     """
     reset_in, update_in, new_in = jnp.split(from_input, 3, axis=-1)
     reset_h, update_h, new_h = jnp.split(from_hidden, 3, axis=-1)

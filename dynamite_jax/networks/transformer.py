@@ -51,7 +51,7 @@ class TransformerEncoder(nn.Module):
     """Causal transformer in place of the recurrent network.
 
     Attention gets the history alone and makes the boundary logit, for an episode in one pass (`embed`) or step by
-    step from a cache of keys and values. The previous session's belief enters behind it, in the head of the
+    step from a cache of keys and values. The previous session's belief enters after it, in the head of the
     belief (`step`): what depends on predicted boundaries must be done in turn.
 
     Attributes:

@@ -151,7 +151,7 @@ def memory(**fields) -> Memory:
 
 
 def termination(**fields) -> Leaving:
-    """An episode ends by choice or, after 5 % of its steps, by chance: nothing behind its end must be learnt from.
+    """An episode ends by choice or, after 5 % of its steps, by chance: nothing after its end must be learnt from.
 
     It pays to look once, to stay in context 1, and to leave at once in context 0. Leaving pays no more than a step in
     context 1, since the horizon is a truncation to the learner, which knows of no last step.
