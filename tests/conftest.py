@@ -11,6 +11,10 @@ os.environ.setdefault("MUJOCO_GL", "egl")  # as the command `animate` has it; Mu
 # Most tests compile far longer than they run, so the compiler is told not to try hard.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+import shapes
+
+shapes.check()  # of the modules that are imported from here on
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -111,8 +111,8 @@ def behind_the_end(data: Trajectories, number: float) -> Trajectories:
 def statistics(features, observation):
     """Running statistics in which no mean is 0 and no deviation 1."""
     state, rng = running_statistics.init(features, observation), np.random.default_rng(0)
-    seen = (jnp.asarray(rng.normal(0.3, 0.5, (9, *x.value.shape)), jnp.float32) for x in state.mean)
-    return running_statistics.update(state, running_statistics.Quantities(*seen), jnp.ones(9, bool))
+    seen = (jnp.asarray(rng.normal(0.3, 0.5, (1, 9, *x.value.shape)), jnp.float32) for x in state.mean)
+    return running_statistics.update(state, running_statistics.Quantities(*seen), jnp.ones((1, 9), bool))
 
 
 def to_numpy(tree):

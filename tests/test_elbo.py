@@ -86,11 +86,11 @@ def test_an_episode_of_one_step_is_one_session():
     np.testing.assert_array_equal(last, [[0, 0]])
 
 
-def test_take_picks_rows_of_each_trajectory_apart():
+def test_gather_steps_picks_rows_of_each_trajectory_apart():
     x = jnp.arange(HORIZON * BATCH).reshape(HORIZON, BATCH)
     index = np.random.default_rng(0).integers(0, HORIZON, (4, BATCH))
     expected = [[x[index[row, b], b] for b in range(BATCH)] for row in range(4)]
-    np.testing.assert_array_equal(elbo.take(x, jnp.asarray(index)), expected)
+    np.testing.assert_array_equal(elbo.gather_steps(x, jnp.asarray(index)), expected)
 
 
 @pytest.mark.parametrize("terms", [1, 4, 16])

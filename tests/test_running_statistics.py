@@ -14,7 +14,7 @@ UPDATE = jax.jit(running_statistics.update)
 
 
 def batch(rng, steps=(5, 8), centre=0.0, scale=1.0) -> Quantities:
-    return Quantities(*(np.asarray(rng.normal(centre, scale, (*steps, *shape)), np.float32) for shape in SHAPES))
+    return Quantities(*(jnp.asarray(rng.normal(centre, scale, (*steps, *shape)), jnp.float32) for shape in SHAPES))
 
 
 def exact(x: running_statistics.Sum) -> np.ndarray:
@@ -63,7 +63,10 @@ def test_what_is_not_valid_reaches_no_number(garbage):
 
 def test_a_batch_of_no_valid_step_changes_nothing():
     rng = np.random.default_rng(2)
-    for before in (running_statistics.init(3, 2), UPDATE(running_statistics.init(3, 2), batch(rng), jnp.ones((5, 8)))):
+    for before in (
+        running_statistics.init(3, 2),
+        UPDATE(running_statistics.init(3, 2), batch(rng), jnp.ones((5, 8), bool)),
+    ):
         after = UPDATE(before, batch(rng), jnp.zeros((5, 8), bool))
         jax.tree.map(np.testing.assert_array_equal, before, after)
 

@@ -188,7 +188,7 @@ def test_a_step_of_the_free_arm_is_that_of_c_mujoco(x64, position, velocity):
     for seed in range(5):
         before, control, after = c_run(*arm(), 40, seed)
         found, contact = stepper(False, x64)(before, control)
-        assert not contact.found.any() and not contact.force.any()
+        assert not contact.touching.any() and not contact.force.any()
         assert found.qpos.dtype == (np.float64 if x64 else np.float32)
         assert np.abs(found.qpos - after.qpos).max() <= position
         # In one state of a hundred float32 rounds by more, in MJX's own step too.
@@ -214,7 +214,7 @@ def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(female):
         mujoco.mj_step(model, data)
         assert np.abs(after.qpos[n] - data.qpos).max() <= 2e-6
         assert np.abs(after.qvel[n] - data.qvel).max() <= 5e-5
-        assert contact.found[n].sum() == data.ncon
+        assert contact.touching[n].sum() == data.ncon
         for c in range(data.ncon):
             limb = scratch_itch.LIMBS.index(model.geom(min(data.contact[c].geom)).name)
             force = np.zeros(6)

@@ -56,7 +56,7 @@ class ActorCritic(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> tuple[Array, Array]:
-        policy = MLP(self.policy_hidden, self.actions, self.activation, 0.01, name="policy")(features)
+        policy = MLP(self.policy_hidden, self.actions, self.activation, output_scale=0.01, name="policy")(features)
         if self.continuous:
             start = nn.initializers.constant(math.log(self.action_deviation))
             log_std = bounded(self.param("log_std", start, (self.actions,)), *map(math.log, self.deviation_bounds))

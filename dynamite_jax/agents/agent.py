@@ -77,7 +77,7 @@ class Agent:
             action_deviation=network.action_deviation,
             deviation_bounds=(network.min_action_deviation, network.max_action_deviation),
         )
-        return cls(belief, actor_critic, network.feature_clip, space)
+        return cls(belief=belief, network=actor_critic, clip=network.feature_clip, space=space)
 
     def init(self, batch: tuple[int, ...]) -> AgentState:
         """State before the first observation of episodes."""
@@ -92,17 +92,23 @@ class Agent:
             params: of the agent.
             state: of the agent, E episodes.
             observation: s_t, [E, O].
-            reward: r_{t-1}, [E]; before the first action it counts for nothing.
+            reward: r_{t-1}, [E]; ignored before the first action.
 
         Returns:
-            The state with the belief after it, and what policy and critic say.
+            The state with the belief after it, and the outputs of policy and critic.
         """
         reward = jnp.where(state.started, self.normalise(params.normaliser, "reward", reward), 0.0)
         evidence = (self.normalise(params.normaliser, "observation", observation), state.action, reward)
         belief = self.belief.update(params.belief_params, state.belief, *evidence)
         features = self.features(observation, belief)
         policy, value = self.policy(params.policy_params, self.normalise(params.normaliser, "features", features))
-        insight = Insight(features, policy, value, self.belief.boundary(belief), self.belief.summary(belief))
+        insight = Insight(
+            features=features,
+            policy=policy,
+            value=value,
+            boundary=self.belief.boundary(belief),
+            summary=self.belief.summary(belief),
+        )
         return state.replace(belief=belief), insight
 
     def act(
@@ -114,7 +120,7 @@ class Agent:
             params: of the agent.
             state: of the agent, E episodes.
             observation: s_t, [E, O].
-            reward: r_{t-1}, [E]; before the first action it counts for nothing.
+            reward: r_{t-1}, [E]; ignored before the first action.
             key: of the sample; without one the mode of the policy is taken.
 
         Returns:
@@ -137,7 +143,7 @@ class Agent:
 
     def normalise(self, normaliser: Any, name: str, x: Array) -> Array:
         """`features`, `observation` or `reward` in deviations from its running mean, clipped."""
-        return running_statistics.normalise(normaliser, name, x, self.clip)
+        return running_statistics.normalise(normaliser, name, x, clip=self.clip)
 
     def evidence(self, normaliser: Any, data: Trajectories) -> Trajectories:
         """Trajectories as the belief gets them, observations and rewards normalised."""
@@ -151,5 +157,7 @@ class Agent:
     ) -> Array:
         """Reward that the belief expects of k steps, in units: [k, O], [k, ...], [k, O] -> [k]."""
         observation, following = (self.normalise(params.normaliser, "observation", x) for x in (observation, following))
-        reward = self.belief.decode_reward(params.belief_params, summary, key, observation, action, following)
+        reward = self.belief.decode_reward(
+            params.belief_params, summary, key, observation=observation, action=action, following=following
+        )
         return running_statistics.denormalise(params.normaliser, "reward", reward)

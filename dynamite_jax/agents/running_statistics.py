@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Bool, Float
 
 from dynamite_jax.data.types import Array
 
@@ -33,6 +34,16 @@ class Sum(struct.PyTreeNode):
     def of(cls, value: Array) -> "Sum":
         """Nothing added yet."""
         return cls(value, jnp.zeros_like(value))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the number."""
+        return self.value.shape
+
+    @property
+    def dtype(self) -> Any:
+        """That of the number."""
+        return self.value.dtype
 
     def __add__(self, x: Array) -> "Sum":
         """One more term."""
@@ -69,24 +80,26 @@ def with_moments(mean: Quantities, deviation: Quantities) -> RunningStatistics:
     """Statistics that normalise by given moments; the first update replaces them."""
     return RunningStatistics(
         count=Sum.of(jnp.zeros((), jnp.float32)),
-        mean=Quantities(*map(Sum.of, mean)),
-        variance=Quantities(*(Sum.of(x**2) for x in deviation)),
+        mean=Quantities(*(Sum.of(jnp.asarray(x)) for x in mean)),
+        variance=Quantities(*(Sum.of(jnp.asarray(x) ** 2) for x in deviation)),
     )
 
 
-def update(statistics: RunningStatistics, batch: Quantities, valid: Array) -> RunningStatistics:
+def update(statistics: RunningStatistics, batch: Quantities, valid: Bool[Array, "H E"]) -> RunningStatistics:
     """Merge a batch of steps.
 
     Args:
         statistics: of the steps before.
         batch: leaves [H, E, ...].
-        valid: steps that count, [H, E].
+        valid: steps that count.
     """
     steps = valid.sum().astype(jnp.float32)
     count = statistics.count + steps
     share = steps / jnp.maximum(count.value, 1.0)  # of the batch in all steps
 
-    def merge(x: Array, mean: Sum, variance: Sum) -> tuple[Sum, Sum]:
+    def merge(
+        x: Float[Array, "H E *shape"], mean: Float[Sum, "*shape"], variance: Float[Sum, "*shape"]
+    ) -> tuple[Float[Sum, "*shape"], Float[Sum, "*shape"]]:
         mask = valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim))
         axes = tuple(range(valid.ndim))
         difference = jnp.where(mask, x - mean.value - mean.error, 0.0)
@@ -100,19 +113,21 @@ def update(statistics: RunningStatistics, batch: Quantities, valid: Array) -> Ru
     return RunningStatistics(count, Quantities(*means), Quantities(*variances))
 
 
-def moments(statistics: RunningStatistics, name: str) -> tuple[Array, Array]:
+def moments(statistics: RunningStatistics, name: str) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Mean and standard deviation of a quantity so far; the deviation is at least 1e-6."""
-    variance = getattr(statistics.variance, name).value
-    return getattr(statistics.mean, name).value, jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0)), *DEVIATION_RANGE)
+    mean, variance = (jnp.asarray(getattr(x, name).value) for x in (statistics.mean, statistics.variance))
+    return mean, jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0)), *DEVIATION_RANGE)
 
 
-def normalise(statistics: RunningStatistics, name: str, x: Array, clip: float) -> Array:
+def normalise(
+    statistics: RunningStatistics, name: str, x: Float[Array, "*shape"], clip: float
+) -> Float[Array, "*shape"]:
     """A quantity in deviations from its mean, at most `clip` of them."""
     mean, deviation = moments(statistics, name)
     return jnp.clip((x - mean) / deviation, -clip, clip)
 
 
-def denormalise(statistics: RunningStatistics, name: str, x: Array) -> Array:
+def denormalise(statistics: RunningStatistics, name: str, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The way back from deviations to units."""
     mean, deviation = moments(statistics, name)
     return x * deviation + mean

@@ -129,16 +129,21 @@ class MetaPPO:
         """
         vae, ppo_hyper = hyper
         key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
-        rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, play_key)
+        rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         if self.agent.belief.learns:
-            state, losses = self.update_belief(env, rollout, vae, state, belief_key)
+            state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
             metrics |= {f"vae/{name}": value for name, value in losses.items()}
         samples, returns = self.policy_samples(rollout, ppo_hyper, state)
-        state, losses = self.update_policy(env, rollout, samples, ppo_hyper, state, policy_key)
+        state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
         metrics |= {f"ppo/{name}": value for name, value in losses.items()}
         finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
-        batch = running_statistics.Quantities(rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+        batch = running_statistics.Quantities(
+            features=rollout.features[:-1],
+            observation=rollout.observation[:-1],
+            reward=rollout.reward,
+            returns=returns,
+        )
         return (
             state.replace(
                 normaliser=running_statistics.update(state.normaliser, batch, rollout.valid),
@@ -171,7 +176,9 @@ class MetaPPO:
         data = self.agent.evidence(state.normaliser, data)
         choose_key, key = jax.random.split(key)
         batch = fresh.reward.shape[1]
-        held = data.valid[0].sum()  # the buffer fills from the front, and the first step of an episode is always valid
+        stored = data.valid[
+            0
+        ].sum()  # the buffer fills from the front, and the first step of an episode is always valid
         count = hyper.trajectories or batch
         lr = hyper.lr * remaining(self.progress(env, state), hyper.anneal)
         optimise = optimiser(lr, hyper.max_grad_norm)
@@ -187,7 +194,7 @@ class MetaPPO:
         def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
             order_key, key = jax.random.split(key)
             if hyper.buffer_episodes:
-                chosen = jax.random.randint(order_key, (count,), 0, held)
+                chosen = jax.random.randint(order_key, (count,), 0, stored)
             else:
                 chosen = jax.random.permutation(order_key, batch)[:count]
             chosen = chosen.reshape(hyper.minibatches, -1)
@@ -206,7 +213,9 @@ class MetaPPO:
             mean, deviation = running_statistics.moments(state.normaliser, "returns")
             # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
             deviation = jnp.maximum(deviation, hyper.min_return_deviation)
-        samples = ppo.samples(rollout, features, hyper.gamma, hyper.gae_lambda, mean, deviation)
+        samples = ppo.samples(
+            rollout, features, gamma=hyper.gamma, lambda_=hyper.gae_lambda, mean=mean, deviation=deviation
+        )
         return samples, mean + deviation * samples.target
 
     def update_policy(
@@ -223,9 +232,9 @@ class MetaPPO:
         if hyper.shuffle == "steps":  # each an episode of its own to what follows
             data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
         done = self.progress(env, state)
-        left = remaining(done, hyper.anneal)
-        waits = agent.belief.learns & (done < hyper.delay)
-        hyper = hyper.replace(lr=jnp.where(waits, 0.0, hyper.lr * left), entropy=hyper.entropy * left)
+        factor = remaining(done, hyper.anneal)
+        delayed = agent.belief.learns & (done < hyper.delay)
+        hyper = hyper.replace(lr=jnp.where(delayed, 0.0, hyper.lr * factor), entropy=hyper.entropy * factor)
         optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
         def loss(
@@ -239,7 +248,7 @@ class MetaPPO:
                 features = agent.normalise(state.normaliser, "features", features)
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
             policy, value = agent.policy(policy_params, flat.features)
-            return ppo.loss(policy, value, flat, env.action_space, hyper)
+            return ppo.loss(policy, value, flat, space=env.action_space, hyper=hyper)
 
         def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
             params, adam = carry

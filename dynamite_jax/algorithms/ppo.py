@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Bool, Float
 
 from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.agents.distributions import policy_distribution
@@ -14,15 +15,15 @@ from dynamite_jax.data.types import Array, Rollout
 
 
 class Samples(struct.PyTreeNode):
-    """Steps to learn from, [N, ...]: inputs, what was done, and how good it was.
+    """Steps to learn from, [N, ...]: inputs, actions and advantages.
 
     Attributes:
         features: normalised inputs.
-        action: what was done.
-        log_prob: its log-probability then.
-        value: critic's output then.
+        action: of the rollout.
+        log_prob: log-probability of the action in the rollout.
+        value: critic's output in the rollout.
         advantage: in units of reward.
-        target: what the critic shall give.
+        target: of the critic's output.
         valid: whether the episode had not ended before the step; no other step counts.
     """
 
@@ -35,21 +36,24 @@ class Samples(struct.PyTreeNode):
     valid: Array
 
 
-def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | float, lambda_: Array | float) -> Array:
-    """Generalised advantage estimates (Schulman et al., 2016) over whole episodes.
+def advantages(
+    reward: Float[Array, "H E"],
+    terminated: Bool[Array, "H E"],
+    value: Float[Array, "H+1 E"],
+    gamma: Float[Array, ""] | float,
+    lambda_: Float[Array, ""] | float,
+) -> Float[Array, "H E"]:
+    """Generalised advantage estimates (Schulman et al., 2016) over episodes.
 
-    A terminated step has no value behind it; the end of the horizon is a truncation, behind which stands the
-    critic's value of the last state.
+    A terminated step has no value after it; the end of the horizon is a truncation, after which the critic's
+    value of the last state counts.
 
     Args:
-        reward: [H, E].
-        terminated: [H, E].
-        value: [H + 1, E], the last row that of the state after the last step.
+        reward: of each step.
+        terminated: whether the task had ended after the step.
+        value: of each state, the last row that of the state after the last step.
         gamma: discount.
         lambda_: mixing of n-step estimates.
-
-    Returns:
-        [H, E].
     """
     import rlax  # here, since it brings along distrax, see `agents.distributions`
 
@@ -61,17 +65,17 @@ def advantages(reward: Array, terminated: Array, value: Array, gamma: Array | fl
 
 def samples(
     rollout: Rollout,
-    features: Array,
-    gamma: Array | float,
-    lambda_: Array | float,
-    mean: Array | float = 0.0,
-    deviation: Array | float = 1.0,
+    features: Float[Array, "H E F"],
+    gamma: Float[Array, ""] | float,
+    lambda_: Float[Array, ""] | float,
+    mean: Float[Array, ""] | float = 0.0,
+    deviation: Float[Array, ""] | float = 1.0,
 ) -> Samples:
     """Steps of a rollout to learn from.
 
     Args:
         rollout: the episodes.
-        features: normalised inputs, [H, E, F].
+        features: normalised inputs.
         gamma: discount.
         lambda_: mixing of n-step estimates.
         mean: the return that the critic calls 0.
@@ -81,7 +85,7 @@ def samples(
         Leaves [H, E, ...].
     """
     value = mean + deviation * rollout.value
-    advantage = advantages(rollout.reward, rollout.terminated, value, gamma, lambda_)
+    advantage = advantages(rollout.reward, rollout.terminated, value, gamma=gamma, lambda_=lambda_)
     return Samples(
         features=features,
         action=rollout.action,
@@ -93,13 +97,15 @@ def samples(
     )
 
 
-def loss(policy: Array, value: Array, batch: Samples, space: Discrete | Box, hyper: Any) -> tuple[Array, dict]:
+def loss(
+    policy: Float[Array, "N P"], value: Float[Array, " N"], batch: Samples, space: Discrete | Box, hyper: Any
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Clipped surrogate, clipped value error and entropy bonus.
 
     Args:
-        policy: policy parameters under the current weights, [N, P].
-        value: critic's outputs under the current weights, [N].
-        batch: the minibatch; advantages are normalised within it, and only its valid steps count.
+        policy: policy parameters under the current weights.
+        value: critic's outputs under the current weights.
+        batch: the minibatch, [N, ...]; advantages are normalised within it, and only its valid steps count.
         space: action space.
         hyper: `PPOConfig` with `clip`, `value_weight`, `entropy`.
 

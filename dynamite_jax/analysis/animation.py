@@ -20,7 +20,7 @@ from dynamite_jax.data.types import AgentParams, Array
 from dynamite_jax.errors import writing
 
 mujoco: Any = untyped
-EPISODES = 256  # most of which the reader of the belief learns from; of the others the last is shown
+EPISODES = 256  # most of which the reader of the belief learns from; of the others the last is drawn
 ALONG, AROUND = 6, 3  # bins of a limb
 HEIGHT, WIDTH = 300, 400  # of the picture, pixels
 
@@ -41,12 +41,12 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[
     """
     reset_key, key, reader_key = jax.random.split(key, 3)
     start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
-    rollout, states, _ = play(agent, env, params, start, key, deterministic=True)
+    rollout, states, _ = play(agent, env, params, start, key=key, deterministic=True)
     labels = jax.nn.one_hot(bins(states.context)[:-1], len(LIMBS) * ALONG * AROUND)
     features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
     read = readout.probabilities(features, labels, reader_key)[:, -1]
-    shown = jax.tree.map(lambda x: x[:, -1], states)
-    return shown, rollout.reward[:, -1], read.reshape(-1, len(LIMBS), ALONG, AROUND)
+    episode = jax.tree.map(lambda x: x[:, -1], states)
+    return episode, rollout.reward[:, -1], read.reshape(-1, len(LIMBS), ALONG, AROUND)
 
 
 class Scene:
@@ -114,8 +114,8 @@ def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray,
             here = int(context.limb[step]) == limb
             mark.set_data([np.degrees(context.angle[step])] * here, [context.along[step]] * here)
         scratches, earned = int(states.physics.scratches[step]), float(np.sum(reward[:step]))
-        said = f"step {step}  session {int(states.session[step])}  scratches {scratches}  return {earned:.0f}"
-        left.set_title(said, fontsize=9)
+        title = f"step {step}  session {int(states.session[step])}  scratches {scratches}  return {earned:.0f}"
+        left.set_title(title, fontsize=9)
 
     rate: Any = 1.0 / (every * env.simulator.dt)  # as fast as it is
     try:

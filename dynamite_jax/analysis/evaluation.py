@@ -1,4 +1,4 @@
-"""Evaluation: the deterministic policy on fresh contexts, and what its belief knows."""
+"""Evaluation: the deterministic policy on fresh contexts, and the error of its belief."""
 
 import dataclasses
 import sys
@@ -46,7 +46,7 @@ def evaluate(
 
     @jax.jit
     def measure_seeds(params: AgentParams, key: jax.Array) -> dict[str, Any]:
-        return jax.lax.map(lambda one: _measure(env, agent, solution, one, episodes, key), params)
+        return jax.lax.map(lambda one: _measure(env, agent, one, solution=solution, episodes=episodes, key=key), params)
 
     recorded = jax.device_get(measure_seeds(params, root))
 
@@ -59,7 +59,7 @@ def evaluate(
     if recorded["outcomes"]:  # [seeds, N]
         result["outcomes"] = {name: statistics.summarise(x.mean(-1)) for name, x in recorded["outcomes"].items()}
     if "physics" in recorded and isinstance(solution, exact.Regret):
-        result["regret"] = posterior.regret(solution, recorded["physics"], recorded["action"], reward)
+        result["regret"] = posterior.regret(solution, recorded["physics"], recorded["action"], reward=reward)
     result["sessions"] = sessions.session_returns(reward, session)
     result["recovery"] = sessions.recovery(reward, session)
     if agent.belief.detects:
@@ -72,7 +72,7 @@ def evaluate(
 
 
 def _measure(
-    env: DLCMDP, agent: Agent, solution: exact.ExactSolution, params: AgentParams, episodes: int, key: jax.Array
+    env: DLCMDP, agent: Agent, params: AgentParams, *, solution: exact.ExactSolution, episodes: int, key: jax.Array
 ) -> dict[str, Any]:
     """What is kept of one seed: reward, session and boundary, [H, N]; outcomes, [N]; errors of its belief, [].
 
@@ -82,16 +82,16 @@ def _measure(
     played = play_episodes(agent, env, params, episodes=episodes, reset_key=reset_key, action_key=action_key)
     rollout = played.rollout
     outcomes = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], played.physics))
-    kept = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
-    kept |= {"outcomes": outcomes, "errors": {}}
+    record = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
+    record |= {"outcomes": outcomes, "errors": {}}
     if isinstance(env, ObserveContext):
-        return kept
+        return record
     if isinstance(solution, exact.Regret):
-        kept |= {"physics": played.physics, "action": rollout.action}
+        record |= {"physics": played.physics, "action": rollout.action}
     if isinstance(solution, exact.BayesFilter):
         keys = {"decoder_key": decoder_key, "reader_key": reader_key}
-        kept["errors"] = posterior.errors(solution, agent, params, played, **keys)
-    return kept
+        record["errors"] = posterior.errors(solution, agent, params, played, **keys)
+    return record
 
 
 def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentParams, int]:

@@ -56,21 +56,21 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, title: str = "", lab
 
 
 def draw_sweep(
-    found: dict[str, loggers.Record], *, methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path
+    rows: dict[str, loggers.Record], *, methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path
 ) -> None:
     """Score against p; return where there is no score.
 
     Args:
-        found: rows named `METHOD p=P`.
+        rows: records named `METHOD p=P`.
         methods: one line each.
         p: probabilities, in the order of the axis.
         env: the title.
         out: picture to write.
     """
     figure, axes = _figure()
-    scored = all("score" in row for row in found.values())
+    scored = all("score" in row for row in rows.values())
     for method in methods:
-        summaries = [found[f"{method} p={value}"] for value in p]
+        summaries = [rows[f"{method} p={value}"] for value in p]
         summaries = [row["score"] if scored else row for row in summaries]
         middle = [row["iqm"] for row in summaries]
         low, high = np.array([row["ci95"] for row in summaries]).T

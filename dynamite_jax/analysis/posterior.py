@@ -1,4 +1,4 @@
-"""What a belief knows of the context, against the exact posterior; and what the actions it led to were worth."""
+"""A belief against the exact posterior of the context, and the regret of the actions it led to."""
 
 from functools import partial
 from typing import Any
@@ -56,11 +56,11 @@ def errors(
     """
     exact = exact_posterior(solution, episodes)
     features = agent.normalise(params.normaliser, "features", episodes.rollout.features[:-1])
-    found = {"readout_error": readout.error(features, exact, reader_key)}
+    result = {"readout_error": readout.error(features, exact, reader_key)}
     if agent.belief.decodes and isinstance(solution, RewardPosterior):
         decoded = decoded_posterior(solution, agent, params, episodes, decoder_key)
-        found["decoded_error"] = jnp.abs(decoded - exact).mean()
-    return found | {"error_of_knowing_nothing": jnp.abs(exact - solution.init_posterior()).mean()}
+        result["decoded_error"] = jnp.abs(decoded - exact).mean()
+    return result | {"error_of_knowing_nothing": jnp.abs(exact - solution.init_posterior()).mean()}
 
 
 def regret(solution: Regret, physics: Any, action: np.ndarray, reward: np.ndarray) -> loggers.Record:

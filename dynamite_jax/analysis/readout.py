@@ -1,4 +1,4 @@
-"""How much of the exact posterior can be read off what a policy sees of its belief."""
+"""How much of the exact posterior can be read off the inputs that a policy gets from its belief."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ FITTED = 0.75  # share of the episodes that the reader learns from; the others m
 
 
 def error(features: Array, posterior: Array, key: Array) -> Array:
-    """How far what can be read is from the posterior, on episodes that the reader has not seen.
+    """How far what can be read is from the posterior, on episodes that the reader was not fitted to.
 
-    A belief whose decoder answers in other terms than probabilities may still hold the whole posterior, and a
+    A belief whose decoder answers in other terms than probabilities may still hold the full posterior, and a
     recurrent memory has no decoder at all: what can be read is the same question to every method.
 
     Args:
-        features: what the policy sees, normalised, [H, N, F].
+        features: inputs of the policy, normalised, [H, N, F].
         posterior: exact probabilities of the contexts, [H, N, n].
         key: of the reader's parameters and batches.
 
@@ -33,15 +33,15 @@ def error(features: Array, posterior: Array, key: Array) -> Array:
 
 
 def probabilities(features: Array, posterior: Array, key: Array) -> Array:
-    """Train a small network to read a posterior, or labels, off what a policy sees of its belief.
+    """Train a small network to read a posterior, or labels, off the inputs of a policy.
 
     Args:
-        features: what the policy sees, normalised, [H, N, F].
+        features: inputs of the policy, normalised, [H, N, F].
         posterior: probabilities to learn from, one-hot where they are labels, [H, N, n].
         key: of the reader's parameters and batches.
 
     Returns:
-        Probabilities read in the last `1 - FITTED` of the episodes, which the reader has not seen, [H, M, n].
+        Probabilities read in the last `1 - FITTED` of the episodes, which the reader was not fitted to, [H, M, n].
     """
     horizon, episodes = posterior.shape[:2]
     split = int(FITTED * episodes)
@@ -50,11 +50,11 @@ def probabilities(features: Array, posterior: Array, key: Array) -> Array:
     params = reader.init(init_key, features[0, :1])
     adam = optax.adam(optax.cosine_decay_schedule(STEP_SIZE, UPDATES))
 
-    def logits(params: Params, seen: Array) -> Any:
-        return reader.apply(params, seen)
+    def logits(params: Params, features: Array) -> Any:
+        return reader.apply(params, features)
 
-    def loss(params: Params, seen: Array, wanted: Array) -> Array:
-        return optax.softmax_cross_entropy(logits(params, seen), wanted).mean()
+    def loss(params: Params, features: Array, label: Array) -> Array:
+        return optax.softmax_cross_entropy(logits(params, features), label).mean()
 
     def update(carry: tuple, key: Array) -> tuple[tuple, None]:
         params, state = carry

@@ -29,15 +29,15 @@ def report(result: loggers.Record) -> None:
     if result["recovery"]["steps"] is not None:
         table.add_row("steps to recover after a switch", str(result["recovery"]["steps"]))
     for name, value in result.get("boundary", {}).items():
-        said = ["-" if value[key] is None else f"{value[key]:.2f}" for key in ("precision", "recall")]
-        table.add_row(f"boundaries, {name}: precision, recall", ", ".join(said))
+        scores = ["-" if value[key] is None else f"{value[key]:.2f}" for key in ("precision", "recall")]
+        table.add_row(f"boundaries, {name}: precision, recall", ", ".join(scores))
     if belief := result.get("belief"):
-        known = {
+        errors = {
             "posterior read off the belief": "readout_error",
             "posterior by the reward decoder": "decoded_error",
         }
-        for title, name in known.items():
+        for title, name in errors.items():
             if name in belief:
-                told = f"{belief[name]['iqm']:.3f} (knowing nothing: {belief['error_of_knowing_nothing']:.3f})"
-                table.add_row(f"error of the {title}", told)
+                text = f"{belief[name]['iqm']:.3f} (knowing nothing: {belief['error_of_knowing_nothing']:.3f})"
+                table.add_row(f"error of the {title}", text)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""Episodes to be analysed: played by the deterministic policy, with all that was behind them."""
+"""Episodes to be analysed: played by the deterministic policy, with physical states and beliefs."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ class Episodes(struct.PyTreeNode):
     """N episodes of one agent, time-major.
 
     Attributes:
-        rollout: what was observed, done and paid.
+        rollout: observations, actions and rewards.
         physics: physical states s_0 .. s_H, leaves [H + 1, N, ...].
-        beliefs: what the belief shows there, for its reward decoder, leaves [H + 1, N, ...].
+        beliefs: `Belief.summary` there, for the reward decoder, leaves [H + 1, N, ...].
     """
 
     rollout: Rollout
@@ -29,5 +29,5 @@ def play_episodes(
 ) -> Episodes:
     """Play one episode in each of `episodes` environments; the action is the mode of the policy."""
     environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
-    rollout, environments, beliefs = play(agent, env, params, environment, action_key, deterministic=True)
+    rollout, environments, beliefs = play(agent, env, params, environment, key=action_key, deterministic=True)
     return Episodes(rollout, environments.physics, beliefs)

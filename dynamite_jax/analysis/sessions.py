@@ -1,4 +1,4 @@
-"""What happens around switches: returns of sessions, recovery, and boundaries that the agent found."""
+"""What happens around switches: returns of sessions, recovery, and boundaries that the agent predicted."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from dynamite_jax.beliefs import elbo
 from dynamite_jax.runtime import loggers
 
 RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
-DETECTION_WINDOW = 3  # steps by which a boundary may be found late
+DETECTION_WINDOW = 3  # steps by which a boundary may be predicted late
 
 
 def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Record]:
@@ -18,7 +18,7 @@ def session_returns(reward: np.ndarray, session: np.ndarray) -> list[loggers.Rec
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N], -1 behind the end of an episode.
+        session: [seeds, H, N], -1 after the end of an episode.
     """
     rows = []
     for index in range(int(session.max()) + 1):
@@ -41,7 +41,7 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
 
     Args:
         reward: [seeds, H, N].
-        session: [seeds, H, N], -1 behind the end of an episode, which is no switch.
+        session: [seeds, H, N], -1 after the end of an episode, which is no switch.
 
     Returns:
         `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
@@ -65,38 +65,38 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
         curve.append(float(values.mean()))
     if not curve:
         return {"before": before, "curve": [], "steps": None}
-    wanted = curve[0] + RECOVERED * (before - curve[0])
-    steps = next((k for k, value in enumerate(curve) if value >= wanted), None)
+    threshold = curve[0] + RECOVERED * (before - curve[0])
+    steps = next((k for k, value in enumerate(curve) if value >= threshold), None)
     return {"before": before, "curve": curve, "steps": steps}
 
 
-def detection(found: np.ndarray, session: np.ndarray, alignment: str) -> loggers.Record:
+def detection(predicted: np.ndarray, session: np.ndarray, alignment: str) -> loggers.Record:
     """Precision and recall of the boundaries that the agent acted by.
 
     Args:
-        found: predicted boundaries, [seeds, H, N].
-        session: [seeds, H, N], -1 behind the end of an episode, where nothing counts.
+        predicted: predicted boundaries, [seeds, H, N].
+        session: [seeds, H, N], -1 after the end of an episode, where nothing counts.
         alignment: what a boundary means, see `elbo.boundary_labels`.
 
     Returns:
         `exact` counts a hit on the very step; `late` also one up to `DETECTION_WINDOW` steps after. A boundary
-        between two steps that told nothing can't be found by anyone, so recall below 1 is no fault by itself.
+        between two steps without information can't be detected, so recall below 1 is no fault by itself.
     """
     label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(jnp.asarray(session))) > 0.5
-    label, found = label & (session >= 0), found & (session >= 0)
+    label, predicted = label & (session >= 0), predicted & (session >= 0)
     result = {}
     for name, window in (("exact", 0), ("late", DETECTION_WINDOW)):
-        hit = _recent(label, window) & found
-        recalled = _recent(found[:, ::-1], window)[:, ::-1] & label
+        hit = _recent(label, window) & predicted
+        recalled = _recent(predicted[:, ::-1], window)[:, ::-1] & label
         result[name] = {
-            "precision": float(hit.sum() / found.sum()) if found.any() else None,
+            "precision": float(hit.sum() / predicted.sum()) if predicted.any() else None,
             "recall": float(recalled.sum() / label.sum()) if label.any() else None,
         }
     return result
 
 
 def _recent(mark: np.ndarray, window: int) -> np.ndarray:
-    """Whether a mark stands at the step or up to `window` steps before it, [seeds, H, N]."""
+    """Whether there is a mark at the step or up to `window` steps before it, [seeds, H, N]."""
     spread = mark.copy()
     for lag in range(1, window + 1):
         spread[:, lag:] |= mark[:, :-lag]

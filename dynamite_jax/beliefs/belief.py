@@ -12,16 +12,16 @@ from dynamite_jax.data.types import Array, Params, Trajectories
 
 
 class Belief:
-    """How an agent starts without knowledge, takes in evidence, shows what it knows to the policy, and learns.
+    """What an agent knows of the context: its start, its update, its features for the policy, and its loss.
 
     A method builds one. The belief itself is immutable; its parameters and its state are pytrees given to it. It meets
-    observations and rewards in deviations from their running means (`Agent.evidence`), whatever their units are. As
-    it stands here it has no parameters, remembers nothing and shows nothing.
+    observations and rewards in deviations from their running means (`Agent.evidence`), whatever their units are. This
+    class has no parameters, no memory and no features.
 
     Attributes:
         learns: whether it has a `loss` of its own; then it is updated before the policy, by `VAEConfig`.
         end_to_end: whether the loss of the policy trains it; then `encode` is called inside that loss.
-        detects: whether `boundary` says anything.
+        detects: whether `boundary` is ever true.
         decodes: whether it has `decode_reward`, so that evaluation can compare it with an exact posterior.
     """
 
@@ -52,36 +52,36 @@ class Belief:
         return state
 
     def features(self, state: Any) -> Array:
-        """What policy and critic get of it, [..., F]."""
+        """Inputs of policy and critic, [..., F]."""
         return jnp.zeros((*jax.tree.leaves(state)[0].shape[:1], 0))
 
     def boundary(self, state: Any) -> Array:
-        """Whether the newest evidence is taken to come from a new session, [E]. Never, unless told otherwise."""
+        """Whether the newest evidence is taken to come from a new session, [E]. Never, by default."""
         return jnp.zeros(jax.tree.leaves(state)[0].shape[:1], bool)
 
     def summary(self, state: Any) -> Any:
-        """What evaluation keeps of the state at every step, for `decode_reward`."""
+        """The part of the state that `decode_reward` needs."""
         return ()
 
     def encode(self, params: Params, data: Trajectories) -> Any:
-        """States at the steps of whole episodes, [H, B, ...], exactly as when acting; where something learns."""
+        """States at the steps of episodes, [H, B, ...], exactly as when acting; where something learns."""
         raise NotImplementedError  # of a belief that neither learns nor is trained end to end
 
     def decode_reward(
         self, params: Params, summary: Any, key: Array, observation: Array, action: Array, following: Array
     ) -> Array:
         """Expected reward of k steps under one belief, [k, O], [k, ...], [k, O] -> [k]; where it `decodes`."""
-        raise NotImplementedError  # of a belief that says nothing of rewards
+        raise NotImplementedError  # of a belief that does not decode rewards
 
     def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
-        """Scalar loss on whole episodes and its named terms; where `learns`."""
+        """Scalar loss on episodes and its named terms; where `learns`."""
         raise NotImplementedError  # of a belief that does not learn by itself
 
 
 def evidence(space: Discrete | Box, data: Trajectories) -> tuple[Array, Array, Array]:
-    """What the belief takes in at each step: s_t, a_{t-1} encoded, r_{t-1}, [H, B, ...].
+    """Inputs of the belief at each step: s_t, a_{t-1} encoded, r_{t-1}, [H, B, ...].
 
-    Before the first step stand an encoded zero action and no reward, the same that the rollout feeds.
+    The first step gets an encoded zero action and no reward, as in the rollout.
     """
     batch = data.reward.shape[1]
     action = jnp.concatenate([space.encode(space.zeros((1, batch))), space.encode(data.action)[:-1]])

@@ -1,7 +1,7 @@
 """ContraBAR (Choshen and Tamar, 2023): a belief by contrastive predictive coding.
 
-A recurrent state is a sufficient belief if, with the actions to come, it tells the true future from others. For each
-of the next steps a classifier sees a prediction from the state and either what followed or what was seen elsewhere.
+A recurrent state is a sufficient belief if, with the actions to come, it distinguishes the true future from others. For
+each of the next steps a classifier gets a prediction from the state, and either the true outcome or another one.
 Look-ahead and number of negatives are those of the publication's code; negatives are taken from the same minibatch.
 """
 
@@ -20,7 +20,7 @@ from dynamite_jax.networks.gru import GRU, gru_update
 
 LOOK_AHEAD = 10
 NEGATIVES = 15
-CLASSIFIER = 32  # units of the classifier and of what it sees of an observation
+CLASSIFIER = 32  # units of the classifier and of its inputs
 
 
 class ContrastiveGRU(GRU):
@@ -36,32 +36,32 @@ class ContrastiveGRU(GRU):
         self.score = nn.Dense(1)
 
     def look_ahead(self, hidden: Array, action: Array) -> Array:
-        """The state after one more action and nothing seen: [..., G], [..., A] -> [..., G]."""
+        """The state after one more action, without an observation: [..., G], [..., A] -> [..., G]."""
         return gru_update(hidden, self.action_gates(action), self.future_gates(hidden))
 
-    def see(self, observation: Array, reward: Array) -> Array:
-        """The classifier's view of s and the reward that came with it: [..., O], [...] -> [..., C]."""
+    def encode_outcome(self, observation: Array, reward: Array) -> Array:
+        """The classifier's input from s and the reward that came with it: [..., O], [...] -> [..., C]."""
         x = jnp.concatenate([observation, reward[..., None]], axis=-1)
         return self.seen(nn.relu(self.observed(x)))
 
     def predict(self, hidden: Array) -> Array:
-        """The classifier's view of a prediction, [..., G] -> [..., C]."""
+        """The classifier's input from a prediction, [..., G] -> [..., C]."""
         return self.predicted(hidden)
 
-    def classify(self, predicted: Array, seen: Array) -> Array:
-        """Logit that `seen` is what followed, [..., C] twice -> [...]."""
-        return self.score(nn.relu(predicted + seen))[..., 0]
+    def classify(self, predicted: Array, outcome: Array) -> Array:
+        """Logit that `outcome` is the true one, [..., C] twice -> [...]."""
+        return self.score(nn.relu(predicted + outcome))[..., 0]
 
     def __call__(self, hidden: Array, observation: Array, action: Array, reward: Array) -> Array:
         """Touch every layer once; only `init` calls this."""
         hidden = super().__call__(hidden, observation, action, reward)
-        self.classify(self.predict(self.look_ahead(hidden, action)), self.see(observation, reward))
+        self.classify(self.predict(self.look_ahead(hidden, action)), self.encode_outcome(observation, reward))
         return hidden
 
 
 @dataclass(frozen=True)
 class ContrastiveBelief(HistoryBelief):
-    """Trained to tell the future that followed from others."""
+    """Trained to distinguish the true future from others."""
 
     learns = True
 
@@ -75,7 +75,7 @@ class ContrastiveBelief(HistoryBelief):
 
         Args:
             params: of the network.
-            data: episodes, [H(+1), B, ...], finite behind their ends too.
+            data: episodes, [H(+1), B, ...], finite after their ends too.
             key: anchors and negatives.
             hyper: `elbo_terms` is the number of anchors of an episode, 0 takes every step.
         """
@@ -98,21 +98,21 @@ class ContrastiveBelief(HistoryBelief):
         future = jax.lax.scan(unroll, self.encode(params, data)[steps], jnp.moveaxis(action, 1, 0))[1]  # [K, T, B, G]
         predicted = jnp.moveaxis(self._apply(params, future, method="predict"), 0, 1)  # [T, K, B, C]
 
-        def elsewhere(key: Array) -> tuple[Array, Array]:
-            """The same minibatch, moved on by a random number of steps and of trajectories."""
+        def draw_moves(key: Array) -> tuple[Array, Array]:
+            """Steps and trajectories by which a negative lies away from the true outcome."""
             time_key, batch_key = jax.random.split(key)
             time = jax.random.randint(time_key, (), 0, horizon)
             return time, jax.random.randint(batch_key, (), 1, max(batch, 2))
 
         # The truth comes first, moved by nothing. Gathered are inputs: no gradient has to be scattered back.
-        moves = jax.vmap(elsewhere)(jax.random.split(key, NEGATIVES))
+        moves = jax.vmap(draw_moves)(jax.random.split(key, NEGATIVES))
         time, trajectory = (jnp.concatenate([jnp.zeros((1,), jnp.int32), x]) for x in moves)
         columns = ((jnp.arange(batch) - trajectory[:, None]) % batch)[:, None, None]  # [1 + N, 1, 1, B]
-        rows = (ahead - time[:, None, None])[..., None] % length[columns]  # [1 + N, T, K, B], none behind an end
+        rows = (ahead - time[:, None, None])[..., None] % length[columns]  # [1 + N, T, K, B], none after an end
         followed = (data.observation[1:], data.reward)
         observation, reward = (x[rows, columns] for x in followed)
-        seen = self._apply(params, observation, reward, method="see")  # [1 + N, T, K, B, C]
-        logits = self._apply(params, predicted, seen, method="classify")
+        outcome = self._apply(params, observation, reward, method="encode_outcome")  # [1 + N, T, K, B, C]
+        logits = self._apply(params, predicted, outcome, method="classify")
         true, false = logits[0], logits[1:]
         positive = masked.mean(optax.sigmoid_binary_cross_entropy(true, jnp.ones_like(true)), exists)
         negative = masked.mean(optax.sigmoid_binary_cross_entropy(false, jnp.zeros_like(false)).mean(0), exists)

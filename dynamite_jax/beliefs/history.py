@@ -17,7 +17,7 @@ from dynamite_jax.networks.gru import GRU
 
 @dataclass(frozen=True)
 class HistoryBelief(Belief):
-    """Shows the policy the state of a recurrent network over the history; nothing says what its numbers mean.
+    """Gives the policy the state of a recurrent network over the history.
 
     Attributes:
         network: a `networks.gru.GRU`, or a network with its `embed` and `recur`.
@@ -35,7 +35,12 @@ class HistoryBelief(Belief):
     def build(cls, config: Config, env: DLCMDP) -> Self:
         """A recurrent network of the same size as the encoder of other beliefs."""
         network = cls.make_network(config.network.hidden, config.network.embedding)
-        return cls(network, config.network.hidden, env.action_space, env.observation_size)
+        return cls(
+            network=network,
+            units=config.network.hidden,
+            space=env.action_space,
+            observation_size=env.observation_size,
+        )
 
     @staticmethod
     def make_network(hidden: int, embedding: int) -> nn.Module:
@@ -65,7 +70,7 @@ class HistoryBelief(Belief):
         return state
 
     def encode(self, params: Params, data: Trajectories) -> Array:
-        """Recurrent states at the steps of whole episodes, [H, B, G]."""
+        """Recurrent states at the steps of episodes, [H, B, G]."""
         inputs = self._apply(params, *evidence(self.space, data), method="embed")
 
         def step(state: Array, gates: Array) -> tuple[Array, Array]:
@@ -76,6 +81,6 @@ class HistoryBelief(Belief):
 
 
 class EndToEndHistory(HistoryBelief):
-    """A memory that the loss of the policy trains, through whole episodes."""
+    """A memory that the loss of the policy trains, through all steps of an episode."""
 
     end_to_end = True

@@ -21,7 +21,7 @@ from dynamite_jax.networks.transformer import TransformerEncoder
 
 @dataclass(frozen=True)
 class LatentBelief(Belief):
-    """How an agent with a learnt latent belief starts, updates its belief, shows it to the policy, and learns.
+    """A learnt latent belief: its start, its update, its features for the policy, and its loss.
 
     Attributes:
         model: the networks.
@@ -45,16 +45,22 @@ class LatentBelief(Belief):
     def build(cls, config: Config, env: DLCMDP) -> "LatentBelief":
         """Networks of the sizes that the config and the environment ask for."""
         vae, network = config.vae, config.network
-        ends = (network.latent, vae.conditioning, vae.boundary_head)
+        ends: dict[str, Any] = {
+            "latent": network.latent,
+            "conditioning": vae.conditioning,
+            "boundary_head": vae.boundary_head,
+        }
         if network.encoder == "gru":
-            encoder = Encoder(network.hidden, network.embedding, *ends)
+            encoder = Encoder(hidden=network.hidden, embedding=network.embedding, **ends)
         else:
-            encoder = TransformerEncoder(env.horizon, network.hidden, network.heads, network.layers, *ends)
+            encoder = TransformerEncoder(
+                horizon=env.horizon, hidden=network.hidden, heads=network.heads, layers=network.layers, **ends
+            )
         model = BeliefModel(
-            encoder,
-            network.decoder_hidden,
-            env.observation_size,
-            env.decode_state,
+            encoder=encoder,
+            decoder_hidden=network.decoder_hidden,
+            observation_size=env.observation_size,
+            decode_state=env.decode_state,
             dynamics_prior=vae.conditioning,
         )
         return cls(model, env.action_space, env.observation_size)
@@ -80,7 +86,7 @@ class LatentBelief(Belief):
         return self._apply(params, state, observation, encoded, reward, method="act")
 
     def features(self, state: BeliefState) -> Array:
-        """What the policy sees of the belief: mean and log-variance, [E, 2 L]."""
+        """Inputs of the policy: mean and log-variance, [E, 2 L]."""
         return state.belief.features
 
     def boundary(self, state: BeliefState) -> Array:
@@ -92,10 +98,10 @@ class LatentBelief(Belief):
         return state.belief
 
     def encode(self, params: Params, data: Trajectories) -> BeliefState:
-        """Beliefs at the steps of whole episodes, [H, B, ...], exactly as when acting.
+        """Beliefs at the steps of episodes, [H, B, ...], exactly as when acting.
 
         The predicted boundaries decide which belief conditions the encoder, in training too: a labelled one
-        would tell the encoder of the switch before any evidence does.
+        would reveal the switch to the encoder before any evidence does.
         """
         inputs = self._apply(params, *evidence(self.space, data), method="embed")
 
@@ -116,22 +122,19 @@ class LatentBelief(Belief):
     ) -> Array:
         """Expected reward of steps under one belief, [k, O], [k, ...], [k, O] -> [k]; the mean over 32 samples."""
         action = self.space.encode(action)
-        expected = lambda key: self._apply(  # noqa: E731
-            params,
-            observation,
-            action,
-            following,
-            jnp.broadcast_to(belief.sample(key), (len(observation), belief.mean.shape[-1])),
-            method="decode_reward",
-        )
-        return jax.vmap(expected)(jax.random.split(key, 32)).mean(0)
+
+        def decode_sample(key: Array) -> Array:
+            z = jnp.broadcast_to(belief.sample(key), (len(observation), belief.mean.shape[-1]))
+            return self._apply(params, observation, action, following, z, method="decode_reward")
+
+        return jax.vmap(decode_sample)(jax.random.split(key, 32)).mean(0)
 
     def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
         """Negative ELBO of a batch of trajectories, averaged over the valid steps t of all trajectories.
 
         Args:
             params: of the belief model.
-            data: episodes, [H(+1), B, ...], finite behind their ends too.
+            data: episodes, [H(+1), B, ...], finite after their ends too.
             key: samples of z, and the subsamples of t and j.
             hyper: weights and switches.
 
@@ -140,22 +143,22 @@ class LatentBelief(Belief):
         """
         states = self.encode(params, data)
         belief = states.belief
-        # What lies behind the end is a session of its own, which no valid step belongs to.
+        # What lies after the end is a session of its own, which no valid step belongs to.
         bounds = elbo.session_bounds(jnp.where(data.valid, self._sessions(states, data, hyper), -1))
-        whole = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # what knows nothing of sessions sees one an episode
-        covered = bounds if hyper.session_mask else whole
-        terms = self._reconstruction(params, data, belief, *covered, key, hyper)
+        episode = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # without sessions, an episode is one
+        decoded = bounds if hyper.session_mask else episode
+        terms = self._reconstruction(params, data, belief, decoded, key=key, hyper=hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
 
-        first = (bounds if hyper.conditioning else whole)[0]
+        first = (bounds if hyper.conditioning else episode).first
         dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
         prior = elbo.session_prior(belief, first, dynamics)
-        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, hyper.kl_target), data.valid)
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, target=hyper.kl_target), data.valid)
         loss += hyper.kl_weight * terms["kl"]
         if hyper.consistency:
-            moved = elbo.consistency(belief, bounds[1])  # 0 across the end
+            moved = elbo.consistency(belief, bounds.last)  # 0 across the end
             terms["consistency"] = masked.total(moved, data.valid[1:]) / data.valid.sum()
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
@@ -168,17 +171,17 @@ class LatentBelief(Belief):
         return loss, {"loss": loss, **terms}
 
     def _sessions(self, states: BeliefState, data: Trajectories, hyper: VAEConfig) -> Array:
-        """Session index of each step as the losses see it, [H, B]."""
+        """Session index of each step for the losses, by labels or by predictions, [H, B]."""
         if hyper.boundaries == "labels":
             return data.session
-        # A boundary seen at t lies before step t - 1, whose reward is the evidence; none is seen behind the end.
+        # A boundary predicted at t lies before step t - 1, whose reward is the evidence; none counts after the end.
         predicted = (self.boundary(states) & data.valid).astype(data.session.dtype)
         return jnp.cumsum(jnp.concatenate([predicted[1:], jnp.zeros_like(predicted[:1])]), axis=0)
 
     def _boundary_posterior(self, params: Params, data: Trajectories, belief: Gaussian, hyper: VAEConfig) -> Array:
-        """Odds of a boundary by the model's own reward predictions, for learning without labels, [H, B].
+        """Probability of a boundary by the model's own reward predictions, for learning without labels, [H, B].
 
-        Bayes' rule on each reward: was it made under the belief that stood before it, or under what the latent
+        Bayes' rule on each reward: was it made under the belief before it, or under what the latent
         dynamics make of that belief at a switch? A target, so no gradient flows through it.
         """
         inputs = (data.observation[:-1], self.space.encode(data.action), data.observation[1:])
@@ -192,17 +195,17 @@ class LatentBelief(Belief):
         )
         odds = jnp.log(hyper.boundary_rate / (1.0 - hyper.boundary_rate))
         odds += log_likelihood(switched) - log_likelihood(belief.mean)
-        told = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
-        # The reward of step t - 1 is seen at t; the first one has no session before it.
-        return jnp.concatenate([jnp.zeros_like(told[:2]), told[1:-1]])
+        posterior = jax.lax.stop_gradient(jax.nn.sigmoid(odds))
+        # The reward of step t - 1 is observed at t; the first one has no session before it.
+        return jnp.concatenate([jnp.zeros_like(posterior[:2]), posterior[1:-1]])
 
     def _reconstruction(
         self,
         params: Params,
         data: Trajectories,
         belief: Gaussian,
-        first: Array,
-        last: Array,
+        bounds: elbo.SessionBounds,
+        *,
         key: Array,
         hyper: VAEConfig,
     ) -> dict[str, Array]:
@@ -212,12 +215,13 @@ class LatentBelief(Belief):
         valid, count = data.valid, data.valid.sum()
         if hyper.elbo_terms:
             steps = jax.random.choice(step_key, horizon, (hyper.elbo_terms,), replace=False)
-            belief, first, last, valid = jax.tree.map(lambda x: x[steps], (belief, first, last, valid))
+            belief, bounds, valid = jax.tree.map(lambda x: x[steps], (belief, bounds, valid))
             # Those expected, not those drawn: a ratio of two estimates would be biased.
             count *= hyper.elbo_terms / horizon
         z = belief.sample(z_key)  # [T, B, L]
+        first, last = bounds
         if hyper.decode_terms:
-            chosen = elbo.decode_steps(decode_key, first, last, hyper.decode_terms)  # [T, B, K]
+            chosen = elbo.decode_steps(decode_key, first, last, terms=hyper.decode_terms)  # [T, B, K]
             weight = ((last - first + 1) / hyper.decode_terms)[..., None]
         else:
             every = jnp.arange(horizon)

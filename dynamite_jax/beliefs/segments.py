@@ -1,7 +1,7 @@
 """SeCBAD (Chen et al., 2022): a latent belief for each possible start of the segment, and a Bayes filter over starts.
 
 Training starts the encoder anew at every labelled segment, so each latent describes one segment. When acting, the
-filter weighs hypotheses of how many transitions the segment is old, and the policy sees the latent of the likeliest.
+filter weighs hypotheses of how many transitions the segment is old, and the policy gets the latent of the likeliest.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class SegmentState(struct.PyTreeNode):
     Attributes:
         encoded: encoder state of each, [E, K, ...].
         log_weight: log-probability of each, [E, K]; -inf of a place not in use.
-        length: transitions of the segment that were seen, [E, K].
-        fresh: belief of a segment of which nothing was seen, at the last observation, [E, L].
+        length: transitions of the segment so far, [E, K].
+        fresh: belief of a segment without transitions, at the last observation, [E, L].
         observation: the last one, [E, O].
         step: t, [E].
     """
@@ -62,7 +62,7 @@ class SegmentBelief(LatentBelief):
 
     @property
     def detects(self) -> bool:
-        """A boundary is seen where the likeliest segment has one transition."""
+        """A boundary is predicted where the likeliest segment has one transition."""
         return True
 
     def initial(self, batch: tuple[int, ...]) -> SegmentState:
@@ -85,11 +85,17 @@ class SegmentBelief(LatentBelief):
         nothing = self.model.encoder.initial((*batch, 1))
         encoded_action = self.space.encode(action)
         inputs = self._apply(params, observation, encoded_action, reward, method="embed")[:, None]
-        join = lambda a, b: jnp.concatenate([a, b], axis=1)  # noqa: E731
+
+        def join(a: Array, b: Array) -> Array:
+            """Hypotheses of both, [E, K, ...] and [E, 1, ...] -> [E, K + 1, ...]."""
+            return jnp.concatenate([a, b], axis=1)
+
         encoded = self._apply(params, jax.tree.map(join, state.encoded, nothing), inputs, method="step")
 
         z = join(state.encoded.belief.mean, state.fresh.mean[:, None])
-        likelihood = self._log_likelihood(params, state.observation, encoded_action, observation, reward, z)
+        likelihood = self._log_likelihood(
+            params, z, observation=state.observation, action=encoded_action, following=observation, reward=reward
+        )
         # No switch comes before the first transition.
         goes_on = jnp.where(state.length > 0, jnp.log1p(-self.rate), 0.0)
         ends = jnp.where(state.length > 0, state.log_weight + jnp.log(self.rate), -jnp.inf)
@@ -109,7 +115,10 @@ class SegmentBelief(LatentBelief):
         log_weight -= jax.nn.logsumexp(log_weight, axis=1, keepdims=True)
         kept = jax.tree.map(lambda x: x[:, :-1], encoded)
         settled = jax.tree.map(settle, encoded)
-        choose = lambda a, b: jnp.where(first.reshape(*first.shape, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
+
+        def choose(at_start: Array, later: Array) -> Array:
+            return jnp.where(first.reshape(*first.shape, *[1] * (later.ndim - 2)), at_start, later)
+
         idle = self.space.encode(self.space.zeros(batch))
         start = self._apply(params, observation, idle, jnp.zeros(batch), method="embed")
         fresh = self._apply(params, self.model.encoder.initial(batch), start, method="step").belief
@@ -123,11 +132,15 @@ class SegmentBelief(LatentBelief):
         )
 
     def _log_likelihood(
-        self, params: Params, observation: Array, action: Array, following: Array, reward: Array, z: Array
+        self, params: Params, z: Array, *, observation: Array, action: Array, following: Array, reward: Array
     ) -> Array:
         """Of one transition under each latent, [E, ...] and z [E, K, L] -> [E, K], up to a constant."""
-        wide = lambda x: jnp.broadcast_to(x[:, None], (*z.shape[:2], *x.shape[1:]))  # noqa: E731
-        observation, action, following, reward = map(wide, (observation, action, following, reward))
+
+        def repeat(x: Array) -> Array:
+            """The same for every hypothesis, [E, ...] -> [E, K, ...]."""
+            return jnp.broadcast_to(x[:, None], (*z.shape[:2], *x.shape[1:]))
+
+        observation, action, following, reward = map(repeat, (observation, action, following, reward))
         predicted = self._apply(params, observation, action, following, z, method="decode_reward")
         error = (predicted - reward) ** 2
         if self.model.decode_state:
@@ -153,7 +166,7 @@ class SegmentBelief(LatentBelief):
         return (self._likeliest(state, state.length) == 1) & (state.step > 2)
 
     def encode(self, params: Params, data: Trajectories) -> BeliefState:
-        """Beliefs at the steps of whole episodes with the labelled segments known, [H, B, ...]."""
+        """Beliefs at the steps of episodes with the labelled segments known, [H, B, ...]."""
         inputs = self._apply(params, *evidence(self.space, data), method="embed")
         nothing = self.model.encoder.initial((data.reward.shape[1],))
         began = elbo.boundary_labels(data.session, "evidence") > 0
@@ -171,16 +184,20 @@ class SegmentBelief(LatentBelief):
 
         Args and returns are those of `LatentBelief.loss`.
         """
+
+        def delay(x: Array) -> Array:
+            """That of the newest transition, which led to the step, [H, B]."""
+            return jnp.concatenate([x[:1], x[:-1]])
+
         belief = self.encode(params, data).belief
-        newest = lambda x: jnp.concatenate([x[:1], x[:-1]])  # noqa: E731
-        session = jnp.where(data.valid, data.session, -1)  # behind the end is a session of its own
-        first, last = map(newest, elbo.session_bounds(session))
-        terms = self._reconstruction(params, data, belief, first, last, key, hyper)
+        session = jnp.where(data.valid, data.session, -1)  # after the end is a session of its own
+        bounds = jax.tree.map(delay, elbo.session_bounds(session))
+        terms = self._reconstruction(params, data, belief, bounds, key=key, hyper=hyper)
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
-        began = elbo.session_bounds(newest(session))[0]
+        began = elbo.session_bounds(delay(session)).first
         prior = elbo.session_prior(belief, began, None)
-        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, "previous_belief"), data.valid)
+        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, target="previous_belief"), data.valid)
         loss += hyper.kl_weight * terms["kl"]
         return loss, {"loss": loss, **terms}

@@ -36,7 +36,7 @@ def play(
     def step(carry: tuple[State, AgentState], key: Array) -> tuple[tuple[State, AgentState], Any]:
         before, state = carry
         action_key = None if deterministic else key
-        action, log_prob, state, insight = agent.act(params, state, before.obs, before.reward, action_key)
+        action, log_prob, state, insight = agent.act(params, state, before.obs, before.reward, key=action_key)
         after = step_env(before, action)
         return (after, state), (before, insight, action, log_prob, after.reward, after.terminated)
 

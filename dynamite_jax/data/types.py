@@ -25,6 +25,16 @@ class Gaussian(struct.PyTreeNode):
     mean: Array
     log_variance: Array
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[..., L]; with `dtype` it lets `Float[Gaussian, "H B L"]` name the shape of a belief."""
+        return self.mean.shape
+
+    @property
+    def dtype(self) -> Any:
+        """That of both."""
+        return self.mean.dtype
+
     @classmethod
     def standard(cls, shape: tuple[int, ...]) -> "Gaussian":
         """Standard normal of the given shape."""
@@ -32,7 +42,7 @@ class Gaussian(struct.PyTreeNode):
 
     @property
     def features(self) -> Array:
-        """Mean and log-variance side by side, [..., 2 L]: the belief as a network sees it."""
+        """Mean and log-variance side by side, [..., 2 L]: the belief as inputs of a network."""
         return jnp.concatenate([self.mean, self.log_variance], axis=-1)
 
     def sample(self, key: Array) -> Array:
@@ -46,7 +56,7 @@ class BeliefState(struct.PyTreeNode):
     Attributes:
         hidden: recurrent state, [..., G], or a transformer's cache of keys and values.
         belief: q(z_t | history up to t).
-        previous: belief that stood at the end of the previous session, by the *predicted* boundaries.
+        previous: belief at the end of the previous session, by the *predicted* boundaries.
         boundary_logit: logit of the predicted boundary, [...].
     """
 
@@ -96,12 +106,18 @@ class Rollout(struct.PyTreeNode):
     @property
     def trajectories(self) -> Trajectories:
         """The part that no policy shaped."""
-        return Trajectories(self.observation, self.action, self.reward, self.session, self.valid)
+        return Trajectories(
+            observation=self.observation,
+            action=self.action,
+            reward=self.reward,
+            session=self.session,
+            valid=self.valid,
+        )
 
     def cleared(self) -> "Rollout":
-        """The same without what was recorded behind the end, so that it reaches no number and no gradient."""
+        """The same without what was recorded after the end, so that it reaches no number and no gradient."""
         reached = jnp.concatenate([jnp.ones_like(self.valid[:1]), self.valid])  # the states that the steps led to
-        goes_on = jnp.concatenate([self.valid, ~self.terminated[-1:]])  # no value stands behind a termination
+        goes_on = jnp.concatenate([self.valid, ~self.terminated[-1:]])  # there is no value after a termination
 
         def where(mask: Array, x: Array, otherwise: int = 0) -> Array:
             mask = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))

@@ -1,4 +1,4 @@
-"""Name -> method. A method is one small file that says what differs; the training step is the same for all."""
+"""Name -> method. A method is one small file with what differs; the training step is the same for all."""
 
 from collections.abc import Iterator, Mapping
 from pkgutil import resolve_name
@@ -27,7 +27,7 @@ class _Methods(Mapping[str, Method]):
         return len(self._methods)
 
     def add(self, name: str, method: Method) -> None:
-        """Put a method behind the others."""
+        """Append a method."""
         self._methods[name] = method
 
 

@@ -8,7 +8,7 @@ from dynamite_jax.methods.method import Method
 
 
 def configure(config: Config) -> Config:
-    """Whole episodes in minibatches, since the loss runs through them."""
+    """Episodes in minibatches, since the loss runs through them."""
     minibatches = math.gcd(config.num_envs, config.ppo.minibatches)
     return dataclasses.replace(config, ppo=config.ppo.replace(shuffle="episodes", minibatches=minibatches))
 

@@ -1,6 +1,6 @@
 """VariBAD (Zintgraf et al., 2020): the latent belief of one static context.
 
-One session mask over the whole episode, a chain of KL terms that starts from a standard normal, and nothing of
+One session mask over the episode, a chain of KL terms that starts from a standard normal, and nothing of
 what knows about sessions.
 """
 

@@ -11,7 +11,7 @@ from dynamite_jax.networks.mlp import GaussianHead
 def gru_update(hidden: Array, from_input: Array, from_hidden: Array) -> Array:
     """Next state of a GRU from its two halves of gates, each [..., 3 G] for reset, update, new: [..., G] -> [..., G].
 
-    The form is that of cuDNN: the reset gate acts behind the recurrent product.
+    The form is that of cuDNN: the reset gate acts after the recurrent product.
     """
     reset_in, update_in, new_in = jnp.split(from_input, 3, axis=-1)
     reset_h, update_h, new_h = jnp.split(from_hidden, 3, axis=-1)
@@ -24,7 +24,7 @@ class GRU(nn.Module):
     """Recurrent network over a history (s_t, a_{t-1}, r_{t-1}).
 
     The gates are those of a GRU (Cho et al., 2014). The part of them that depends on the inputs alone is `embed`, one
-    matrix product for a whole episode; `recur` does what must be done in turn.
+    matrix product for all steps of an episode; `recur` does what must be done in turn.
 
     Attributes:
         hidden: units G of the recurrent state.
@@ -78,7 +78,10 @@ class Encoder(GRU):
         """State before the first observation: no history, standard normal beliefs."""
         standard = Gaussian.standard((*batch, self.latent))
         return BeliefState(
-            jnp.zeros((*batch, self.hidden)), standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype)
+            hidden=jnp.zeros((*batch, self.hidden)),
+            belief=standard,
+            previous=standard,
+            boundary_logit=jnp.full(batch, -jnp.inf, standard.mean.dtype),
         )
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
@@ -87,14 +90,19 @@ class Encoder(GRU):
             inputs = inputs + self.previous_gates(state.previous.features)
         hidden = self.recur(state.hidden, inputs)
         logit = self.boundary(hidden)[..., 0] if self.boundary_head else state.boundary_logit
-        return BeliefState(hidden, self.head(hidden), ended(state, logit), logit)
+        return BeliefState(
+            hidden=hidden,
+            belief=self.head(hidden),
+            previous=end_of_previous_session(state, logit),
+            boundary_logit=logit,
+        )
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """Embed and step at once, as when acting."""
         return self.step(state, self.embed(observation, action, reward))
 
 
-def ended(state: BeliefState, boundary_logit: Array) -> Gaussian:
-    """Belief that stood at the end of the previous session, now that a boundary is predicted or not."""
+def end_of_previous_session(state: BeliefState, boundary_logit: Array) -> Gaussian:
+    """Belief at the end of the previous session: the last one where a boundary is predicted, else as before."""
     at_boundary = (boundary_logit > 0.0)[..., None]  # P(d) > 1/2
-    return jax.tree.map(lambda end, kept: jnp.where(at_boundary, end, kept), state.belief, state.previous)
+    return jax.tree.map(lambda last, previous: jnp.where(at_boundary, last, previous), state.belief, state.previous)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dynamite_jax.data.types import Array, BeliefState, Gaussian
-from dynamite_jax.networks.gru import ended
+from dynamite_jax.networks.gru import end_of_previous_session
 from dynamite_jax.networks.mlp import MLP, GaussianHead
 
 
@@ -42,16 +42,16 @@ class Block(nn.Module):
 
     def finish(self, x: Array, query: Array, key: Array, value: Array, mask: Array) -> Array:
         """Attention, then the MLP: x [B, S, D], queries [B, S, N, D / N], keys [B, T, ...], mask [B or 1, 1, S, T]."""
-        seen = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        x = x + self.attended(seen.reshape(x.shape))
+        attention = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        x = x + self.attended(attention.reshape(x.shape))
         return x + self.mlp(self.before_mlp(x))
 
 
 class TransformerEncoder(nn.Module):
     """Causal transformer in place of the recurrent network.
 
-    Attention sees the history alone and makes the boundary logit, for a whole episode in one pass (`embed`) or step by
-    step from a cache of keys and values. The previous session's belief enters behind it, in the head of the
+    Attention gets the history alone and makes the boundary logit, for an episode in one pass (`embed`) or step by
+    step from a cache of keys and values. The previous session's belief enters after it, in the head of the
     belief (`step`): what depends on predicted boundaries must be done in turn.
 
     Attributes:
@@ -89,20 +89,25 @@ class TransformerEncoder(nn.Module):
         standard = Gaussian.standard((*batch, self.latent))
         empty = jnp.zeros((*batch, self.layers, self.horizon + 1, self.heads, self.hidden // self.heads))
         cache = Cache(empty, empty, jnp.zeros(batch, jnp.int32))
-        return BeliefState(cache, standard, standard, jnp.full(batch, -jnp.inf, standard.mean.dtype))
+        return BeliefState(
+            hidden=cache,
+            belief=standard,
+            previous=standard,
+            boundary_logit=jnp.full(batch, -jnp.inf, standard.mean.dtype),
+        )
 
     def _token(self, observation: Array, action: Array, reward: Array) -> Array:
         return self.token(jnp.concatenate([observation, action, reward[..., None]], axis=-1))
 
     def embed(self, observation: Array, action: Array, reward: Array) -> Array:
-        """The history up to each step of whole episodes: [H, B, O], [H, B, A] (encoded), [H, B] -> [H, B, D]."""
+        """The history up to each step of episodes: [H, B, O], [H, B, A] (encoded), [H, B] -> [H, B, D]."""
         tokens = self._token(observation, action, reward)
         steps = len(tokens)
         x = jnp.swapaxes(tokens, 0, 1) + self.position[:steps]
         mask = jnp.tril(jnp.ones((steps, steps), bool))[None, None]
         for block in self.blocks:
             query, key, value = block.project(x)
-            x = block.finish(x, query, key, value, mask)
+            x = block.finish(x, query, key, value, mask=mask)
         return jnp.swapaxes(self.end(x), 0, 1)
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
@@ -112,7 +117,9 @@ class TransformerEncoder(nn.Module):
         if self.conditioning:
             body = body + self.previous_body(state.previous.features)
         belief = self.head(nn.relu(body))
-        return BeliefState(state.hidden, belief, ended(state, logit), logit)
+        return BeliefState(
+            hidden=state.hidden, belief=belief, previous=end_of_previous_session(state, logit), boundary_logit=logit
+        )
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """One step from the cache, as when acting: [E, O], [E, A] (encoded), [E]."""
@@ -125,6 +132,6 @@ class TransformerEncoder(nn.Module):
             query, key, value = block.project(x)
             keys.append(jnp.where(here[..., None, None], key, cache.key[:, layer]))
             values.append(jnp.where(here[..., None, None], value, cache.value[:, layer]))
-            x = block.finish(x, query, keys[-1], values[-1], mask)
+            x = block.finish(x, query, keys[-1], values[-1], mask=mask)
         cache = Cache(jnp.stack(keys, axis=1), jnp.stack(values, axis=1), cache.count + 1)
         return self.step(state.replace(hidden=cache), self.end(x)[:, 0])

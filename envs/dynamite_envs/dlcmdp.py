@@ -96,7 +96,7 @@ class DLCMDP(struct.PyTreeNode):
         raise NotImplementedError  # a hook: subclasses give it
 
     def observe(self, physics: Physics) -> Array:
-        """Observation of a physical state, [observation_size]; it cannot see the context."""
+        """Observation of a physical state, [observation_size]; it does not depend on the context."""
         raise NotImplementedError  # a hook: subclasses give it
 
     def context_features(self, context: Context) -> Array:

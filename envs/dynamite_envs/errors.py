@@ -1,4 +1,4 @@
-"""What a person can put right: bad input, told in one line."""
+"""What a person can put right: bad input, in one line."""
 
 
 class UserError(ValueError):

@@ -28,7 +28,7 @@ class ExactSolution:
     env: Any
 
     def references(self) -> dict[str, float]:
-        """Mean returns of whole episodes, such as `bayes_optimal` and `oracle`; computed, not looked up."""
+        """Mean returns of episodes, such as `bayes_optimal` and `oracle`; computed, not looked up."""
         return {}
 
 
@@ -76,7 +76,7 @@ class Regret(Protocol):
     """The value of every action is known."""
 
     def regret(self, physics: Any, action: np.ndarray, reward: np.ndarray) -> np.ndarray:
-        """How much less than the best the actions of whole episodes were worth.
+        """How much less than the best the actions of episodes were worth.
 
         Args:
             physics: at s_0 .. s_H of N episodes, leaves [H + 1, N, ...].
@@ -101,7 +101,7 @@ SOLUTIONS: dict[str, str | Make] = {
 
 
 def register(environment: type, solution: str | Make) -> None:
-    """Say how environments of a class, and of classes derived from it, are solved.
+    """Register how environments of a class, and of classes derived from it, are solved.
 
     Args:
         environment: the class.
@@ -113,7 +113,7 @@ def register(environment: type, solution: str | Make) -> None:
 def find(env: Any) -> ExactSolution:
     """The exact solution of an environment, whatever wraps it; of one without, a solution that knows nothing.
 
-    None holds where switches draw the physical state anew: there they can be seen, and rewards were paid elsewhere.
+    None holds where switches draw the physical state anew: there they can be observed, and rewards were paid elsewhere.
     """
     env = env.unwrapped
     for environment in type(env).__mro__:

@@ -17,7 +17,7 @@ BODY = Simulator("half_cheetah", substeps=5)
 
 
 class Task(struct.PyTreeNode):
-    """The context; parts that don't vary stand still.
+    """The context; parts that don't vary are constant.
 
     Attributes:
         speed: target, m/s.
@@ -33,7 +33,7 @@ class Task(struct.PyTreeNode):
 class HalfCheetah(MuJoCoDLCMDP):
     """Reward is -|v - speed| or, where the direction varies, direction * v; less a cost of control.
 
-    v is the mean forward velocity over a step. In place of the parts that don't vary stand `speed`, 1 and 0.
+    v is the mean forward velocity over a step. The parts that don't vary are `speed`, 1 and 0.
 
     Attributes:
         varies: parts of the `Task` that sessions redraw.
@@ -44,7 +44,7 @@ class HalfCheetah(MuJoCoDLCMDP):
         flip: probability that a switch turns the direction, and that it turns the wind.
         wind: least and greatest force, drawn uniformly between, N.
         control_cost: weight of the squared action.
-        iid: 1 where a switch draws as the first context is drawn, whatever stood before.
+        iid: 1 where a switch draws as the first context is drawn, whatever came before.
     """
 
     varies: tuple[str, ...] = struct.field(pytree_node=False, default=("speed",))
@@ -113,11 +113,11 @@ class HalfCheetah(MuJoCoDLCMDP):
 
     def observe(self, physics: Motion) -> Array:
         """Joint positions without rootx, velocities; with `torso_position` x, y, z of the torso."""
-        seen = [physics.qpos[1:], physics.qvel]
+        parts = [physics.qpos[1:], physics.qvel]
         if self.torso_position:
             x, z = physics.qpos[0], physics.qpos[1] + self.simulator.model.body("torso").pos[2]
-            seen += [jnp.stack([x, jnp.zeros_like(x), z])]
-        return jnp.concatenate(seen)
+            parts += [jnp.stack([x, jnp.zeros_like(x), z])]
+        return jnp.concatenate(parts)
 
     def context_features(self, context: Task) -> Array:
         """The parts that vary."""
@@ -128,7 +128,7 @@ class HalfCheetah(MuJoCoDLCMDP):
         return jax.random.uniform(key, minval=low, maxval=high)
 
     def _still(self, task: Task) -> Task:
-        """The task with the parts that don't vary where they stand."""
+        """The task with the parts that don't vary at their constants."""
         fixed = {"speed": self.speed, "direction": 1.0, "wind": 0.0}
         fixed = {part: jnp.asarray(value, jnp.float32) for part, value in fixed.items() if part not in self.varies}
         return task.replace(**fixed)

@@ -1,4 +1,4 @@
-"""The exact filter of the point robot: a reward tells the goals that lie at the distance it was paid for."""
+"""The exact filter of the point robot: a reward leaves the goals at the distance it was paid for."""
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ class PointRobotSolution(ExactSolution):
         return jnp.asarray(self.env.initial)
 
     def filter_step(self, posterior: Array, physics: Array, reward: Array) -> Array:
-        """Drop the goals at another distance than the reward says, then let the session process move on.
+        """Drop the goals at another distance than the reward's, then let the session process move on.
 
-        The goal that explains the reward best stays whatever rounding did, and those with it that rounding can't tell
-        from it.
+        The goal that explains the reward best stays whatever rounding did, and those with it that rounding can't
+        distinguish from it.
         """
         env = self.env
         goals = jax.vmap(env.goal)(jnp.arange(len(posterior)))

@@ -1,6 +1,6 @@
 """Probe environments: tiny problems whose best return is known in closed form, one for each ability.
 
-A trainer that fails one of them has a bug, and the probe's name says where to look.
+A trainer that fails one of them has a bug, and the probe's name hints at where.
 """
 
 from typing import Any
@@ -43,13 +43,13 @@ class ContextBandit(FiniteDLCMDP):
 
 
 class Memory(FiniteDLCMDP):
-    """The first reward tells the context, -1 or +1; only the last action can earn: 1 if it equals the context."""
+    """The first reward reveals the context, -1 or +1; only the last action can earn: 1 if it equals the context."""
 
     contexts = 2
 
     @property
     def observation_size(self) -> int:
-        """Fraction of the episode gone."""
+        """Fraction of the episode that has passed."""
         return 1
 
     @property
@@ -86,7 +86,7 @@ class Leaving(FiniteDLCMDP):
 
     @property
     def observation_size(self) -> int:
-        """Fraction of the episode gone."""
+        """Fraction of the episode that has passed."""
         return 1
 
     @property
@@ -117,7 +117,7 @@ def context_reward(**fields) -> ContextBandit:
 def match(**fields) -> ContextBandit:
     """The action must match a context that flips with p = 0.1: best mean return 0.5 + 0.9 (horizon - 1).
 
-    Every reward tells the context, and keeping it is right with probability 1 - p.
+    Every reward reveals the context, and keeping it is right with probability 1 - p.
     """
     return ContextBandit(
         **{"p": 0.1, "horizon": 20, "initial": [0.5, 0.5], "kernel": [[0.0, 1.0], [1.0, 0.0]], **fields}
@@ -125,7 +125,7 @@ def match(**fields) -> ContextBandit:
 
 
 def static(**fields) -> ContextBandit:
-    """p = 0: one miss at most tells the context for good; best mean return horizon - 0.5."""
+    """p = 0: one miss at most reveals the context for good; best mean return horizon - 0.5."""
     return match(**{"p": 0.0, **fields})
 
 
@@ -151,10 +151,10 @@ def memory(**fields) -> Memory:
 
 
 def termination(**fields) -> Leaving:
-    """An episode ends by choice or, after 5 % of its steps, by chance: nothing behind its end must be learnt from.
+    """An episode ends by choice or, after 5 % of its steps, by chance: nothing after its end must be learnt from.
 
     It pays to look once, to stay in context 1, and to leave at once in context 0. Leaving pays no more than a step in
-    context 1, since the horizon is a truncation to the learner, which sees no last step.
+    context 1, since the horizon is a truncation to the learner, which knows of no last step.
     """
     values: dict[str, Any] = {
         "p": 0.0,

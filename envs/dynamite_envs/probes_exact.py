@@ -22,7 +22,7 @@ class ContextBanditSolution(ExactSolution):
 
 
 class MemorySolution(ExactSolution):
-    """The first reward tells the context; the session process carries it on to the last step."""
+    """The first reward reveals the context; the session process carries it on to the last step."""
 
     env: Memory
 
@@ -36,12 +36,12 @@ class MemorySolution(ExactSolution):
 
 
 class LeavingSolution(ExactSolution):
-    """The reward of staying tells the context of the step; leaving ends all."""
+    """The reward of staying reveals the context of the step; leaving ends all."""
 
     env: Leaving
 
     def references(self) -> dict[str, float]:
-        """By dynamic programming over the context of the step before, which the reward of staying tells."""
+        """By dynamic programming over the context of the step before, which the reward of staying reveals."""
         step, leave, goes_on = _session_step(self.env), float(self.env.leave), 1.0 - float(self.env.end)
 
         def best(odds: np.ndarray, after: np.ndarray) -> float:

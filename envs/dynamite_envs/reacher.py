@@ -1,4 +1,4 @@
-"""Reacher: a two-link arm whose tip shall be at a goal in the plane; the goal is the context and is not shown.
+"""Reacher: a two-link arm whose tip shall be at a goal in the plane; the goal is the context and is not observed.
 
 Arm and reward are those of Gymnasium's Reacher; goals that move during an episode are our design.
 """

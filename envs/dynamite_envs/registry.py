@@ -93,8 +93,8 @@ def maker(name: str) -> Callable[..., DLCMDP]:
     """
     if name not in MAKERS:
         raise UserError(f"env: unknown environment {name!r}; {nearest(name, MAKERS)}")
-    found = MAKERS[name]
-    return found.load() if isinstance(found, Maker) else found
+    entry = MAKERS[name]
+    return entry.load() if isinstance(entry, Maker) else entry
 
 
 def make(name: str, **options: Any) -> DLCMDP:

@@ -1,4 +1,4 @@
-"""Action spaces: what actions are, and how a network is shown one."""
+"""Action spaces: what actions are, and how they are encoded for a network."""
 
 from dataclasses import dataclass
 

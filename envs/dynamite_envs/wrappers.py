@@ -11,7 +11,7 @@ from dynamite_envs.spaces import Box, Discrete
 
 
 class ObserveContext(DLCMDP):
-    """Shows the context: the observation ends with the features of the context that the next step will have.
+    """Observes the context: the observation ends with the features of the context that the next step will have.
 
     Attributes:
         env: whose context it is. Episodes are the same as there, for the same key and actions.
@@ -21,7 +21,7 @@ class ObserveContext(DLCMDP):
 
     @classmethod
     def of(cls, env: DLCMDP) -> "ObserveContext":
-        """An environment with its context shown."""
+        """An environment with its context observed."""
         return cls(p=env.p, horizon=env.horizon, reset_on_switch=env.reset_on_switch, env=env)
 
     @property
@@ -62,7 +62,7 @@ class ObserveContext(DLCMDP):
         return self.env.dynamics(physics, context, action, key)
 
     def observe(self, physics: Physics) -> Array:
-        """What the environment shows; `reset` and `step` add the context, which physics do not hold."""
+        """The environment's observation; `reset` and `step` add the context, which physics do not hold."""
         return self.env.observe(physics)
 
     def context_features(self, context: Context) -> Array:
@@ -74,14 +74,14 @@ class ObserveContext(DLCMDP):
         return self.env.outcomes(physics)
 
     def reset(self, key: Array) -> State:
-        """Start an episode, its first context shown."""
-        return self._show(super().reset(key))
+        """Start an episode; its first context is observed."""
+        return self._with_context(super().reset(key))
 
     def step(self, state: State, action: Array) -> State:
-        """Act; shown is the context after the switch, if there was one."""
-        return self._show(super().step(state, action))
+        """Act; the context after the switch is observed, if there was one."""
+        return self._with_context(super().step(state, action))
 
-    def _show(self, state: State) -> State:
+    def _with_context(self, state: State) -> State:
         return state.replace(obs=jnp.concatenate([state.obs, self.env.context_features(state.context)]))
 
     def _features(self, key: Array) -> Any:

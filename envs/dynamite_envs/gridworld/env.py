@@ -23,7 +23,7 @@ class Cells(struct.PyTreeNode):
 
 
 class Gridworld(FiniteDLCMDP):
-    """Two distinct goal cells are drawn every episode and shown in the observation; context m: goal m pays.
+    """Two distinct goal cells are drawn every episode and observed; context m: goal m pays.
 
     Attributes:
         active_reward: reward of a step that ends on the paying goal.
@@ -70,7 +70,7 @@ class Gridworld(FiniteDLCMDP):
         return xy.astype(jnp.float32) / (self.cells - 1)
 
     def on_goal(self, physics: Cells) -> Array:
-        """Whether the agent stands on goal A, goal B, [2]."""
+        """Whether the agent is on goal A, goal B, [2]."""
         return jnp.all(physics.goals == physics.agent[None], axis=-1)
 
     @property

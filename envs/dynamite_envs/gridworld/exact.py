@@ -1,6 +1,6 @@
-"""Exact values of the gridworld by dynamic programming: the best any agent can do, and the best with the context told.
+"""Exact values of the gridworld by dynamic programming: the best without and with the context observed.
 
-A reward tells the context on the two goal cells and nothing elsewhere, so the belief P(m = A) takes few values:
+A reward reveals the context on the two goal cells and nothing elsewhere, so the belief P(m = A) takes few values:
 the start distribution or one of the two certainties, carried on k steps by the session process. The finite-horizon
 dynamic programme runs over (cell, belief), for every pair of goals.
 """
@@ -38,7 +38,7 @@ class GridworldSolution(ExactSolution):
         return jnp.asarray(self.env.initial)
 
     def filter_step(self, posterior: jax.Array, physics: Cells, reward: jax.Array) -> jax.Array:
-        """Exact Bayes filter: only a reward on a goal cell tells the context, and it tells it for certain."""
+        """Exact Bayes filter: only a reward on a goal cell reveals the context, and it does so for certain."""
         env = self.env
         on_goal = env.on_goal(physics)
         informative = jnp.any(on_goal) & (env.active_reward != env.inactive_reward)
@@ -55,7 +55,7 @@ class GridworldSolution(ExactSolution):
         on_goals = jax.vmap(lambda goal: env.observe(physics.replace(agent=goal)))(physics.goals)
         expected = decode_reward(on_goals, jnp.zeros(2, jnp.int32), on_goals)
         spread = env.active_reward - env.inactive_reward
-        # Where both goals pay the same nothing can be told: an infinite spread leaves even odds.
+        # Where both goals pay the same, rewards reveal nothing: an infinite spread leaves even odds.
         weight = jnp.clip((expected - env.inactive_reward) / jnp.where(spread == 0.0, jnp.inf, spread), 0.0, 1.0)
         return jnp.stack([weight[0] + 1.0 - weight[1], weight[1] + 1.0 - weight[0]]) / 2.0
 
@@ -66,12 +66,12 @@ class Values:
 
     Attributes:
         bayes_optimal: mean return of the Bayes-optimal policy over goal pairs, start cells and first contexts.
-        oracle: the same for the best policy that is told the context at every step.
+        oracle: the same for the best policy that observes the context at every step.
         pairs: goal cells, [P, 2].
         actions: Bayes-optimal action, [H, P, cells, beliefs]; None unless asked for.
         beliefs: P(m = A) of each belief index, [beliefs].
         after: index of the belief after a step without information, [beliefs].
-        revealed: index of the belief after a reward that told m = A, m = B, [2].
+        revealed: index of the belief after a reward that revealed m = A, m = B, [2].
     """
 
     bayes_optimal: float
@@ -114,7 +114,7 @@ def regret(env, agent: Array, goals: Array, action: Array, reward: Array) -> Arr
     """How much less than the best the actions of each episode were worth, by the exact values of (cell, belief).
 
     Its mean over episodes of one agent estimates the Bayes-optimal return minus the agent's, without the noise of what
-    start cells and contexts happen to pay. The agent must not be told the context.
+    start cells and contexts happen to pay. The agent must not observe the context.
 
     Args:
         env: any `Gridworld`.
@@ -135,8 +135,8 @@ def regret(env, agent: Array, goals: Array, action: Array, reward: Array) -> Arr
     paid = np.abs(reward - active) < np.abs(reward - inactive)
     belief = np.zeros_like(cell)  # index of the belief before each step
     for t in range(env.horizon):
-        told = revealed[np.where(on_goal[t, :, 0] == paid[t], 0, 1)]
-        belief[t + 1] = np.where(informative[t], told, after[belief[t]])
+        certain = revealed[np.where(on_goal[t, :, 0] == paid[t], 0, 1)]
+        belief[t + 1] = np.where(informative[t], certain, after[belief[t]])
     lost = np.zeros(len(pair))
     for t, (worth, _) in zip(reversed(range(env.horizon)), _backward(env), strict=True):
         choices = worth[pair, :, cell[t], belief[t]]  # [N, actions]
@@ -154,7 +154,7 @@ def _backward(env) -> Iterator[tuple[Array, Array]]:
 
     Yields:
         Value of each action for each belief, [P, actions, cells, beliefs], and of the best one where the context is
-        told, [P, cells, 2].
+        observed, [P, cells, 2].
     """
     cells = env.cells**2
     step, beliefs, after, revealed = _beliefs(env)
@@ -166,7 +166,7 @@ def _backward(env) -> Iterator[tuple[Array, Array]]:
     oracle = np.zeros((len(pairs), cells, 2))
     for _ in range(env.horizon):
         arrived = elsewhere + value[:, :, after]  # value of arriving in a cell with a belief
-        told = elsewhere + oracle @ step.T
+        privileged = elsewhere + oracle @ step.T  # the same for an agent that observes the context
         for m, probability in enumerate((beliefs, 1.0 - beliefs)):
             here, other = (goal[0], goal[1][m]), (goal[0], goal[1][1 - m])
             if active != inactive:
@@ -175,15 +175,15 @@ def _backward(env) -> Iterator[tuple[Array, Array]]:
                 arrived[here] = probability * pay[:, None] + (1.0 - probability) * miss[:, None]
             else:
                 arrived[here] += active - elsewhere
-            told[(*here, np.full(len(pairs), m))] += active - elsewhere
-            told[(*other, np.full(len(pairs), m))] += inactive - elsewhere
+            privileged[(*here, np.full(len(pairs), m))] += active - elsewhere
+            privileged[(*other, np.full(len(pairs), m))] += inactive - elsewhere
         worth = arrived[:, arrival]
-        value, oracle = worth.max(axis=1), told[:, arrival].max(axis=1)
+        value, oracle = worth.max(axis=1), privileged[:, arrival].max(axis=1)
         yield worth, oracle
 
 
 def _beliefs(env) -> tuple[Array, Array, Array, Array]:
-    """Session process of one step [2, 2]; beliefs; their successors; what a telling reward leaves behind."""
+    """Session process of one step [2, 2]; beliefs; their successors; beliefs that a reward may reveal."""
     horizon, p = env.horizon, float(env.p)
     step = (1.0 - p) * np.eye(2) + p * np.asarray(env.kernel, float)
     starts = np.stack([np.asarray(env.initial, float), step[0], step[1]])
@@ -196,5 +196,5 @@ def _beliefs(env) -> tuple[Array, Array, Array, Array]:
 def _arrivals(side: int, moves) -> Array:
     """Cell reached from each cell by each action, [actions, cells]."""
     x, y = np.divmod(np.arange(side**2), side)
-    clip = lambda v: np.clip(v, 0, side - 1)  # noqa: E731
-    return np.stack([clip(x + dx) * side + clip(y + dy) for dx, dy in moves])
+    reached = (np.clip(np.stack([x + dx, y + dy]), 0, side - 1) for dx, dy in moves)
+    return np.stack([column * side + row for column, row in reached])

@@ -43,12 +43,12 @@ class Contact(struct.PyTreeNode):
     """Pairs of geoms that can touch, in the order of the model, [n].
 
     Attributes:
-        found: whether they touch.
+        touching: whether they touch.
         force: normal to their surfaces, N.
         place: in m, [n, 3].
     """
 
-    found: Array
+    touching: Array
     force: Array
     place: Array
 
@@ -158,12 +158,12 @@ class Simulator:
         """Move on by one step of the environment.
 
         Args:
-            motion: where it stands.
-            control: of the actuators, held for the whole step, [nu].
+            motion: state of the model.
+            control: of the actuators, held for the step, [nu].
             applied: generalised forces beside them, in N and N m, [nv].
 
         Returns:
-            Where it stands after `substeps` steps.
+            State after `substeps` steps.
         """
         return self.backend.advance(motion, control, applied)
 

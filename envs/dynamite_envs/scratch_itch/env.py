@@ -1,7 +1,7 @@
 """A robot arm scratches a person's itch; where it itches is the context, and only the person knows.
 
 The task is ScratchItch of Assistive Gym (Erickson et al., 2020; MIT licence) with its robot, its person and its reward,
-built anew from published numbers. An itch that moves during an episode, and that is not shown, is what this adds.
+built anew from published numbers. An itch that moves during an episode, and that is not observed, is what this adds.
 """
 
 import functools
@@ -33,7 +33,7 @@ RADIUS = np.array([[0.043, 0.033], [0.0355, 0.027]])
 HAND = np.array([0.043, 0.0355])
 
 REACH = 0.25  # how far in front of a joint its target goes at most, rad
-STIFFNESS = 2.5  # wanted velocity for each rad from the target, 1/s
+STIFFNESS = 2.5  # commanded velocity for each rad from the target, 1/s
 DAMPING = np.array([8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 2.0])  # torque for each rad/s short of that, N m s/rad; at most 1 N m
 
 NEAR = 0.025  # contact as near as this is on the itch, m
@@ -83,7 +83,7 @@ class ScratchItch(MuJoCoDLCMDP):
 
     Attributes:
         other: probability that a switch moves the itch to the other limb; the place on the limb is drawn anew.
-        iid: 1 where a switch draws as the first itch is drawn, whatever stood before.
+        iid: 1 where a switch draws as the first itch is drawn, whatever came before.
         female: probability that the person is a woman.
         scratch_reward: for each scratch.
         distance_cost: for each m between tip and itch.
@@ -225,7 +225,7 @@ def scratch(contact: Contact, itch: Array, last: Array) -> tuple[Array, Array, A
     Returns:
         Force on the itch in N, whether it was scratched, and the place of the last scratch from now on.
     """
-    near = contact.found & (jnp.linalg.norm(contact.place - itch, axis=-1) < NEAR)
+    near = contact.touching & (jnp.linalg.norm(contact.place - itch, axis=-1) < NEAR)
     on_itch = jnp.where(near, contact.force, 0.0)
     force, place = jnp.sum(on_itch), contact.place[jnp.argmax(jnp.where(near, 1.0 + contact.force, 0.0))]
     scratched = jnp.any(near) & (jnp.linalg.norm(place - last) > MOVED) & (force < HARD)

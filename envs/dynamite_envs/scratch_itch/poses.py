@@ -41,14 +41,14 @@ def solve(place: np.ndarray) -> np.ndarray | None:
     data, tool = mujoco.MjData(model), model.body("tool").id
     data.qpos[:] = NEARBY
     low, high = low + MARGIN, high - MARGIN
-    wanted, back, turn, tilt = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(3)
-    mujoco.mju_euler2Quat(wanted, np.array([0.0, np.pi / 2, 0.0]), "XYZ")
+    target, back, turn, tilt = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(3)
+    mujoco.mju_euler2Quat(target, np.array([0.0, np.pi / 2, 0.0]), "XYZ")
     jacobian = np.zeros((6, model.nv))
     for _ in range(STEPS):
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mju_negQuat(back, data.xquat[tool])
-        mujoco.mju_mulQuat(turn, wanted, back)
+        mujoco.mju_mulQuat(turn, target, back)
         mujoco.mju_quat2Vel(tilt, turn, 1.0)
         miss = place - data.xpos[tool]
         mujoco.mj_jacBody(model, data, jacobian[:3], jacobian[3:], tool)

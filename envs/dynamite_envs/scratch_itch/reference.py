@@ -1,4 +1,4 @@
-"""A policy written by hand that is told where it itches: what ScratchItch pays an agent that need not learn.
+"""A policy written by hand that observes the itch: what ScratchItch pays an agent that need not learn.
 
 python -m dynamite_envs.scratch_itch.reference
 """
@@ -12,7 +12,7 @@ from dynamite_envs.scratch_itch.env import REACH, SUCCESS, Scratching, ScratchIt
 AWAY = 0.07  # from the limb on the way to another place, m
 CLOSE = 0.06  # distance along the skin from the itch below which it rubs, m
 DEPTH = 0.012  # by which rubbing aims below the skin, m
-STROKE, PERIOD = 0.017, 8  # amplitude along the limb in m, and steps of a whole stroke
+STROKE, PERIOD = 0.017, 8  # amplitude along the limb in m, and steps of a full stroke
 GAIN = 4.0  # joints aim this many times beyond what would bring the tip there, since they lag behind their targets
 DAMPING = 0.05  # of the inverse kinematics, m
 
@@ -22,7 +22,7 @@ def act(env: ScratchItch, state: State) -> Array:
 
     Args:
         env: the environment.
-        state: where it stands, its context included.
+        state: of the environment, its context included.
 
     Returns:
         The action, [7].
