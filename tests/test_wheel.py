@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -25,10 +26,15 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of this checkout, built as `pip install .` builds it."""
+    """The wheel of this checkout, built as `pip install .` builds it, from a copy without what earlier builds left."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("dynamite_jax", "envs", "experiments"):
+        shutil.copytree(CHECKOUT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, source)
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
-    run(sys.executable, "-m", "pip", "wheel", *options, CHECKOUT, cwd=folder)
+    run(sys.executable, "-m", "pip", "wheel", *options, source, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
