@@ -7,9 +7,8 @@ For each step t with S(t) the steps of its session i (Liang et al., 2024, for th
           - beta max(KL(q_{t+1} || sg q_end) - KL(q_t || sg q_end), 0)        t, t + 1 in one session
           - w_d BCE(d_t, predicted d_t)
 
-Arrays are time-major: H steps, B trajectories, L numbers of the latent; T of the steps where only some are decoded.
-Likelihoods are Gaussian with unit variance: up to a constant, half the squared
-error.
+Arrays are time-major: H steps, or T of them where the sum is subsampled; B trajectories; L numbers of the latent.
+Likelihoods are Gaussian with unit variance: up to a constant, half the squared error.
 """
 
 from collections.abc import Callable
