@@ -12,7 +12,7 @@ from dynamite_jax.cli import COMMANDS
 
 HEAVY = ("jax", "flax", "brax", "mujoco", "scipy", "matplotlib")
 LOADED = f"import sys; loaded = [name for name in {HEAVY} if name in sys.modules]"
-RUN = Path(__file__).parent / "data" / "run_v0"
+RUN = Path(__file__).parent / "files" / "run_v0"
 
 
 def run(code: str, *words: str) -> str:
@@ -123,5 +123,6 @@ def test_importing_any_module_changes_no_setting_and_prints_nothing():
 
 
 def test_training_changes_no_setting(tmp_path):
-    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    folder = Path(__file__).parent
+    path = f"import sys; sys.path[:0] = {[str(folder), str(folder / 'support')]!r}"
     run(path + SETTINGS + TRAINED, str(tmp_path / "run"))

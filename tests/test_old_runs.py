@@ -9,7 +9,7 @@ import pytest
 from dynamite_jax import config as configs
 from dynamite_jax.commands import evaluate, plot
 
-DATA = Path(__file__).parent / "data" / "run_v0"
+DATA = Path(__file__).parent / "files" / "run_v0"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_help_lists_every_command(words, monkeypatch, capsys):
 
 
 def test_every_command_is_a_module_with_a_main_and_a_target_of_make():
-    targets = re.findall(r"^([a-z-]+):", (Path(__file__).parents[1] / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (Path(__file__).parents[2] / "Makefile").read_text(), re.MULTILINE)
     for name, (module, _) in cli.COMMANDS.items():
         assert callable(importlib.import_module(module).main)
         assert name in targets

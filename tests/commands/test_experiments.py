@@ -192,7 +192,7 @@ def test_results_that_can_not_be_written_are_refused_before_training(command, tm
 )
 def test_a_picture_that_can_not_be_written_is_refused(name, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        figures.draw_learning_curves((Path(__file__).parent / "data" / "run_v0",), tmp_path / name)
+        figures.draw_learning_curves((Path(__file__).parents[1] / "files" / "run_v0",), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

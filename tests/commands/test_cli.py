@@ -25,7 +25,7 @@ from dynamite_jax.runtime.program import Program
 from experiments.studies import bayes_optimal
 
 Refused = Callable[..., str]
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 FITTING = ("--num-envs", "1024", "--ppo.minibatches", "16", "--vae.minibatches", "8", "--vae.trajectories", "0")
 
 
@@ -454,7 +454,7 @@ def test_make_runs_on_paths_with_spaces(tmp_path):
     (commands / "dynamite-jax").chmod(0o755)
     shutil.copy(CHECKOUT / "Makefile", tmp_path)
     for name in ("my rün", "other"):
-        shutil.copytree(CHECKOUT / "tests" / "data" / "run_v0", tmp_path / "runs" / name)
+        shutil.copytree(CHECKOUT / "tests" / "files" / "run_v0", tmp_path / "runs" / name)
     words = ["plot", "RUNS='runs/my rün' runs/other", "ARGS=--out 'two runs.png'"]
     done = subprocess.run(["make", *words], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

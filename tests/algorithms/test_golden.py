@@ -1,6 +1,6 @@
 """One meta-update of every method, frozen: losses, statistics and parameters move only when the algorithm does.
 
-python tests/test_golden.py writes the numbers anew; a commit that does so says why.
+PYTHONPATH=tests:tests/support python tests/algorithms/test_golden.py writes the numbers anew; a commit that does so says why.
 """
 
 import json
@@ -16,7 +16,7 @@ from dynamite_jax.agents import running_statistics
 from dynamite_jax.config import PhysicsConfig
 from dynamite_jax.methods import METHODS
 
-GOLDEN = Path(__file__).parent / "data" / "golden.json"
+GOLDEN = Path(__file__).parents[1] / "files" / "golden.json"
 TOLERANCE = 1e-5  # processors differ in the last bits, and their compilers in the order of sums
 CASES = [(env, method) for env in ("gridworld", "point_robot") for method in METHODS]
 CASES += [("reacher", "dynamite")]  # physics compiles slowly, and methods don't see it
