@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import assert_same
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.config import SCHEMA
-from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints
+from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints, SchemaError, from_schema_0
 
 
 def state(value: float = 1.0):
@@ -124,22 +125,32 @@ def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
     assert str(caught.value) == f"checkpoint {saved / '3'}: {said}"
 
 
-def test_arrays_of_schema_0_pass_by_the_reader_of_its_names(saved, monkeypatch):
-    def renamed(arrays):
-        return {{"params.weights": "params.kernel"}.get(name, name): array for name, array in arrays.items()}
+def test_a_state_of_schema_0_does_not_go_on(saved):
+    shutil.rmtree(saved / "3" / "about")
+    with pytest.raises(
+        SchemaError, match="an earlier version wrote it; its run can be evaluated and plotted, but not go"
+    ):
+        restore(saved)
 
-    checkpoints = Checkpoints(saved)
-    old = state(4)
-    old["params"]["weights"] = old["params"].pop("kernel")
-    checkpoints.save(4, old)
-    checkpoints.wait()
-    checkpoints.close()
-    monkeypatch.setattr("dynamite_jax.runtime.checkpoints.from_schema_0", renamed)
-    assert restore(saved)[0] == 3  # of today's schema, so its names are taken as they are
-    shutil.rmtree(saved / "4" / "about")
-    step, found, damaged = restore(saved)
-    assert (step, damaged) == (4, [])
-    assert_same(found, state(4))
+
+@pytest.mark.parametrize("observed", [6, 8])
+def test_statistics_of_schema_0_are_read_as_moments(observed):
+    """Of the oracle, whose observation has grown by the context (here to 8), its features stand in."""
+    rng = np.random.default_rng(0)
+    shapes = {"features": (2, 8), "observation": (2, 6), "reward": (2,), "returns": (2,)}
+    old = {f"normaliser.{m}.{name}": rng.random(shape) for m in ("mean", "std") for name, shape in shapes.items()}
+    fresh = jax.vmap(lambda _: running_statistics.init(8, observed))(jnp.arange(2))
+    leaves = jax.tree_util.tree_leaves_with_path(fresh)
+    names = {f"normaliser.{jax.tree_util.keystr(path, simple=True, separator='.')}": x for path, x in leaves}
+    template = {name: np.asarray(leaf) for name, leaf in names.items()}
+    read = from_schema_0(old | {"normaliser.count.lo": np.zeros(2), "policy_params.kernel": np.ones(3)}, template)
+    assert read.keys() == template.keys() | {"policy_params.kernel"}
+    assert all(read[name].shape == leaf.shape for name, leaf in template.items())
+    for name in shapes:
+        source = "features" if name == "observation" and observed == 8 else name
+        np.testing.assert_array_equal(read[f"normaliser.mean.{name}.value"], old[f"normaliser.mean.{source}"])
+        np.testing.assert_allclose(np.sqrt(read[f"normaliser.variance.{name}.value"]), old[f"normaliser.std.{source}"])
+        assert not read[f"normaliser.mean.{name}.error"].any()
 
 
 @pytest.mark.parametrize("change", [{"extra": jnp.zeros(1)}, {"finite": jnp.zeros(3, bool)}, {"finite": jnp.zeros(2)}])
