@@ -1,6 +1,6 @@
 """One meta-update of every method, frozen: losses, statistics and parameters move only when the algorithm does.
 
-`PYTHONPATH=tests:tests/support python tests/algorithms/test_golden.py` writes them anew; a commit that does so says why.
+`PYTHONPATH=tests:tests/support python tests/algorithms/test_golden.py` writes them anew; such a commit says why.
 """
 
 import json
