@@ -176,9 +176,8 @@ class MetaPPO:
         data = self.agent.evidence(state.normaliser, data)
         choose_key, key = jax.random.split(key)
         batch = fresh.reward.shape[1]
-        stored = data.valid[
-            0
-        ].sum()  # the buffer fills from the front, and the first step of an episode is always valid
+        # The buffer fills from the front, and the first step of an episode is always valid.
+        stored = data.valid[0].sum()
         count = hyper.trajectories or batch
         lr = hyper.lr * remaining(self.progress(env, state), hyper.anneal)
         optimise = optimiser(lr, hyper.max_grad_norm)
@@ -231,9 +230,9 @@ class MetaPPO:
         agent, episodes = self.agent, rollout.trajectories
         if hyper.shuffle == "steps":  # each an episode of its own to what follows
             data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
-        done = self.progress(env, state)
-        factor = remaining(done, hyper.anneal)
-        delayed = agent.belief.learns & (done < hyper.delay)
+        trained = self.progress(env, state)
+        factor = remaining(trained, hyper.anneal)
+        delayed = agent.belief.learns & (trained < hyper.delay)
         hyper = hyper.replace(lr=jnp.where(delayed, 0.0, hyper.lr * factor), entropy=hyper.entropy * factor)
         optimise = optimiser(hyper.lr, hyper.max_grad_norm)
 
