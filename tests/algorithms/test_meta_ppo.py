@@ -421,7 +421,7 @@ def test_every_pass_deals_out_each_episode_or_each_step_once(shuffle, monkeypatc
     config, program, state, rollout = seen_with_statistics("markov", shuffle=shuffle, minibatches=4, epochs=3)
     samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
     marks = np.arange(rollout.reward.size, dtype=np.float32).reshape(rollout.reward.shape)  # [H, E]
-    monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, *_: (value.sum(), {"marks": batch.advantage}))
+    monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, **_: (value.sum(), {"marks": batch.advantage}))
     monkeypatch.setattr(jnp, "mean", lambda x: x)  # of the minibatches' terms
     marked = samples.replace(advantage=jnp.asarray(marks))
     arguments = (program.env, rollout, marked, program.algorithm.hyper[1], state, jax.random.key(4))
@@ -471,7 +471,7 @@ def test_a_policy_that_has_become_noise_is_named():
 
 def test_training_warns_of_a_policy_that_is_noise(tmp_path, capsys):
     """Once when it is first seen, and at the end."""
-    config = tiny_config("point_robot", "markov", steps=3 * 8 * 40 * 2, seeds=1, env_options=("horizon=40",))
+    config = tiny_config("point_robot", "markov", steps=3 * 8 * 40 * 2, seeds=1, env_options={"horizon": 40})
     network = dataclasses.replace(config.network, action_deviation=5.0)
     training.train(dataclasses.replace(config, network=network), tmp_path / "run")
     said = " ".join(capsys.readouterr().err.split())

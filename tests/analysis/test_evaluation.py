@@ -124,7 +124,7 @@ def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told()
 
 def test_beliefs_over_eight_goals_are_measured_too():
     """Two numbers that nobody trained hold little of where eight goals are."""
-    config = tiny_config("point_robot", env_options=("horizon=20",))
+    config = tiny_config("point_robot", env_options={"horizon": 20})
     program = Program(config, registry.make("point_robot", horizon=20))
     result = evaluation.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=256, seed=1)
     belief = result["belief"]
