@@ -24,7 +24,7 @@ def test_physics_on_the_cpu_runs_where_it_never_hung(version):
 
 def test_a_hang_is_refused_before_the_folder_is_claimed(tmp_path):
     code = (
-        "import sys; from dynamite_jax.commands import train; from dynamite_jax.runtime import devices\n"
+        "import jax, sys; from dynamite_jax.commands import train; from dynamite_jax.runtime import devices\n"
         "devices.jaxlib.__version__ = '0.12.0'; train.main()"
     )
     flags = ["--env", "reacher", "--out", str(tmp_path / "run")]
