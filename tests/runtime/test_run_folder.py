@@ -106,7 +106,7 @@ def test_runs_that_were_given_no_folder_never_share_one(tmp_path, monkeypatch):
         with run_folder.claimed(out, config, False):
             claimed.append(out.name)
 
-    monkeypatch.setattr(train, "train", claim_only)
+    monkeypatch.setattr(training, "train", claim_only)
     for _ in range(3):
         train.main()
     assert claimed == [f"probe_match_dynamite_20260101-000000{end}" for end in ("", "-2", "-3")]
