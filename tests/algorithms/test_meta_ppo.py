@@ -434,6 +434,17 @@ def test_every_pass_deals_out_each_episode_or_each_step_once(shuffle, monkeypatc
     assert not np.array_equal(seen[0], seen[1])
 
 
+@pytest.mark.parametrize(("anneal", "share"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.25)])
+def test_the_weight_of_entropy_falls_over_the_last_part_of_training(anneal, share, monkeypatch):
+    """Three quarters of training are done; the loss tells the weight that it is given."""
+    config, program, state, rollout = seen_with_statistics("markov", anneal=anneal, entropy=0.4)
+    monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, *, hyper, **_: (value.sum(), {"w": hyper.entropy}))
+    state = state.replace(meta_updates=0.75 * config.meta_updates(program.env.horizon))
+    samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
+    arguments = (program.env, rollout, samples, program.algorithm.hyper[1], state, jax.random.key(4))
+    assert float(program.algorithm.update_policy(*arguments)[1]["w"]) == pytest.approx(0.4 * share, rel=1e-5)
+
+
 def test_learning_rate_and_entropy_fall_to_zero_at_the_end():
     """With `anneal=1` the last meta-update's step size is nearly nothing: parameters hardly move."""
     config = tiny_config("probe_match", ppo={"anneal": 1.0})
