@@ -25,7 +25,7 @@ from dynamite_jax.methods.method import Method, keep
 from dynamite_jax.runtime import loggers, run_folder, training
 from dynamite_jax.runtime.program import Program
 
-SEED = 1_000_000  # root of the episodes of an evaluation; training never comes near it
+SEED = 1_000_000  # root of the episodes of an evaluation, far from the roots of training
 
 
 def preset(env: str, method: str = "dynamite", scale: presets.Scale = "cores", **changes: Any) -> Config:
@@ -38,7 +38,7 @@ def preset(env: str, method: str = "dynamite", scale: presets.Scale = "cores", *
         **changes: fields of `Config` by name; those of its sections with a dot, as in `**{"ppo.lr": 3e-4}`.
 
     Raises:
-        UserError: a name that is unknown, with the nearest one, or a value that can't be.
+        UserError: a name that is unknown, with the nearest one, or a value that is not allowed.
     """
     config = presets.default(env, method, scale)
     known = [name for name, _, _ in rules.fields(config)] + [field.name for field in dataclasses.fields(config)]
@@ -54,10 +54,10 @@ def preset(env: str, method: str = "dynamite", scale: presets.Scale = "cores", *
 
 @dataclass(frozen=True)
 class Policy:
-    """The trained agent of one seed, for one episode at a time: it carries its belief in a state of its own.
+    """The trained agent of one seed, for one episode at a time; its belief is carried in an `AgentState`.
 
     Attributes:
-        agent: who acts.
+        agent: the agent.
         params: its parameters and statistics.
     """
 
@@ -76,20 +76,20 @@ class Policy:
         Args:
             state: from `init`, or from the step before.
             observation: s_t, [O]; of the oracle it ends with the features of the context.
-            reward: r_{t-1}, []; before the first action it counts for nothing.
+            reward: r_{t-1}, []; ignored before the first action.
             key: of a sample; without one the mode of the policy is taken.
 
         Returns:
             The action that an environment executes, [] or [size], and the next state.
 
         Raises:
-            UserError: an observation of another size.
+            UserError: the observation is of another size.
         """
         observation, reward = jnp.asarray(observation, jnp.float32), jnp.asarray(reward, jnp.float32)
         size = self.params.normaliser.mean.observation.value.shape
         if observation.shape != size:
             raise UserError(f"observation is of shape {list(observation.shape)}; it must be {list(size)}")
-        return self._act(self.params, state, observation, reward, key)
+        return self._act(self.params, state, observation=observation, reward=reward, key=key)
 
     @cached_property
     def _act(self) -> Callable:
@@ -97,9 +97,9 @@ class Policy:
 
 
 def _act(
-    agent: Agent, params: AgentParams, state: AgentState, observation: Array, reward: Array, key: Array | None
+    agent: Agent, params: AgentParams, state: AgentState, *, observation: Array, reward: Array, key: Array | None
 ) -> tuple[Array, AgentState]:
-    action, _, state, _ = agent.act(params, state, observation[None], reward[None], key)
+    action, _, state, _ = agent.act(params, state, observation=observation[None], reward=reward[None], key=key)
     return agent.space.clip(action)[0], state
 
 
@@ -111,7 +111,7 @@ class Run:
         program: its environment, agents and layout.
         params: parameters and statistics of every seed's agent, [seeds, ...].
         records: one for each chunk of training, as in `metrics.jsonl`.
-        folder: where it lies; None where nothing was written.
+        folder: its run folder; None where nothing was written.
     """
 
     program: Program
@@ -121,12 +121,12 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """What was trained."""
+        """The config that was trained."""
         return self.program.config
 
     @property
     def summary(self) -> loggers.Record | None:
-        """What `summary.json` says; None where there is none."""
+        """The contents of `summary.json`; None where there is none."""
         finished = self.folder and (self.folder / run_folder.SUMMARY).is_file()
         return run_folder.read_summary(self.folder) if self.folder and finished else None
 
@@ -143,10 +143,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What fresh episodes showed.
+    """Measurements of the agents on fresh episodes.
 
     Attributes:
-        record: all of it, as in `evaluation.json`; see `analysis.evaluation.evaluate`.
+        record: all of them, as in `evaluation.json`; see `analysis.evaluation.evaluate`.
     """
 
     record: loggers.Record
@@ -171,7 +171,7 @@ def train(
         config: the run.
         out: run folder, which gets config, metrics, checkpoints and a summary with an evaluation; without it nothing is
             written.
-        resume: go on with the run in `out`.
+        resume: continue the run in `out`.
         tensorboard: write TensorBoard events into `out`.
         wandb: write to Weights & Biases.
 
@@ -180,12 +180,13 @@ def train(
         Diverged: a loss is not finite.
     """
     if out is not None:
-        training.train(config, Path(out), resume, tensorboard, wandb)
+        training.train(config, Path(out), resume=resume, tensorboard=tensorboard, wandb=wandb)
         return load_run(out)
-    for name, asked in (("resume", resume), ("tensorboard", tensorboard), ("wandb", wandb)):
-        if asked:
+    for name, value in (("resume", resume), ("tensorboard", tensorboard), ("wandb", wandb)):
+        if value:
             raise UserError(f"{name} is True; it needs out, a run folder")
-    return Run(*training.train_in_memory(config))
+    program, params, records = training.train_in_memory(config)
+    return Run(program, params, records)
 
 
 def load_run(path: Path | str) -> Run:
@@ -197,25 +198,24 @@ def load_run(path: Path | str) -> Run:
     folder = Path(path)
     program, params, chunk = evaluation.load_run(folder)
     records = [record for record in loggers.read(folder / "metrics.jsonl") if record["chunk"] <= chunk]
-    return Run(program, params, records, folder)
+    return Run(program, params, records, folder=folder)
 
 
 def evaluate(run: Run, episodes: int | None = None, seed: int = SEED) -> Evaluation:
     """Play fresh episodes with the deterministic policy of every seed.
 
     Args:
-        run: whose agents play.
-        episodes: of each seed; by default those of the config.
-        seed: root of the contexts and start states; every agent meets the same.
+        run: its agents play.
+        episodes: number of episodes of each seed; by default that of the config.
+        seed: root of the contexts and start states, which are the same for every agent.
 
     Raises:
-        UserError: no episodes.
+        UserError: the number of episodes is below 1.
     """
     episodes = run.config.eval_episodes if episodes is None else episodes
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; it must be 1 or more")
-    program, sizes = run.program, {"episodes": episodes, "seed": seed}
-    return Evaluation(evaluation.evaluate(run.config, program.env, program.agent, run.params, **sizes))
+    return Evaluation(evaluation.evaluate(run.program, run.params, episodes=episodes, seed=seed))
 
 
 def make_env(name: str, **options: Any) -> DLCMDP:
@@ -223,20 +223,20 @@ def make_env(name: str, **options: Any) -> DLCMDP:
 
     Args:
         name: see `dynamite_envs.registry`.
-        **options: its numbers and the arguments of its maker.
+        **options: its fields and the arguments of its maker.
 
     Raises:
-        UserError: an unknown name or option, or a value that can't be.
+        UserError: an unknown name or option, or a value that is not allowed.
     """
     return registry.make(name, **options)
 
 
 def register_env(name: str, make: Callable[..., DLCMDP]) -> None:
-    """Make an environment of one's own known by a name.
+    """Register an environment under a name.
 
     Args:
         name: of the environment.
-        make: makes it from its options.
+        make: builds it from its options.
 
     Raises:
         UserError: another environment has the name.
@@ -247,7 +247,7 @@ def register_env(name: str, make: Callable[..., DLCMDP]) -> None:
 def register_method(
     name: str, build: Callable[..., Any], configure: Callable[[Config], Config] = keep, **abilities: Any
 ) -> None:
-    """Make a method of one's own known by a name.
+    """Register a method under a name.
 
     Args:
         name: of the method.

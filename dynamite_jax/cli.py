@@ -1,7 +1,7 @@
 """The command line: `dynamite-jax COMMAND`. A command is a module with a `main`, imported when it is called.
 
-Such a module imports what it computes with inside `main`, once the words of the command line are read, so that `--help`
-and a typing error are answered at once.
+Such a module imports its libraries inside `main`, once the command line is parsed, so that `--help` and a misspelt
+argument are answered at once.
 """
 
 import difflib
@@ -22,8 +22,8 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first word names; the other words are its own."""
-    name, *words = sys.argv[1:] or ["--help"]
+    """Run the command that the first argument names, with the others as its arguments."""
+    name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_usage())
     elif name == "--version":
@@ -31,7 +31,7 @@ def main() -> None:
 
         print(__version__)
     elif name in COMMANDS:
-        sys.argv = [f"dynamite-jax {name}", *words]
+        sys.argv = [f"dynamite-jax {name}", *arguments]
         importlib.import_module(COMMANDS[name][0]).main()
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)

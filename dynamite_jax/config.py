@@ -1,6 +1,6 @@
 """Configuration: frozen dataclasses, their validation, and their way in and out of JSON.
 
-A file names its schema, the version of its fields: one of an earlier schema is read as the run that it was.
+A file names its schema, the version of its fields: one of an earlier schema is read so that it reproduces its run.
 
 Nothing here needs JAX. In the compiled step `VAEConfig` and `PPOConfig` are pytrees, see `data.types`: their real
 numbers are traced leaves, so that changing one does not recompile and a search can be vmapped over them; everything
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
 
-# Schema of a file -> fields that it may lack since they came later, with the value that makes its run what it was,
-# which today's default may not be.
+# Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
+# default may be another.
 _LATER_FIELDS: dict[int, dict[str, Any]] = {
     0: {
         "network.action_deviation": 1.0,
@@ -142,7 +142,7 @@ class VAEConfig(_Hyperparameters):
     boundary_head: bool = _static(True)
     """Predict session boundaries."""
     kl_target: Literal["latent_dynamics", "previous_belief"] = _static("latent_dynamics")
-    """What the belief is drawn to: the session's prior, or the belief of the step before."""
+    """The prior of the KL term: that of the session, or the belief of the step before."""
     boundaries: Literal["labels", "predicted"] = _static("labels")
     """Sessions in the losses: the environment's labels, or the model's own boundaries, learnt without labels."""
     boundary_rate: float = 0.05
@@ -150,7 +150,7 @@ class VAEConfig(_Hyperparameters):
     boundary_noise: float = 0.2
     """Assumed error of a reward's prediction in deviations of rewards, where boundaries are learnt without labels."""
     boundary_alignment: Literal["evidence", "action"] = _static("evidence")
-    """What the boundary head answers at t: is the newest reward from a new session, or is the step to come."""
+    """What the boundary head predicts at t: that the newest reward, or that the next step, is of a new session."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ class PPOConfig(_Hyperparameters):
     minibatches: int = _static(16)
     """Minibatches of a pass; they divide the number of what is shuffled."""
     shuffle: Literal["episodes", "steps"] = _static("episodes")
-    """What is dealt out to minibatches: whole episodes, or steps, which a recurrent loss of the policy can't take."""
+    """Units of a minibatch: whole episodes, or steps, which a recurrent loss of the policy can't take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +219,7 @@ class NetworkConfig:
     max_action_deviation: float = 10.0
     """And with at most this; from 3 on training warns that the policy is noise."""
     feature_clip: float = 5.0
-    """Policy features, and what the belief sees, are normalised and clipped to this many deviations."""
+    """Policy features and inputs of the belief are normalised and clipped to this many deviations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Config:
     num_envs: int = 1024
     """Environments of each agent."""
     chunk: int = 10
-    """Meta-updates compiled into one program, between two looks from the host."""
+    """Meta-updates compiled into one program; the host reads metrics after each program."""
     eval_episodes: int = 2048
     """Episodes of the final evaluation of each seed."""
     checkpoint_every: int = 5
@@ -260,7 +260,7 @@ class Config:
     physics: PhysicsConfig = dataclasses.field(default_factory=PhysicsConfig)
 
     def __post_init__(self) -> None:
-        """Take the options of the environment out of the hands of whoever gave them."""
+        """Copy the options of the environment, so that nobody else can change them."""
         if isinstance(self.env_options, dict):
             object.__setattr__(self, "env_options", Options(self.env_options))
 
@@ -340,11 +340,11 @@ def from_dict(data: Any, source: str) -> Config:
     """The way back from `to_dict`, of this schema or an earlier one.
 
     Args:
-        data: what JSON holds.
-        source: where it is from, for messages.
+        data: the parsed JSON.
+        source: path of the file, for messages.
 
     Raises:
-        ConfigError: a schema of a later version, unknown or missing fields, or a value that can't be.
+        ConfigError: a schema of a later version, unknown or missing fields, or a value that is not allowed.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{source} holds no config; it must be a JSON object")
@@ -375,7 +375,7 @@ def from_dict(data: Any, source: str) -> Config:
 
 
 def _since(schema: int, table: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """What a table says of the fields of a file of some schema."""
+    """The entries of a table that apply to a file of some schema."""
     return {name: value for number, fields in table.items() if number >= schema for name, value in fields.items()}
 
 

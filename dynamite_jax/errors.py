@@ -1,4 +1,4 @@
-"""Bad input ends in one line and exit code 2."""
+"""How commands report bad input: one line on stderr and exit code 2."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from dynamite_jax.cli import COMMANDS
 
 
 class ConfigError(UserError):
-    """A field holds what it can't; the message is one line with field, value and what is allowed."""
+    """A field has a value that is not allowed; the message is one line with field, value and what is allowed."""
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,14 +40,14 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Plugins:
-    """What every command takes."""
+    """Arguments of every command."""
 
     plugin: tuple[str, ...] = ()
     """Modules of your own that register environments or methods; they are looked for in the current folder, too."""
 
 
 def _import_plugins(argv: list[str]) -> None:
-    """Import what stands behind `--plugin`: it may register what the other words name.
+    """Import the modules named by `--plugin`: they may register names that the other arguments use.
 
     Raises:
         UserError: there is no such module.
@@ -71,11 +71,11 @@ def _import_plugins(argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, field: str = "out") -> Iterator[None]:
-    """Tell in one line that what is written here can't be.
+    """Turn a failure to write into an error of one line.
 
     Args:
-        path: file or folder.
-        field: what it is.
+        path: file or folder that is written in the block.
+        field: name of the path in the message.
 
     Raises:
         UserError: names the path and the cause.
@@ -87,11 +87,11 @@ def writing(path: Path, field: str = "out") -> Iterator[None]:
 
 
 def parse(kind: Any, argv: list[str], **options: Any) -> Any:
-    """Command line -> dataclass by tyro, its boxed errors told in one line.
+    """Command line -> dataclass by tyro, whose boxed errors become one line.
 
     Args:
         kind: the dataclass, of the module that is the command.
-        argv: the words behind the command.
+        argv: the arguments of the command.
         **options: of `tyro.cli`.
 
     Raises:
@@ -100,23 +100,23 @@ def parse(kind: Any, argv: list[str], **options: Any) -> Any:
     """
     import tyro  # here, since reading and training a config need none of it
 
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(kind, args=argv, prog=_program(kind), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
     lines = [
-        re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in said.getvalue().splitlines()
+        re.sub(r"[\u2500-\u257f]", " ", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in output.getvalue().splitlines()
     ]
     text = " ".join(" ".join(lines).split()).removeprefix("Value error Error parsing ")
     raise UserError(re.sub(r" ?(Argument helptext|Full helptext|For full helptext|Run).*", "", text))
 
 
 def _program(kind: Any) -> str:
-    """What starts the command whose arguments these are."""
-    spec = sys.modules[kind.__module__].__spec__  # which knows the name of a module that is run, too
+    """How the command with these arguments is started."""
+    spec = sys.modules[kind.__module__].__spec__  # it also holds the name of a module that is run
     module = spec.name if spec else kind.__module__
     names = {path: name for name, (path, _) in COMMANDS.items()}
     return f"dynamite-jax {names[module]}" if module in names else f"python -m {module}"

@@ -1,4 +1,4 @@
-"""Defaults of each environment and method; what is not named here stands in `config`."""
+"""Defaults of each environment and method; fields that are not named here have the defaults of `config`."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ from dynamite_jax.rules import check_names
 
 Scale = Literal["cores", "accelerator"]
 
-FOUND = Path("runs/tuned")
-"""Where `make tune` writes what it finds, beside the runs of whoever runs it; looked into first."""
+TUNED = Path("runs/tuned")
+"""Where `make tune` writes presets, beside the user's runs; they take precedence over the shipped ones."""
 SHIPPED = Path(__file__).parent / "tuned"
-"""What this package was tuned to."""
+"""Tuned presets of this package."""
 BUILT_IN = "built in"
 
 _PROBE = Config(
@@ -40,7 +40,7 @@ _GRIDWORLD = Config(
 )
 
 # Chosen on the root seed 1000. Eight goals to tell apart take many more steps of the belief's optimiser than two: few
-# environments, and every trajectory seen twice.
+# environments, and two epochs over the trajectories.
 _POINT_ROBOT = dataclasses.replace(
     _GRIDWORLD,
     steps=4_000_000,
@@ -51,11 +51,11 @@ _POINT_ROBOT = dataclasses.replace(
     ppo=_GRIDWORLD.ppo.replace(entropy=0.005, minibatches=16),
 )
 
-# Physics takes most of the time of a step here, so each is learnt from more often. Shaped on `oracle` and `dynamite` in
+# Physics takes most of the time of a step here, so there are more epochs. Shaped on `oracle` and `dynamite` in
 # halfcheetah_vel by some 60 runs of at most 1 M steps, most of them on the root seed 1000. What mattered most: with
-# actions of deviation 1 or 0.5 at the start most cheetahs fall on their backs and stay there; with 0.25 four oracles
-# stood at -126 after 0.4 M steps, with 0.5 at -230. Then many small minibatches of single steps, no entropy bonus, and
-# a belief that moves little within a session.
+# actions of deviation 1 or 0.5 at the start most cheetahs fall on their backs and stay there; four oracles reached -126
+# after 0.4 M steps with 0.25, and -230 with 0.5. Then many small minibatches of single steps, no entropy bonus, and a
+# belief that moves little within a session.
 _MUJOCO = Config(
     steps=2_000_000,
     num_envs=16,
@@ -84,8 +84,8 @@ _REACHER = dataclasses.replace(
     _MUJOCO, steps=3_000_000, vae=_MUJOCO.vae.replace(lr=3e-3, kl_weight=0.01, consistency_weight=0.001)
 )
 
-# A place on two limbs to be told from distances: a higher rate for the belief, a weak prior, hardly any pull within
-# sessions, more of it decoded. Shaped on the root seed 1000 by 4 settings of `oracle` of at most 1.2 M steps, which the
+# A position on two limbs to infer from distances: a higher rate for the belief, a weak prior, hardly any pull within
+# sessions, more steps decoded. Shaped on the root seed 1000 by 4 settings of `oracle` of at most 1.2 M steps, which the
 # common preset suits, and 13 of `dynamite` of at most 0.7 M, none of which came off the ground.
 _SCRATCH_ITCH = dataclasses.replace(
     _MUJOCO,
@@ -116,7 +116,7 @@ _ENVIRONMENTS = {
 
 
 def default(env: str, method: str, scale: Scale = "cores") -> Config:
-    """The preset of a method in an environment, with what `make tune` has chosen for the two: here, or for the package.
+    """The preset of a method in an environment, with the fields that `make tune` chose: the user's, or the package's.
 
     Args:
         env: environment.
@@ -124,7 +124,7 @@ def default(env: str, method: str, scale: Scale = "cores") -> Config:
         scale: what it is sized for: a few cores, or a GPU or TPU.
 
     Raises:
-        ConfigError: an unknown name, with the nearest one; or a file of `make tune` that is none.
+        ConfigError: an unknown name, with the nearest one; or a damaged file of `make tune`.
     """
     check_names(env, method)
     preset = _ENVIRONMENTS.get(env, Config())
@@ -151,19 +151,19 @@ def source(config: Config) -> str:
 
 
 def _tuned(env: str, method: str) -> tuple[str, dict[str, Any]]:
-    """What was tuned for a method in an environment: where it stands, and what the file holds.
+    """The tuned preset of a method in an environment: the path of its file, and the contents.
 
     Raises:
         ConfigError: the file isn't one that `make tune` wrote.
     """
     name = f"{env}_{method}.json"
-    for folder, where in ((FOUND, str(FOUND / name)), (SHIPPED, f"dynamite_jax/tuned/{name} of the package")):
+    for folder, where in ((TUNED, str(TUNED / name)), (SHIPPED, f"dynamite_jax/tuned/{name} of the package")):
         if (folder / name).is_file():
             try:
                 tuned = json.loads((folder / name).read_text())
                 changed(Config(), tuned["changes"])
                 return where, {"changes": tuned["changes"], "trials": int(tuned["trials"])}
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                said = f"{type(error).__name__}: {error}"
-                raise ConfigError(f"preset {where} holds no changes of a config ({said}); remove or mend it") from None
+                cause = f"{type(error).__name__}: {error}"
+                raise ConfigError(f"preset {where} holds no changes of a config ({cause}); remove or mend it") from None
     return BUILT_IN, {}

@@ -1,4 +1,4 @@
-"""What the fields of a config may hold, alone, beside each other, and with a method in an environment."""
+"""Rules for the values of a config's fields, alone, together, and with a method in an environment."""
 
 import dataclasses
 import inspect
@@ -57,22 +57,22 @@ _RULES = {
 
 
 def allowed(name: str) -> str | None:
-    """What the number in a field must be, in words; None of a field whose type says it."""
+    """The rule for a number in words; None for a field that only has a type."""
     return _RULES[name][0] if name in _RULES else None
 
 
 def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted name, value, type) of every field that is not itself a section."""
-    found = []
+    leaves = []
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
-        found += fields(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value, hints[field.name])]
-    return found
+        leaves += fields(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value, hints[field.name])]
+    return leaves
 
 
 def check_values(config: "Config") -> None:
-    """Refuse values that can't be, alone or beside each other.
+    """Refuse values that are not allowed, alone or together.
 
     Raises:
         ConfigError: names the field, its value and what is allowed.

@@ -1,4 +1,4 @@
-"""An episode of ScratchItch as an animation: where it itches, and where the agent believes it does."""
+"""An episode of ScratchItch as an animation: the itch, and the belief about its position."""
 
 import copy
 from pathlib import Path
@@ -20,20 +20,20 @@ from dynamite_jax.data.types import AgentParams, Array
 from dynamite_jax.errors import writing
 
 mujoco: Any = untyped
-EPISODES = 256  # most of which the reader of the belief learns from; of the others the last is drawn
+EPISODES = 256  # the reader of the belief is fitted to most of them; the last of the others is drawn
 ALONG, AROUND = 6, 3  # bins of a limb
 HEIGHT, WIDTH = 300, 400  # of the picture, pixels
 
 
 def bins(itch: Itch) -> Array:
-    """Bin of a place, [...]: limb, then along, then around."""
+    """Bin of a position, [...]: limb, then along, then around."""
     along = jnp.minimum((itch.along * ALONG).astype(int), ALONG - 1)
     around = jnp.clip(((itch.angle / jnp.pi + 0.5) * AROUND).astype(int), 0, AROUND - 1)
     return (itch.limb.astype(int) * ALONG + along) * AROUND + around
 
 
 def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[Any, Array, Array]:
-    """Play `EPISODES` episodes, and read the belief of the last.
+    """Play `EPISODES` episodes, and read a posterior off the belief of the last.
 
     Returns:
         States s_0 .. s_H of the last episode, rewards [H], and the probability of every bin before each step,
@@ -41,19 +41,19 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[
     """
     reset_key, key, reader_key = jax.random.split(key, 3)
     start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
-    rollout, states, _ = play(agent, env, params, start, key=key, deterministic=True)
+    rollout, states, _ = play(agent, env, params, environment=start, key=key, deterministic=True)
     labels = jax.nn.one_hot(bins(states.context)[:-1], len(LIMBS) * ALONG * AROUND)
     features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
-    read = readout.probabilities(features, labels, reader_key)[:, -1]
+    probabilities = readout.probabilities(features, labels, reader_key)[:, -1]
     episode = jax.tree.map(lambda x: x[:, -1], states)
-    return episode, rollout.reward[:, -1], read.reshape(-1, len(LIMBS), ALONG, AROUND)
+    return episode, rollout.reward[:, -1], probabilities.reshape(-1, len(LIMBS), ALONG, AROUND)
 
 
 class Scene:
     """MuJoCo's picture of the arm and one person, with the itch as a red ball."""
 
     def __init__(self, env: ScratchItch, female: Array):
-        """Put the person there; `close` frees the renderer."""
+        """Shape the model's person like this one; `close` frees the renderer."""
         self._model = copy.copy(env.simulator.model)
         for name, value in person(female).items():
             getattr(self._model, name)[:] = np.asarray(value)
@@ -76,14 +76,16 @@ class Scene:
         self._renderer.close()
 
 
-def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray, out: Path, every: int) -> None:
+def animate(
+    env: ScratchItch, *, states: Any, reward: np.ndarray, probabilities: np.ndarray, out: Path, every: int
+) -> None:
     """Write the GIF.
 
     Args:
         env: the environment.
         states: s_0 .. s_H of one episode.
         reward: [H].
-        read: probabilities of the bins, [H, limbs, ALONG, AROUND].
+        probabilities: of the bins, [H, limbs, ALONG, AROUND].
         out: file.
         every: steps from one picture to the next.
 
@@ -94,12 +96,12 @@ def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray,
     FigureCanvasAgg(figure)
     left, *limbs = figure.subplots(1, 3, width_ratios=[4, 1, 1])
     scene = Scene(env, states.physics.female[0])
-    places = np.asarray(jax.vmap(itch_frame)(states.physics.female, states.context)[0])
+    positions = np.asarray(jax.vmap(itch_frame)(states.physics.female, states.context)[0])
     picture = left.imshow(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     left.axis("off")
-    heats, marks = [], []
+    heatmaps, marks = [], []
     for axes, limb in zip(limbs, LIMBS, strict=True):
-        heats.append(axes.imshow(np.zeros((ALONG, AROUND)), cmap="Blues", vmin=0, vmax=1, extent=(-90, 90, 1, 0)))
+        heatmaps.append(axes.imshow(np.zeros((ALONG, AROUND)), cmap="Blues", vmin=0, vmax=1, extent=(-90, 90, 1, 0)))
         marks.append(axes.plot([], [], "o", color="tab:red", markersize=8)[0])
         axes.set(aspect="auto", title=limb.replace("_", " "), xticks=[-90, 0, 90], yticks=[0, 1])
         axes.title.set_fontsize(9)
@@ -108,19 +110,19 @@ def animate(env: ScratchItch, states: Any, reward: np.ndarray, read: np.ndarray,
     context: Itch = states.context
 
     def show(step: int) -> None:
-        picture.set_data(scene.draw(np.asarray(states.physics.qpos[step]), places[step]))
-        for limb, (heat, mark) in enumerate(zip(heats, marks, strict=True)):
-            heat.set_data(read[step, limb])
-            here = int(context.limb[step]) == limb
-            mark.set_data([np.degrees(context.angle[step])] * here, [context.along[step]] * here)
-        scratches, earned = int(states.physics.scratches[step]), float(np.sum(reward[:step]))
-        title = f"step {step}  session {int(states.session[step])}  scratches {scratches}  return {earned:.0f}"
+        picture.set_data(scene.draw(np.asarray(states.physics.qpos[step]), positions[step]))
+        for limb, (heatmap, mark) in enumerate(zip(heatmaps, marks, strict=True)):
+            heatmap.set_data(probabilities[step, limb])
+            itches = int(context.limb[step]) == limb
+            mark.set_data([np.degrees(context.angle[step])] * itches, [context.along[step]] * itches)
+        scratches, total = int(states.physics.scratches[step]), float(np.sum(reward[:step]))
+        title = f"step {step}  session {int(states.session[step])}  scratches {scratches}  return {total:.0f}"
         left.set_title(title, fontsize=9)
 
-    rate: Any = 1.0 / (every * env.simulator.dt)  # as fast as it is
+    frame_rate: Any = 1.0 / (every * env.simulator.dt)  # real time
     try:
         frames = range(0, len(reward), every)
         with writing(out):
-            FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(rate))  # type: ignore[arg-type]
+            FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(frame_rate))  # type: ignore[arg-type]
     finally:
         scene.close()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,35 @@ from dynamite_jax import config as configs
 from dynamite_jax.analysis import posterior, sessions, statistics
 from dynamite_jax.analysis.references import references
 from dynamite_jax.analysis.rollouts import play_episodes
-from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import AgentParams
 from dynamite_jax.runtime import loggers, run_folder
 from dynamite_jax.runtime.program import Program
 
 
-def evaluate(
-    config: Config, env: DLCMDP, agent: Agent, params: AgentParams, *, episodes: int, seed: int
-) -> loggers.Record:
+def evaluate(program: Program, params: AgentParams, *, episodes: int, seed: int) -> loggers.Record:
     """Play fresh episodes with every seed's agent.
 
     Args:
-        config: the run.
-        env: its environment, as its method observes it.
-        agent: its agent.
+        program: its environment and agent.
         params: parameters and statistics of every seed's agent, [seeds, ...].
-        episodes: episodes of each seed.
-        seed: root of the contexts and start states; every agent meets the same.
+        episodes: number of episodes of each seed.
+        seed: root of the contexts and start states, which are the same for every agent.
 
     Returns:
         `return` (per seed, IQM, interval), `fraction_of_bayes_optimal` and `regret` where they are known,
         `references`, `sessions`, `recovery`, `boundary` and `belief`, see `analysis`; `outcomes`, the means of what the
         environment counts.
     """
+    env, agent = program.env, program.agent
     solution = exact.find(env)
     params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
 
     @jax.jit
     def measure_seeds(params: AgentParams, key: jax.Array) -> dict[str, Any]:
-        return jax.lax.map(lambda one: _measure(env, agent, one, solution=solution, episodes=episodes, key=key), params)
+        measure_seed = partial(_measure, env, agent, solution=solution, episodes=episodes, key=key)
+        return jax.lax.map(measure_seed, params)
 
     recorded = jax.device_get(measure_seeds(params, root))
 
@@ -63,34 +61,37 @@ def evaluate(
     result["sessions"] = sessions.session_returns(reward, session)
     result["recovery"] = sessions.recovery(reward, session)
     if agent.belief.detects:
-        result["boundary"] = sessions.detection(recorded["boundary"], session, config.vae.boundary_alignment)
+        alignment = program.config.vae.boundary_alignment
+        result["boundary"] = sessions.detection(recorded["boundary"], session, alignment)
     if errors := recorded["errors"]:  # [seeds]
-        nothing = errors.pop("error_of_knowing_nothing")
+        prior_error = errors.pop("error_of_knowing_nothing")
         result["belief"] = {name: statistics.summarise(error) for name, error in errors.items()}
-        result["belief"] |= {"error_of_knowing_nothing": float(nothing.mean())}
+        result["belief"] |= {"error_of_knowing_nothing": float(prior_error.mean())}
     return result
 
 
 def _measure(
     env: DLCMDP, agent: Agent, params: AgentParams, *, solution: exact.ExactSolution, episodes: int, key: jax.Array
 ) -> dict[str, Any]:
-    """What is kept of one seed: reward, session and boundary, [H, N]; outcomes, [N]; errors of its belief, [].
+    """The measurements of one seed: reward, session and boundary, [H, N]; outcomes, [N]; errors of its belief, [].
 
-    Where regret is known also its physics and actions. Neither is measured of an agent that observes the context.
+    Where regret is known also physics and actions. Neither these nor errors are measured where the agent observes the
+    context.
     """
     reset_key, action_key, decoder_key, reader_key = jax.random.split(key, 4)
-    played = play_episodes(agent, env, params, episodes=episodes, reset_key=reset_key, action_key=action_key)
-    rollout = played.rollout
-    outcomes = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], played.physics))
+    batch = play_episodes(agent, env, params, episodes=episodes, reset_key=reset_key, action_key=action_key)
+    rollout = batch.rollout
+    outcomes = jax.vmap(env.outcomes)(jax.tree.map(lambda x: x[-1], batch.physics))
     record = {"reward": rollout.reward, "session": rollout.session, "boundary": rollout.boundary}
     record |= {"outcomes": outcomes, "errors": {}}
     if isinstance(env, ObserveContext):
         return record
     if isinstance(solution, exact.Regret):
-        record |= {"physics": played.physics, "action": rollout.action}
+        record |= {"physics": batch.physics, "action": rollout.action}
     if isinstance(solution, exact.BayesFilter):
-        keys = {"decoder_key": decoder_key, "reader_key": reader_key}
-        record["errors"] = posterior.errors(solution, agent, params, played, **keys)
+        record["errors"] = posterior.errors(
+            solution, agent=agent, params=params, episodes=batch, decoder_key=decoder_key, reader_key=reader_key
+        )
     return record
 
 
@@ -99,7 +100,7 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
 
     Args:
         run: the folder.
-        episodes: how many of each seed will be played; by default those of the config.
+        episodes: number of episodes of each seed that will be played; by default that of the config.
 
     Returns:
         The program, parameters and statistics of every seed's agent, [seeds, ...], and the chunk of the checkpoint.

@@ -1,4 +1,4 @@
-"""Pictures of runs; drawn without pyplot, which keeps figures and settings of its own."""
+"""Pictures of runs; drawn without pyplot, which has global state."""
 
 import dataclasses
 from pathlib import Path
@@ -16,12 +16,12 @@ from dynamite_jax.errors import writing
 from dynamite_jax.runtime import loggers, run_folder
 
 
-def draw_learning_curves(runs: tuple[Path, ...], out: Path, title: str = "", labels: tuple[str, ...] = ()) -> None:
-    """Write one picture of one or more runs.
+def draw_learning_curves(runs: tuple[Path, ...], out: Path, *, title: str = "", labels: tuple[str, ...] = ()) -> None:
+    """Write one picture with the learning curves of one or more runs.
 
     Raises:
-        UserError: a folder is no run, holds no metrics, the environments differ, labels are not as many as runs, or
-            `out` can't be written.
+        UserError: a folder is no run or holds no metrics, the environments differ, the number of labels is not that of
+            runs, or `out` can't be written.
     """
     if labels and len(labels) != len(runs):
         raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
@@ -58,13 +58,13 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, title: str = "", lab
 def draw_sweep(
     rows: dict[str, loggers.Record], *, methods: tuple[str, ...], p: tuple[float, ...], env: str, out: Path
 ) -> None:
-    """Score against p; return where there is no score.
+    """Write a picture of the score against p, or of the return where there is no score.
 
     Args:
         rows: records named `METHOD p=P`.
-        methods: one line each.
+        methods: each is drawn as a line.
         p: probabilities, in the order of the axis.
-        env: the title.
+        env: name of the environment, for the title.
         out: picture to write.
     """
     figure, axes = _figure()
@@ -83,7 +83,7 @@ def draw_sweep(
 
 
 def _figure() -> tuple[Figure, Axes]:
-    """An empty picture with axes at the left and at the bottom."""
+    """An empty picture with axes on the left and at the bottom."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -100,7 +100,7 @@ def _load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:
 
 
 def _references(runs: tuple[Path, ...], config: configs.Config) -> dict[str, float]:
-    """Known returns of the environment, from the summary of a finished run; solved anew where none is finished."""
+    """Returns of reference agents, from the summary of a finished run; solved anew where none is finished."""
     for run in runs:
         if (run / run_folder.SUMMARY).is_file():
             return run_folder.read_summary(run)["eval"]["references"]

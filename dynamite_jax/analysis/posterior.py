@@ -16,49 +16,54 @@ from dynamite_jax.runtime import loggers
 
 
 def exact_posterior(solution: BayesFilter, episodes: Episodes) -> Array:
-    """Probabilities of the contexts before each step, given all that came before it, [H, N, n]."""
+    """Probabilities of the contexts before each step, given the history before it, [H, N, n]."""
     count = episodes.rollout.reward.shape[1]
 
     def step(posterior: Array, evidence: tuple[Any, Array]) -> tuple[Array, Array]:
-        return jax.vmap(solution.filter_step)(posterior, *evidence), posterior
+        physics, reward = evidence
+        return jax.vmap(solution.filter_step)(posterior, physics, reward), posterior
 
-    after = jax.tree.map(lambda x: x[1:], episodes.physics)
+    next_physics = jax.tree.map(lambda x: x[1:], episodes.physics)
     start = jnp.tile(solution.init_posterior(), (count, 1))
-    return jax.lax.scan(step, start, (after, episodes.rollout.reward))[1]
+    return jax.lax.scan(step, start, (next_physics, episodes.rollout.reward))[1]
 
 
 def decoded_posterior(
-    solution: RewardPosterior, agent: Agent, params: AgentParams, episodes: Episodes, key: Array
+    solution: RewardPosterior, *, agent: Agent, params: AgentParams, episodes: Episodes, key: Array
 ) -> Array:
     """Probabilities of the contexts before each step, by the reward decoder of the belief, [H, N, n]."""
 
-    def decoded(physics: Any, belief: Any) -> Array:
+    def decode(physics: Any, belief: Any) -> Array:
         return solution.decoded_posterior(physics, partial(agent.expected_reward, params, belief, key))
 
-    now = jax.tree.map(lambda x: x[:-1], (episodes.physics, episodes.beliefs))
-    return jax.lax.map(lambda x: jax.vmap(decoded)(*x), now)
+    def decode_step(step: tuple[Any, Any]) -> Array:
+        physics, beliefs = step
+        return jax.vmap(decode)(physics, beliefs)
+
+    steps = jax.tree.map(lambda x: x[:-1], (episodes.physics, episodes.beliefs))
+    return jax.lax.map(decode_step, steps)
 
 
 def errors(
     solution: BayesFilter,
+    *,
     agent: Agent,
     params: AgentParams,
     episodes: Episodes,
-    *,
     decoder_key: Array,
     reader_key: Array,
 ) -> dict[str, Array]:
     """Mean absolute errors of a probability, each [].
 
     Returns:
-        `readout_error` of what can be read off the policy's inputs; `decoded_error` of the reward decoder, where belief
-        and environment have it; `error_of_knowing_nothing`, of the distribution of the first context.
+        `readout_error` of a posterior that is read off the policy's inputs; `decoded_error` of the reward decoder,
+        where belief and environment have one; `error_of_knowing_nothing`, of the distribution of the first context.
     """
     exact = exact_posterior(solution, episodes)
     features = agent.normalise(params.normaliser, "features", episodes.rollout.features[:-1])
     result = {"readout_error": readout.error(features, exact, reader_key)}
     if agent.belief.decodes and isinstance(solution, RewardPosterior):
-        decoded = decoded_posterior(solution, agent, params, episodes, decoder_key)
+        decoded = decoded_posterior(solution, agent=agent, params=params, episodes=episodes, key=decoder_key)
         result["decoded_error"] = jnp.abs(decoded - exact).mean()
     return result | {"error_of_knowing_nothing": jnp.abs(exact - solution.init_posterior()).mean()}
 
@@ -66,9 +71,9 @@ def errors(
 def regret(solution: Regret, physics: Any, action: np.ndarray, reward: np.ndarray) -> loggers.Record:
     """Mean regret of each seed, from physical states [seeds, H + 1, N, ...], actions and rewards [seeds, H, N, ...]."""
 
-    def side_by_side(x: np.ndarray) -> np.ndarray:
+    def merge_seeds(x: np.ndarray) -> np.ndarray:
         """[seeds, H, N, ...] -> [H, seeds N, ...]."""
         return np.concatenate(list(x), axis=1)
 
-    lost = solution.regret(*jax.tree.map(side_by_side, (physics, action, reward)))
-    return statistics.summarise(lost.reshape(len(reward), -1).mean(-1))
+    regrets = solution.regret(jax.tree.map(merge_seeds, physics), merge_seeds(action), merge_seeds(reward))
+    return statistics.summarise(regrets.reshape(len(reward), -1).mean(-1))

@@ -1,4 +1,4 @@
-"""How much of the exact posterior can be read off the inputs that a policy gets from its belief."""
+"""Readout: how much of the exact posterior a small network recovers from the inputs of a policy."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from dynamite_jax.networks.mlp import MLP
 
 HIDDEN = (64, 64)
 UPDATES, BATCH, STEP_SIZE = 3000, 512, 3e-3
-FITTED = 0.75  # share of the episodes that the reader learns from; the others measure it
+FITTED = 0.75  # share of the episodes that the reader is fitted to; the others test it
 
 
 def error(features: Array, posterior: Array, key: Array) -> Array:
-    """How far what can be read is from the posterior, on episodes that the reader was not fitted to.
+    """Error of the posterior that is read off, on episodes that the reader was not fitted to.
 
-    A belief whose decoder answers in other terms than probabilities may still hold the full posterior, and a
-    recurrent memory has no decoder at all: what can be read is the same question to every method.
+    A belief whose decoder predicts something other than probabilities may still hold the full posterior, and a
+    recurrent memory has no decoder at all: the readout is the same measurement for every method.
 
     Args:
         features: inputs of the policy, normalised, [H, N, F].
@@ -26,10 +26,10 @@ def error(features: Array, posterior: Array, key: Array) -> Array:
         key: of the reader's parameters and batches.
 
     Returns:
-        Mean absolute error of the read probabilities, [].
+        Mean absolute error of the probabilities, [].
     """
-    read = probabilities(features, posterior, key)
-    return jnp.abs(read - posterior[:, -read.shape[1] :]).mean()
+    prediction = probabilities(features, posterior, key)
+    return jnp.abs(prediction - posterior[:, -prediction.shape[1] :]).mean()
 
 
 def probabilities(features: Array, posterior: Array, key: Array) -> Array:
@@ -41,7 +41,7 @@ def probabilities(features: Array, posterior: Array, key: Array) -> Array:
         key: of the reader's parameters and batches.
 
     Returns:
-        Probabilities read in the last `1 - FITTED` of the episodes, which the reader was not fitted to, [H, M, n].
+        Probabilities in the last `1 - FITTED` of the episodes, which the reader was not fitted to, [H, M, n].
     """
     horizon, episodes = posterior.shape[:2]
     split = int(FITTED * episodes)

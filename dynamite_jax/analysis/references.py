@@ -1,4 +1,4 @@
-"""Returns of reference agents, solved once for the numbers of an environment and then kept in the cache folder."""
+"""Returns of reference agents, solved once for the fields of an environment and then kept in the cache folder."""
 
 import contextlib
 import dataclasses
@@ -15,29 +15,29 @@ import dynamite_jax
 from dynamite_envs.exact import ExactSolution
 from dynamite_jax.runtime import devices
 
-PLAIN = (bool, int, float, str, type(None))  # types whose `repr` says all there is to say
+PLAIN = (bool, int, float, str, type(None))  # types whose `repr` identifies the value
 
 
 def references(solution: ExactSolution) -> dict[str, float]:
-    """`solution.references()`, from the cache where they are there.
+    """`solution.references()`, read from the cache where it holds them.
 
-    A cache that can't be read, or whose contents are damaged, is none.
+    A file that can't be read, or whose contents are damaged, is ignored.
     """
     if type(solution).references is ExactSolution.references or (key := _key(solution)) is None:
         return solution.references()
     try:
         path = devices.cache_folder() / "references" / f"{key}.json"
-    except RuntimeError:  # nobody's home is known
+    except RuntimeError:  # there is no home folder
         return solution.references()
-    found = _read(path)
-    if found is None:
-        found = solution.references()
-        _write(path, found)
-    return found
+    returns = _read(path)
+    if returns is None:
+        returns = solution.references()
+        _write(path, returns)
+    return returns
 
 
 def _key(solution: ExactSolution) -> str | None:
-    """Digest of all that the references depend on; None where it can't be told.
+    """Digest of everything that the references depend on; None where that is unknown.
 
     That is the version of this package, the files that define the environment and its solution, and every field of the
     environment.
@@ -53,34 +53,34 @@ def _key(solution: ExactSolution) -> str | None:
         value: Any = getattr(env, field.name)
         if field.metadata.get("pytree_node", True):
             array = np.asarray(value)
-            said = f"{array.dtype.str}{array.shape}".encode() + array.tobytes()
+            content = f"{array.dtype.str}{array.shape}".encode() + array.tobytes()
         elif isinstance(value, PLAIN):
-            said = repr(value).encode()
+            content = repr(value).encode()
         else:
             return None
-        digest.update(field.name.encode() + said)
+        digest.update(field.name.encode() + content)
     return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, float] | None:
-    """References of a file that is as it was written."""
+    """References in a file; None where it is missing or damaged."""
     try:
         record = json.loads(path.read_text())
-        found = record["references"]
-        intact = record["sha256"] == _checksum(found)
+        returns = record["references"]
+        intact = record["sha256"] == _checksum(returns)
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return found if intact else None
+    return returns if intact else None
 
 
-def _write(path: Path, found: dict[str, float]) -> None:
+def _write(path: Path, returns: dict[str, float]) -> None:
     """Write a file, complete or not at all."""
     part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"references": found, "sha256": _checksum(found)}))
+        part.write_text(json.dumps({"references": returns, "sha256": _checksum(returns)}))
         part.replace(path)
 
 
-def _checksum(found: dict[str, float]) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def _checksum(returns: dict[str, float]) -> str:
+    return hashlib.sha256(json.dumps(returns, sort_keys=True).encode()).hexdigest()

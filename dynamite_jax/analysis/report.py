@@ -1,4 +1,4 @@
-"""An evaluation as a table for people."""
+"""An evaluation as a printed table."""
 
 from rich.console import Console
 from rich.table import Table

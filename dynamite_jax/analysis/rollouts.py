@@ -1,4 +1,4 @@
-"""Episodes to be analysed: played by the deterministic policy, with physical states and beliefs."""
+"""Episodes for the analysis: played by the deterministic policy, with physical states and beliefs."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Episodes(struct.PyTreeNode):
     Attributes:
         rollout: observations, actions and rewards.
         physics: physical states s_0 .. s_H, leaves [H + 1, N, ...].
-        beliefs: `Belief.summary` there, for the reward decoder, leaves [H + 1, N, ...].
+        beliefs: `Belief.summary` in these states, for the reward decoder, leaves [H + 1, N, ...].
     """
 
     rollout: Rollout
@@ -28,6 +28,6 @@ def play_episodes(
     agent: Agent, env: DLCMDP, params: AgentParams, *, episodes: int, reset_key: Array, action_key: Array
 ) -> Episodes:
     """Play one episode in each of `episodes` environments; the action is the mode of the policy."""
-    environment = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
-    rollout, environments, beliefs = play(agent, env, params, environment, key=action_key, deterministic=True)
+    start = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+    rollout, environments, beliefs = play(agent, env, params, environment=start, key=action_key, deterministic=True)
     return Episodes(rollout, environments.physics, beliefs)

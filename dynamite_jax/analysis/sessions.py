@@ -1,4 +1,4 @@
-"""What happens around switches: returns of sessions, recovery, and boundaries that the agent predicted."""
+"""Behaviour around switches: returns of sessions, recovery, and boundaries that the agent predicted."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import numpy as np
 from dynamite_jax.beliefs import elbo
 from dynamite_jax.runtime import loggers
 
-RECOVERED = 0.9  # share of the way back to the reward before the switch that counts as recovered
+RECOVERED = 0.9  # share of the lost reward that has to be regained
 DETECTION_WINDOW = 3  # steps by which a boundary may be predicted late
 
 
@@ -45,8 +45,8 @@ def recovery(reward: np.ndarray, session: np.ndarray) -> loggers.Record:
 
     Returns:
         `before`: mean reward of the step before a switch. `curve`: mean reward k steps after it, over the
-        sessions that are that long, as far as a hundred are. `steps`: the first k at which the curve has made up
-        `RECOVERED` of what was lost; None if it never does or nothing ever switches.
+        sessions that are that long, while there are a hundred of them. `steps`: the first k at which the curve has
+        regained `RECOVERED` of the loss; None if it never does or there is no switch.
     """
     switch = (session[:, 1:] != session[:, :-1]) & (session[:, 1:] >= 0)
     if not switch.any():
@@ -76,11 +76,11 @@ def detection(predicted: np.ndarray, session: np.ndarray, alignment: str) -> log
     Args:
         predicted: predicted boundaries, [seeds, H, N].
         session: [seeds, H, N], -1 after the end of an episode, where nothing counts.
-        alignment: what a boundary means, see `elbo.boundary_labels`.
+        alignment: meaning of a boundary, see `elbo.boundary_labels`.
 
     Returns:
-        `exact` counts a hit on the very step; `late` also one up to `DETECTION_WINDOW` steps after. A boundary
-        between two steps without information can't be detected, so recall below 1 is no fault by itself.
+        `exact` counts a hit on the same step only; `late` also one up to `DETECTION_WINDOW` steps after. A boundary
+        between two steps without information can't be detected, so recall below 1 is no error by itself.
     """
     label = np.asarray(jax.vmap(partial(elbo.boundary_labels, alignment=alignment))(jnp.asarray(session))) > 0.5
     label, predicted = label & (session >= 0), predicted & (session >= 0)
@@ -97,7 +97,7 @@ def detection(predicted: np.ndarray, session: np.ndarray, alignment: str) -> log
 
 def _recent(mark: np.ndarray, window: int) -> np.ndarray:
     """Whether there is a mark at the step or up to `window` steps before it, [seeds, H, N]."""
-    spread = mark.copy()
+    recent = mark.copy()
     for lag in range(1, window + 1):
-        spread[:, lag:] |= mark[:, :-lag]
-    return spread
+        recent[:, lag:] |= mark[:, :-lag]
+    return recent

@@ -1,4 +1,4 @@
-"""Statistics over seeds that reports are made of."""
+"""Statistics over seeds for reports."""
 
 from typing import Any
 

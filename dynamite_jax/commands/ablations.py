@@ -1,4 +1,4 @@
-"""DynaMITE without each of its parts.
+"""The command that compares DynaMITE with and without its parts.
 
 dynamite-jax ablations --env gridworld --seeds 10
 """
@@ -48,26 +48,28 @@ def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
     """Name of each row -> its config."""
     base = presets.default(env, "dynamite")
     shared = {"seeds": seeds, "steps": steps or base.steps}
-    wanted = {name: dataclasses.replace(base, vae=base.vae.replace(**part), **shared) for name, part in PARTS.items()}
+    run_configs = {
+        name: dataclasses.replace(base, vae=base.vae.replace(**changes), **shared) for name, changes in PARTS.items()
+    }
     network = dataclasses.replace(base.network, encoder="transformer")
-    wanted["transformer"] = dataclasses.replace(base, network=network, **shared)
-    return wanted | {name: dataclasses.replace(presets.default(env, name), **shared) for name in REFERENCES}
+    run_configs["transformer"] = dataclasses.replace(base, network=network, **shared)
+    return run_configs | {name: dataclasses.replace(presets.default(env, name), **shared) for name in REFERENCES}
 
 
 @one_line_errors
 def main() -> None:
-    """Train, write, print."""
+    """Complete the runs, write the table, print it."""
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_jax.analysis.figures import draw_learning_curves
 
-    wanted = variants(arguments.env, arguments.seeds, arguments.steps)
+    run_configs = variants(arguments.env, arguments.seeds, arguments.steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
     runs.make_folder(out)
-    found = runs.rows(wanted, runs.complete(wanted, root, arguments.allow_dirty))
-    runs.compare(found, "dynamite")
-    base = wanted["dynamite"]
-    runs.write(found, base, out, name="ablations", header="variant", allow_dirty=arguments.allow_dirty)
-    draw_learning_curves(tuple(root / name for name in wanted), out / "ablations.png", labels=tuple(wanted))
+    table = runs.rows(run_configs, runs.complete(run_configs, root, arguments.allow_dirty))
+    runs.compare(table, "dynamite")
+    base = run_configs["dynamite"]
+    runs.write(table, base, out, name="ablations", header="variant", allow_dirty=arguments.allow_dirty)
+    draw_learning_curves(tuple(root / name for name in run_configs), out / "ablations.png", labels=tuple(run_configs))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Arguments(Plugins):
 
 @one_line_errors
 def main() -> None:
-    """Play, read, draw and say where."""
+    """Play an episode, read off the belief, draw, and print the path."""
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.out.suffix != ".gif":
         raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in .gif")
@@ -54,8 +54,11 @@ def main() -> None:
     if not 0 <= arguments.seed < program.config.seeds:
         raise ConfigError(f"seed is {arguments.seed}; it must be from 0 to {program.config.seeds - 1}")
     params = jax.tree.map(lambda x: x[arguments.seed], jax.device_get(params))
-    played = jax.jit(partial(animation.record, program.env, program.agent))(params, jax.random.key(arguments.episode))
-    animation.animate(env, *jax.device_get(played), out=arguments.out, every=arguments.every)
+    record = jax.jit(partial(animation.record, program.env, program.agent))
+    states, reward, probabilities = jax.device_get(record(params, jax.random.key(arguments.episode)))
+    animation.animate(
+        env, states=states, reward=reward, probabilities=probabilities, out=arguments.out, every=arguments.every
+    )
     print(arguments.out)
 
 

@@ -46,14 +46,14 @@ def _report(result: loggers.Record) -> None:
     table.add_row("compile, cold / warm", f"{result['compile_s']:.1f} s / {result['warm_compile_s']:.1f} s")
     if result["peak_mb"] is not None:
         table.add_row("peak memory", f"{result['peak_mb']:,.0f} MB")
-    whole = sum(phase["us"] for phase in result["phases"].values())
+    total = sum(phase["us"] for phase in result["phases"].values())
     for name, phase in result["phases"].items():
-        said = f"{phase['us']:.2f} ({phase['us'] / whole:.0%}), {phase['flops'] / 1e3:.0f} kFLOP"
-        table.add_row(f"{name}, us a step", said)
-    alone, acting = result["phases"]["environment"]["us"], result["phases"]["encoder and policy"]["us"]
-    table.add_row("environment alone, steps/s", f"{1e6 / alone:,.0f}")
+        cell = f"{phase['us']:.2f} ({phase['us'] / total:.0%}), {phase['flops'] / 1e3:.0f} kFLOP"
+        table.add_row(f"{name}, us a step", cell)
+    environment, acting = (result["phases"][name]["us"] for name in ("environment", "encoder and policy"))
+    table.add_row("environment alone, steps/s", f"{1e6 / environment:,.0f}")
     table.add_row("acting and learning add to that", f"{result['overhead']:.0%}")
-    table.add_row("environment, belief and policy, steps/s", f"{1e6 / (alone + acting):,.0f}")
+    table.add_row("environment, belief and policy, steps/s", f"{1e6 / (environment + acting):,.0f}")
     if "c_mujoco_steps_per_s" in result:
         table.add_row("C MuJoCo on all cores, steps/s", f"{result['c_mujoco_steps_per_s']:,.0f}")
     floor = result["floor"]

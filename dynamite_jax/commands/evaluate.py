@@ -36,8 +36,7 @@ def main() -> None:
     from dynamite_jax.analysis.report import report
 
     program, params, step = load_run(arguments.run, arguments.episodes)
-    sizes = {"episodes": arguments.episodes, "seed": arguments.seed}
-    result = evaluate(program.config, program.env, program.agent, params, **sizes)
+    result = evaluate(program, params, episodes=arguments.episodes, seed=arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}
     report(result)
     path = arguments.run / "evaluation.json"

@@ -1,4 +1,4 @@
-"""Learning curves of runs with intervals over seeds, as PNG.
+"""The command that draws learning curves of runs, with intervals over seeds.
 
 dynamite-jax plot --runs runs/A runs/B --out curves.png
 """
@@ -26,11 +26,11 @@ class Arguments(Plugins):
 
 @one_line_errors
 def main() -> None:
-    """Draw and say where."""
+    """Draw, and print the path."""
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_jax.analysis.figures import draw_learning_curves
 
-    draw_learning_curves(arguments.runs, arguments.out, arguments.title, arguments.labels)
+    draw_learning_curves(arguments.runs, arguments.out, title=arguments.title, labels=arguments.labels)
     print(arguments.out)
 
 

@@ -1,4 +1,4 @@
-"""How methods fare from contexts that never change to contexts that change at every step.
+"""The command that compares methods from contexts that never change to contexts that change at every step.
 
 dynamite-jax sweep-p --env gridworld --seeds 5
 """
@@ -39,7 +39,7 @@ class Arguments(Plugins):
 
 @one_line_errors
 def main() -> None:
-    """Train, write, print."""
+    """Complete the runs, write the table, print it."""
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_envs import exact, registry
     from dynamite_jax.analysis.figures import draw_sweep
@@ -48,26 +48,30 @@ def main() -> None:
     methods = arguments.methods
     if "bayes_optimal" not in references(exact.find(registry.make(arguments.env))):
         methods += tuple(name for name in REFERENCES if name not in methods)
-    wanted: dict[float, dict[str, Config]] = {}
+    configs_at: dict[float, dict[str, Config]] = {}
     for p in arguments.p:
-        wanted[p] = {}
+        configs_at[p] = {}
         for method in methods:
             config = presets.default(arguments.env, method)
             steps, options = arguments.steps or config.steps, {**config.env_options, "p": p}
-            wanted[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
-    name = "{} p={}".format
-    every = {name(method, p): config for p in wanted for method, config in wanted[p].items()}
+            configs_at[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
+    run_configs = {_run_name(method, p): config for p in configs_at for method, config in configs_at[p].items()}
     out = arguments.out / arguments.env
     runs.make_folder(out)
-    summaries = runs.complete(every, arguments.runs / arguments.env, arguments.allow_dirty)
-    found = {}
-    for p in wanted:  # references are those of the same p
-        here = runs.rows(wanted[p], {method: summaries[name(method, p)] for method in wanted[p]})
-        found |= {name(method, p): row for method, row in here.items()}
-    first = next(iter(every.values()))
-    runs.write(found, first, out, name="sweep_p", header="method and p", allow_dirty=arguments.allow_dirty)
+    summaries = runs.complete(run_configs, arguments.runs / arguments.env, arguments.allow_dirty)
+    table = {}
+    for p, method_configs in configs_at.items():  # references are those of the same p
+        rows = runs.rows(method_configs, {method: summaries[_run_name(method, p)] for method in method_configs})
+        table |= {_run_name(method, p): row for method, row in rows.items()}
+    first = next(iter(run_configs.values()))
+    runs.write(table, first, out, name="sweep_p", header="method and p", allow_dirty=arguments.allow_dirty)
     picture = out / "sweep_p.png"
-    draw_sweep(found, methods=arguments.methods, p=arguments.p, env=arguments.env, out=picture)
+    draw_sweep(table, methods=arguments.methods, p=arguments.p, env=arguments.env, out=picture)
+
+
+def _run_name(method: str, p: float) -> str:
+    """Name of the run folder, and of the row."""
+    return f"{method} p={p}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every method in one environment: the table of the comparison and its learning curves.
+"""The command that compares methods in one environment: a table and learning curves.
 
 dynamite-jax table --env gridworld --seeds 10
 """
@@ -16,7 +16,7 @@ from dynamite_jax.methods import METHODS
 
 @dataclass(frozen=True)
 class Arguments(Plugins):
-    """Train what is missing, go on with what was cut off, keep what is done; evaluate all the same way."""
+    """Train missing runs, resume interrupted ones, keep finished ones; evaluate all the same way."""
 
     env: str = "gridworld"
     """Environment."""
@@ -38,22 +38,22 @@ class Arguments(Plugins):
 
 @one_line_errors
 def main() -> None:
-    """Train, write, print."""
+    """Complete the runs, write the table, print it."""
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_jax.analysis.figures import draw_learning_curves
 
-    wanted = {}
+    run_configs = {}
     for method in arguments.methods:
         config = presets.default(arguments.env, method, arguments.scale)
         steps = arguments.steps or config.steps
-        wanted[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
+        run_configs[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
     scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
     root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
     runs.make_folder(out)
-    found = runs.rows(wanted, runs.complete(wanted, root, arguments.allow_dirty))
-    first = next(iter(wanted.values()))
-    runs.write(found, first, out, name=f"table{scale}", header="method", allow_dirty=arguments.allow_dirty)
-    draw_learning_curves(tuple(root / method for method in wanted), out / f"table{scale}.png")
+    table = runs.rows(run_configs, runs.complete(run_configs, root, arguments.allow_dirty))
+    first = next(iter(run_configs.values()))
+    runs.write(table, first, out, name=f"table{scale}", header="method", allow_dirty=arguments.allow_dirty)
+    draw_learning_curves(tuple(root / method for method in run_configs), out / f"table{scale}.png")
 
 
 if __name__ == "__main__":

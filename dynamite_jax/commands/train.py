@@ -1,4 +1,4 @@
-"""The command that trains: what the command line says, and which preset fills in the rest.
+"""The command that trains, with the fields of the command line and, for the others, those of the preset.
 
 dynamite-jax train --env gridworld --method dynamite --seeds 4
 """
@@ -37,8 +37,8 @@ class Arguments(Plugins):
 
 
 def _arguments(argv: list[str]) -> Arguments:
-    """Command line -> arguments. Defaults are the preset of env and method, or the run that is resumed."""
-    first = parse(_First, _only(argv, ("--env", "--method", "--scale", "--out")))
+    """Command line -> arguments. Defaults are those of the preset, or of the run that is resumed."""
+    first = parse(_PresetArguments, _only(argv, ("--env", "--method", "--scale", "--out")))
     if "--resume" in argv and first.out is not None and (first.out / "config.json").is_file():
         if first.scale is not None:
             raise ConfigError(f"scale is {first.scale!r}; a run that goes on keeps its own, so leave it out")
@@ -65,8 +65,8 @@ def _environment_options(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | 
 
 
 @dataclass(frozen=True)
-class _First:
-    """What decides the defaults of everything else."""
+class _PresetArguments:
+    """The arguments that decide the defaults of all others."""
 
     env: str = "gridworld"
     method: str = "dynamite"
@@ -75,7 +75,7 @@ class _First:
 
 
 def _only(argv: list[str], flags: tuple[str, ...]) -> list[str]:
-    """The words of a command line that set one of `flags`."""
+    """The part of a command line that sets one of `flags`."""
     kept = []
     for position, word in enumerate(argv):
         if word.split("=")[0] in flags:
@@ -95,9 +95,15 @@ def main() -> None:
 
     for folder in [out] if out else run_folder.default_names(config):
         try:
-            training.train(config, folder, arguments.resume, arguments.tensorboard, arguments.wandb)
+            training.train(
+                config,
+                folder,
+                resume=arguments.resume,
+                tensorboard=arguments.tensorboard,
+                wandb=arguments.wandb,
+            )
             return
-        except (run_folder.Taken, lock.Locked):  # by another run of this second
+        except (run_folder.Taken, lock.Locked):  # a default name, taken by a run that started in the same second
             if out:
                 raise
         except loop.Diverged as error:

@@ -1,4 +1,4 @@
-"""The command that searches presets.
+"""The command that tunes presets.
 
 dynamite-jax tune --env gridworld --methods dynamite
 """
@@ -19,9 +19,9 @@ from dynamite_jax.runtime import devices
 
 @dataclass(frozen=True)
 class Arguments(Plugins):
-    """Search around the preset as it stands; the best trial becomes the preset of runs started from here.
+    """Search around the current preset; the best trial becomes the preset of runs started from this folder.
 
-    Trials are short. The best of them train again to the end with other seeds, and the choice falls among these.
+    Trials are short. The best of them train again to the end with other seeds, and one of these is chosen.
     """
 
     env: str = "gridworld"
@@ -36,14 +36,14 @@ class Arguments(Plugins):
     """Environment steps of each agent in a trial; by default half of the preset's, which finalists train for."""
     finalists: int = 2
     """Best trials that train again."""
-    out: Path = presets.FOUND
+    out: Path = presets.TUNED
     """Where ENV_METHOD.json goes; in the default folder, runs started from here find it. What is to be shipped goes to
     dynamite_jax/tuned in a checkout."""
 
 
 @one_line_errors
 def main() -> None:
-    """Search, write, say what was chosen."""
+    """Search, write, print the chosen setting."""
     arguments = parse(Arguments, sys.argv[1:])
     for name in ("trials", "seeds", "finalists"):
         if getattr(arguments, name) < 1:

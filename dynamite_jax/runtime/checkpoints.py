@@ -1,7 +1,7 @@
-"""Checkpoints: orbax for the files, a SHA-256 of every array for the trust.
+"""Checkpoints: orbax writes the files, and a SHA-256 of every array shows whether it is what was written.
 
-Orbax hands back flipped bits without a word and takes an empty folder for the latest step, so every array is
-checked on the way in, and a step that does not check out is passed over for the one before it.
+Orbax restores flipped bits without an error and takes an empty folder for the latest step. So every array is verified
+when it is restored, and an invalid step is skipped in favour of the one before it.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ class CheckpointError(UserError):
 
 
 class SchemaError(CheckpointError):
-    """A checkpoint is of a schema that this version doesn't read, so no older one beside it will do."""
+    """A checkpoint is of a schema that this version doesn't read; older ones of the run aren't tried."""
 
 
 def from_schema_0(arrays: Arrays, template: Arrays) -> Arrays:
-    """Arrays of a checkpoint of schema 0, whose running statistics were sums of squares, by today's names.
+    """Arrays of a checkpoint of schema 0, whose running statistics were sums of squares, under today's names.
 
-    What an agent needs to act is translated; the rest of its statistics is gone. The context that the oracle is shown
-    was not part of its observation: its features, which were both, stand in.
+    What an agent needs to act is translated; the rest of its statistics is dropped. The context that the oracle
+    observes was not part of its observation: the statistics of its features, which held both, are used instead.
     """
     renamed = {name: array for name, array in arrays.items() if not name.startswith("normaliser.")}
     for moment, new in (("mean", "mean"), ("std", "variance")):
@@ -47,13 +47,13 @@ def from_schema_0(arrays: Arrays, template: Arrays) -> Arrays:
 
 
 class Checkpoints:
-    """The checkpoints of one run, `<folder>/<step>`; writing goes on in the background."""
+    """The checkpoints of one run, `<folder>/<step>`, written in the background."""
 
     def __init__(self, folder: Path, keep: int = 2):
-        """Open a folder, making it if need be.
+        """Open a folder; it is created if it does not exist.
 
         Args:
-            folder: where the steps lie.
+            folder: holds a folder for each step.
             keep: how many of the newest steps to keep.
         """
         self._folder = Path(folder).absolute()
@@ -72,11 +72,11 @@ class Checkpoints:
         self._manager.save(step, args=items)
 
     def wait(self) -> None:
-        """Wait for what is being written; errors of writing surface here."""
+        """Wait until everything is written; errors of writing are raised here."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait and let go of the folder."""
+        """Wait, then close the folder."""
         self._manager.close()
 
     def any(self) -> bool:
@@ -91,7 +91,7 @@ class Checkpoints:
             part: whether `like` is a part of the state; all of a state of an earlier schema can't be restored.
 
         Returns:
-            Its step, the state, and a line for each newer step that had to be passed over.
+            Its step, the state, and a line for each newer step that had to be skipped.
 
         Raises:
             CheckpointError: there is none, or another version wrote it.
@@ -125,8 +125,8 @@ class Checkpoints:
             raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
         if schema not in range(SCHEMA + 1):
             raise SchemaError(f"its schema is {schema!r}; this version of dynamite_jax reads 0 to {SCHEMA}")
-        if strange := sorted(arrays.keys() ^ digests.keys()):
-            raise CheckpointError(f"its arrays are not those of its digests, see {strange[0]}")
+        if unmatched := sorted(arrays.keys() ^ digests.keys()):
+            raise CheckpointError(f"its arrays are not those of its digests, see {unmatched[0]}")
         for name, array in arrays.items():
             if _digest(array) != digests[name]:
                 raise CheckpointError(f"{name} does not match its SHA-256")
@@ -136,33 +136,36 @@ class Checkpoints:
             arrays = from_schema_0(arrays, template)
         if part:
             arrays = {name: array for name, array in arrays.items() if name in template}
-        if strange := sorted(arrays.keys() ^ template.keys()):
-            raise CheckpointError(f"its arrays are not those of this run, see {strange[0]}")
+        if unmatched := sorted(arrays.keys() ^ template.keys()):
+            raise CheckpointError(f"its arrays are not those of this run, see {unmatched[0]}")
         for name, array in arrays.items():
-            if (array.shape, array.dtype) != (template[name].shape, template[name].dtype):
-                said = f"{array.dtype}{list(array.shape)} instead of {template[name].dtype}{list(template[name].shape)}"
-                raise CheckpointError(f"{name} is {said}")
+            expected = template[name]
+            if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+                actual = f"{array.dtype}{list(array.shape)}"
+                raise CheckpointError(f"{name} is {actual} instead of {expected.dtype}{list(expected.shape)}")
         return _rebuild(like, arrays)
 
 
 def _arrays(state: Any) -> Arrays:
-    """Leaves by their path, copied to the host; random keys as their data. Empty arrays hold nothing to keep."""
+    """Leaves by their path, copied to the host; random keys as their data. Empty arrays are left out."""
     leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size]
     data = {jax.tree_util.keystr(path, simple=True, separator="."): _key_data(leaf) for path, leaf in leaves}
     return {name: np.array(array) for name, array in jax.device_get(data).items()}
 
 
 def _rebuild(like: Any, arrays: Arrays) -> Any:
-    def leaf(path: Any, old: Any) -> Any:
-        if not old.size:
-            return old
-        array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
-        if _is_key(old):
-            keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
-            return jax.device_put(keys, old.sharding)
-        return jax.device_put(array, old.sharding)
+    """The way back from `_arrays`, with the structure, the key types and the sharding of `like`."""
 
-    return jax.tree_util.tree_map_with_path(leaf, like)
+    def restored(path: Any, leaf: Any) -> Any:
+        if not leaf.size:
+            return leaf
+        array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
+        if _is_key(leaf):
+            keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+            return jax.device_put(keys, leaf.sharding)
+        return jax.device_put(array, leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(restored, like)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -175,5 +178,5 @@ def _key_data(leaf: Any) -> Any:
 
 def _digest(array: np.ndarray) -> str:
     """SHA-256 over type, shape and bytes."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+    header = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()

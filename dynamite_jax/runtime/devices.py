@@ -1,6 +1,6 @@
 """The machine that a run is on: its devices, cores, memory and compilation cache.
 
-JAX is imported inside functions: when it is, XLA reads from the environment how much it shall report.
+JAX is imported inside functions, since XLA reads from the environment how much to report when JAX is imported.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ HANGS_SINCE = (0, 10)  # first jaxlib whose batched Cholesky can wait for ever i
 
 
 def setup(seeds: int | None = None) -> None:
-    """Set JAX up for training and evaluation; commands do so first, Python users where they want the same.
+    """Set JAX up for training and evaluation; commands call it first, Python users may call it for the same settings.
 
-    On the CPU one device a core, at most one a seed, beats threads inside every operation. Compiled programs are kept
-    in `~/.cache/dynamite_jax`, in a folder for each processor model because code compiled for another one can crash;
-    `JAX_COMPILATION_CACHE_DIR` names another folder, and `JAX_NUM_CPU_DEVICES` another number of devices. XLA and
-    orbax report errors only.
+    On the CPU one device a core, at most one a seed, is faster than threads inside every operation. Compiled programs
+    are cached in `~/.cache/dynamite_jax`, in a folder for each processor model because code compiled for another one
+    can crash; `JAX_COMPILATION_CACHE_DIR` names another folder, and `JAX_NUM_CPU_DEVICES` another number of devices.
+    XLA and orbax report errors only.
 
     Args:
         seeds: agents that will be trained side by side; by default there are as many devices as cores.
@@ -32,13 +32,13 @@ def setup(seeds: int | None = None) -> None:
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its steps at length
     if not os.environ.get("JAX_NUM_CPU_DEVICES"):
-        with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook: its devices stay as they are
+        with contextlib.suppress(RuntimeError):  # JAX is already running, as in a notebook: its devices are kept
             jax.config.update("jax_num_cpu_devices", cores() if seeds is None else min(seeds, cores()))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         try:
             folder = cache_folder() / _processor()
             folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home is known
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
             print(f"no compilation cache ({error}); JAX_COMPILATION_CACHE_DIR can name a folder", file=sys.stderr)
         else:
             jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -46,7 +46,7 @@ def setup(seeds: int | None = None) -> None:
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what is costly to make again.
+    """The folder for what is costly to compute again.
 
     Raises:
         RuntimeError: the user has no home folder.
@@ -73,8 +73,8 @@ def unusable(*, jaxlib_version: str, backend: str, mjx: bool, x64: bool) -> str 
     return None
 
 
-def here(mjx: bool) -> str | None:
-    """`unusable` of this process."""
+def unusable_here(mjx: bool) -> str | None:
+    """Why training can't run in this process, as `unusable` has it; None where it can."""
     import jax
 
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
@@ -87,7 +87,7 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the run ran on."""
+    """The hardware of this process: device, number of devices, platform, processor and cores."""
     import jax
 
     return {
@@ -100,7 +100,7 @@ def machine() -> dict[str, Any]:
 
 
 def peak_mb() -> float | None:
-    """Peak memory so far in MB: of the device where it counts, else of the process; None where nobody counts."""
+    """Peak memory so far in MB: of the device where that is measured, else of the process; None where neither is."""
     import jax
 
     statistics = jax.local_devices()[0].memory_stats() or {}
@@ -115,7 +115,7 @@ def peak_mb() -> float | None:
 
 
 def _processor() -> str:
-    """Name of the processor model, fit for a folder."""
+    """Name of the processor model, with the characters of a folder's name."""
     name = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

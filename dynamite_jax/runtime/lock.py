@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a file that the operating system locks, and lets go of however a process ends."""
+"""One process at a time in a folder: a file that the operating system locks, and unlocks however a process ends."""
 
 import contextlib
 import json
@@ -15,20 +15,20 @@ NAME = "run.lock"
 
 
 class Locked(UserError):
-    """Another process has the folder; the message names it."""
+    """Another process has locked the folder; the message names it."""
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Keep other processes out of `folder` while the block runs.
 
-    The file stays: whoever removed it could take it from under a process that is about to lock it.
+    The file is never removed: a process that is about to lock it would be left with a lock on a file that is gone.
 
     Raises:
-        Locked: another process is in; names its host and process.
+        Locked: by another process; names its host and process.
     """
     with (folder / NAME).open("a+") as file:
-        _take(file, folder)
+        _acquire(file, folder)
         file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started}) + "\n")
@@ -47,10 +47,10 @@ def check_free(folder: Path) -> None:
     """
     if (folder / NAME).is_file():
         with (folder / NAME).open("a+") as file:
-            _take(file, folder)
+            _acquire(file, folder)
 
 
-def _take(file: IO[str], folder: Path) -> None:
+def _acquire(file: IO[str], folder: Path) -> None:
     try:
         _lock(file)
     except OSError:
@@ -58,11 +58,11 @@ def _take(file: IO[str], folder: Path) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who has the lock, in words. It may have locked a moment ago and not signed yet."""
+    """The process that holds the lock, in words; it may have locked a moment ago and not written its name yet."""
     for _ in range(20):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            by = json.loads(path.read_text())
-            return f"process {by['process']} on {by['host']}, since {by['started']}"
+            holder = json.loads(path.read_text())
+            return f"process {holder['process']} on {holder['host']}, since {holder['started']}"
         time.sleep(0.05)
     return "another process"
 
@@ -70,10 +70,10 @@ def _holder(path: Path) -> str:
 if os.name == "nt":
     import msvcrt
 
-    FAR = 2**30  # Windows lets nobody read what is locked, so the byte locked lies behind the text
+    LOCKED_BYTE = 2**30  # Windows refuses to read what is locked, so this byte lies behind the text
 
     def _lock(file: IO[str]) -> None:
-        file.seek(FAR)
+        file.seek(LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
         file.seek(0)
 else:

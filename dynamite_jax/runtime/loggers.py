@@ -13,10 +13,10 @@ Record = dict[str, Any]
 
 
 class Memory:
-    """Records of a run that writes nothing, kept in a list."""
+    """A log in memory, for runs that write nothing."""
 
     def __init__(self):
-        """None yet."""
+        """Start without records."""
         self.records: list[Record] = []
 
     def write(self, record: Record) -> None:
@@ -25,15 +25,25 @@ class Memory:
 
 
 class Log:
-    """metrics.jsonl, and TensorBoard and W&B where wanted: one record a chunk.
+    """metrics.jsonl, and TensorBoard and W&B where enabled: one record a chunk.
 
-    After a crash the file may hold chunks that no checkpoint knows; they are cut off when the run goes on.
+    After a crash the file may hold chunks later than any checkpoint; they are cut off when the run is resumed.
     """
 
-    def __init__(self, folder: Path, chunks_done: int, tensorboard: bool, wandb: bool, config: Record):
-        """Open the logs of a run that has done `chunks_done` chunks."""
+    def __init__(self, folder: Path, completed_chunks: int, *, tensorboard: bool, wandb: bool, config: Record):
+        """Open the logs of a run.
+
+        Args:
+            folder: run folder.
+            completed_chunks: number of chunks that are completed.
+            tensorboard: whether to write TensorBoard events.
+            wandb: whether to write to Weights & Biases.
+            config: fields of the config, for Weights & Biases.
+        """
         self._path = folder / "metrics.jsonl"
-        kept = [record for record in read(self._path) if record["chunk"] <= chunks_done] if chunks_done else []
+        kept = (
+            [record for record in read(self._path) if record["chunk"] <= completed_chunks] if completed_chunks else []
+        )
         self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a")
         self._writer: Any = None
@@ -50,7 +60,7 @@ class Log:
             self._wandb = client.init(project="dynamite_jax", dir=str(folder), name=folder.name, config=config)
 
     def write(self, record: Record) -> None:
-        """Add one record; lists are one number a seed."""
+        """Add one record; a list holds one number a seed."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         flat = {name: float(np.mean(value)) for name, value in record.items() if not name.startswith("chunk")}
@@ -80,7 +90,7 @@ def check_wandb() -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """Records of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """Records of a metrics.jsonl; a last line that a crash cut short is left out."""
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -1,4 +1,4 @@
-"""Seeds side by side: vmapped on each device, and spread over the devices there are."""
+"""Independent seeds: vmapped on each device, and spread over the available devices."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,13 +25,14 @@ SEEDS, SAME = PartitionSpec("seed"), PartitionSpec()
 class Program:
     """The training program of one run: its seeds on its devices, its chunk compiled ahead of time.
 
-    Arrays of all seeds are [rows, ...] on the devices, each device holding as many rows. Where seeds don't go evenly,
-    a device with one seed less computes its last seed twice: `gather` and `spread` go from rows to seeds and back.
+    Arrays of all seeds are [rows, ...] on the devices, with the same number of rows on each. Where the seeds don't
+    divide evenly, a device with one seed less computes its last seed twice: `gather` and `spread` convert rows to
+    seeds and back.
 
     Attributes:
         config: the run.
         env: its environment, as the method observes it.
-        algorithm: what trains its agents.
+        algorithm: trains its agents.
         blocks: seeds on each device.
         mesh: the devices, with the axes `seed` and `env`.
         compile_s: seconds that compiling the chunk took; 0 before `compile`.
@@ -43,21 +44,21 @@ class Program:
         Raises:
             UserError: the run can't be computed with this JAX.
         """
-        if reason := devices.here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
+        if reason := devices.unusable_here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
             raise UserError(reason)
         method = METHODS[config.method]
         self.config, self.env = config, method.environment(env)
         agent = Agent.build(config, self.env, method.build(config, self.env))
         self.algorithm: Algorithm = method.learner(config, agent)
-        used = jax.devices()[: config.seeds]
-        self.blocks = blocks(config.seeds, len(used))
-        self.mesh = Mesh(np.array(used).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        mesh_devices = jax.devices()[: config.seeds]
+        self.blocks = blocks(config.seeds, len(mesh_devices))
+        self.mesh = Mesh(np.array(mesh_devices).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self._seed_of_row, self._row_of_seed = _rows(self.blocks)
         self.compile_s = 0.0
 
     @property
     def agent(self) -> Agent:
-        """Who learns."""
+        """The agent that is trained."""
         return self.algorithm.agent
 
     @property
@@ -75,29 +76,31 @@ class Program:
         return len(set(self.blocks)) > 1
 
     def init(self, ids: Sequence[int] | None = None) -> Any:
-        """State of all seeds before the first meta-update, [rows, ...], each made on its device.
+        """State of all seeds before the first meta-update, [rows, ...], each created on its device.
 
         Args:
             ids: number of each seed, which fixes its random streams; by default 0 .. seeds - 1.
         """
-        numbers = np.arange(self.config.seeds) if ids is None else np.asarray(ids)
+        seed_ids = np.arange(self.config.seeds) if ids is None else np.asarray(ids)
 
-        def one(number: jax.Array) -> Any:
-            return jax.tree.map(_strongly_typed, self.algorithm.init(self.env, number))
+        def init_seed(seed_id: jax.Array) -> Any:
+            return jax.tree.map(_strongly_typed, self.algorithm.init(self.env, seed_id))
 
-        states = jax.shard_map(
-            partial(jax.lax.map, one), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False
+        init_rows = jax.shard_map(
+            partial(jax.lax.map, init_seed), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False
         )
-        # Named also on a single device, where JAX would drop it and a restored state would compile anew.
-        return jax.jit(states, out_shardings=NamedSharding(self.mesh, SEEDS))(numbers[self._seed_of_row])
+        # Given also on a single device, where JAX would drop the sharding and a restored state would compile anew.
+        return jax.jit(init_rows, out_shardings=NamedSharding(self.mesh, SEEDS))(seed_ids[self._seed_of_row])
 
     def gather(self, rows: Any) -> Any:
-        """Arrays of the seeds, [seeds, ...], from those on the devices; where nothing is to do, the same arrays."""
+        """Arrays of the seeds, [seeds, ...], from those on the devices; the same arrays where there is no padding."""
         if not self.padded and jax.process_count() == 1:
             return rows
-        everywhere = NamedSharding(self.mesh, SAME)
-        take = jax.jit(partial(jax.tree.map, lambda x: x[self._row_of_seed]), out_shardings=everywhere)
-        return take(rows)
+
+        def rows_of_seeds(rows: Any) -> Any:
+            return jax.tree.map(lambda x: x[self._row_of_seed], rows)
+
+        return jax.jit(rows_of_seeds, out_shardings=NamedSharding(self.mesh, SAME))(rows)
 
     def spread(self, seeds: Any) -> Any:
         """Arrays on the devices, [rows, ...], from those of the seeds."""
@@ -106,9 +109,9 @@ class Program:
         return jax.device_put(seeds, NamedSharding(self.mesh, SEEDS))
 
     def over_seeds(self, function: Callable) -> Callable:
-        """A function of one seed's arrays as one of all seeds', [rows, ...].
+        """Map a function of one seed's arrays over those of all seeds, [rows, ...].
 
-        Seeds never meet: `shard_map` keeps the compiler from joining their loops by collectives.
+        Seeds are independent: `shard_map` keeps the compiler from joining their loops by collectives.
         """
         return jax.shard_map(jax.vmap(function), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
 
@@ -119,15 +122,15 @@ class Program:
             states: of all seeds, [rows, ...].
             hyper: hyperparameters of each seed, leaves [seeds]; by default those of the config for all.
         """
-        axis, where = (None, SAME) if hyper is None else (0, SEEDS)
+        hyper_axis, hyper_spec = (None, SAME) if hyper is None else (0, SEEDS)
         hyper = self.algorithm.hyper if hyper is None else self.spread(hyper)
 
         def chunk_of_device(env: DLCMDP, hyper: Any, states: Any) -> tuple[Any, Metrics]:
-            one = partial(chunk, self.algorithm, self.config.chunk)
-            return jax.vmap(one, in_axes=(None, axis, 0))(env, hyper, states)
+            chunk_of_seed = partial(chunk, self.algorithm, self.config.chunk)
+            return jax.vmap(chunk_of_seed, in_axes=(None, hyper_axis, 0))(env, hyper, states)
 
         sharded = jax.shard_map(
-            chunk_of_device, mesh=self.mesh, in_specs=(SAME, where, SEEDS), out_specs=SEEDS, check_vma=False
+            chunk_of_device, mesh=self.mesh, in_specs=(SAME, hyper_spec, SEEDS), out_specs=SEEDS, check_vma=False
         )
         start = time.perf_counter()
         executable = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states).compile()
@@ -144,7 +147,7 @@ class Program:
 
     @property
     def chunks(self) -> int:
-        """Chunks of the whole run."""
+        """Number of chunks in the run."""
         return -(-self.config.meta_updates(self.env.horizon) // self.config.chunk)
 
     @property
@@ -164,17 +167,17 @@ def chunk(algorithm: Algorithm, length: int, env: DLCMDP, hyper: Any, state: Any
 
 
 def blocks(seeds: int, devices: int) -> list[int]:
-    """Seeds on each device, as evenly as they go: 5 on 4 devices are 2, 1, 1 and 1."""
+    """Seeds on each device, as even as possible: 5 on 4 devices are 2, 1, 1 and 1."""
     return [seeds // devices + (device < seeds % devices) for device in range(devices)]
 
 
 def _rows(blocks: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Seed of each row, [rows], and row of each seed, [seeds]. Devices hold equal rows; short ones repeat a seed."""
     height = max(blocks)
-    starts = np.cumsum([0, *blocks[:-1]])
-    places = np.minimum(np.arange(height), np.array(blocks)[:, None] - 1)  # [devices, height]
-    row_of_seed = [device * height + place for device, size in enumerate(blocks) for place in range(size)]
-    return (starts[:, None] + places).ravel(), np.array(row_of_seed)
+    first_seeds = np.cumsum([0, *blocks[:-1]])
+    offsets = np.minimum(np.arange(height), np.array(blocks)[:, None] - 1)  # [devices, height]
+    row_of_seed = [device * height + offset for device, size in enumerate(blocks) for offset in range(size)]
+    return (first_seeds[:, None] + offsets).ravel(), np.array(row_of_seed)
 
 
 def _strongly_typed(x: jax.Array | float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Which program made a run: its commit, and the versions of what it is built on. What is not known is None."""
+"""Which program produced a run: its commit, and the versions of its dependencies. What is unknown is None."""
 
 import platform
 import subprocess
@@ -12,14 +12,14 @@ DEPENDENCIES = ("jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "d
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of this package, of what its numbers depend on, and of Python."""
-    found: dict[str, str | None] = {"dynamite-jax": dynamite_jax.__version__}
+    """Versions of this package, of the packages that its numbers depend on, and of Python."""
+    installed: dict[str, str | None] = {"dynamite-jax": dynamite_jax.__version__}
     for name in DEPENDENCIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found | {"python": platform.python_version()}
+            installed[name] = None
+    return installed | {"python": platform.python_version()}
 
 
 def commit(package: Path = PACKAGE) -> str | None:

@@ -1,4 +1,4 @@
-"""A run's folder: claimed at the start, locked while the run lives, marked as finished by its summary."""
+"""A run's folder: claimed at the start, locked while the run goes on, marked as finished by its summary."""
 
 import contextlib
 import itertools
@@ -19,15 +19,15 @@ SUMMARY = "summary.json"
 
 
 class Taken(UserError):
-    """The folder holds something already."""
+    """The folder is already in use."""
 
 
 class Finished(Exception):
-    """The run is at its end."""
+    """The run is complete: there is nothing to resume."""
 
 
 def default_names(config: Config) -> Iterator[Path]:
-    """Folders for a run that was given none: runs/ENV_METHOD_TIME, and with a number where that is taken."""
+    """Default folders of a run: runs/ENV_METHOD_TIME, and with a number where that is taken."""
     first = f"{config.env}_{config.method}_{time.strftime('%Y%m%d-%H%M%S')}"
     yield Path("runs") / first
     for number in itertools.count(2):
@@ -36,13 +36,13 @@ def default_names(config: Config) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def claimed(out: Path, config: Config, resume: bool) -> Iterator[None]:
-    """Keep the folder to this process while the block runs: a new one, or that of the very run to go on with.
+    """Claim the folder for this process while the block runs: a new one, or that of the run to resume.
 
     Raises:
-        Finished: the run to go on with has come to its end.
-        Taken: a new run was asked for, and the folder holds something.
+        Finished: the run to resume is complete.
+        Taken: the folder of a new run is not empty.
         Locked: another process trains in it.
-        ConfigError: it can't be written, or holds no run or another one to resume.
+        ConfigError: it can't be written, or the run to resume is missing or of another config.
     """
     check = partial(_check_resumable, out, config) if resume else partial(_check_empty, out)
     check()
@@ -50,7 +50,7 @@ def claimed(out: Path, config: Config, resume: bool) -> Iterator[None]:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.lock(out))
-        check()  # another process may have come and gone since
+        check()  # another process may have used it since
         if not resume:
             with writing(out):
                 configs.save(config, out / "config.json")

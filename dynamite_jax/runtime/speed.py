@@ -1,4 +1,4 @@
-"""How fast training is, where the time goes, and how far that is from the arithmetic floor."""
+"""Speed of training: steps a second, the share of each phase, and the distance from the arithmetic floor."""
 
 import copy
 import math
@@ -19,23 +19,24 @@ from dynamite_jax import config as configs
 from dynamite_jax.algorithms.meta_ppo import MetaPPO, TrainState
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import play
+from dynamite_jax.data.types import Array, Rollout
 from dynamite_jax.runtime import devices, loggers, provenance
 from dynamite_jax.runtime.program import Program
 
-AT_MOST = 1024  # environments in C MuJoCo
+MAX_ENVIRONMENTS = 1024  # stepped in C MuJoCo
 
 
 def measure(config: Config, repeats: int) -> loggers.Record:
     """Speed, compile time, memory and phases of one configuration.
 
     Args:
-        config: the run; only its sizes matter.
+        config: the run.
         repeats: timed executions, after one that is not timed.
 
     Returns:
         `steps_per_s` and its quartiles, `compile_s` with an empty cache and `warm_compile_s` with a full one,
         `peak_mb`, `phases` with the microseconds and the matrix products of a step, `overhead`, the time of training
-        over that of the environment alone, less 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
+        over that of the environment alone, minus 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
         the speed of C MuJoCo on all cores; `config`, `commit`, `versions` and `machine`.
     """
     env = configs.validate(config)
@@ -60,9 +61,10 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         steps = program.steps_per_chunk * config.seeds
         phases, actions = _phases(program, states, repeats)
     rates = steps / np.array(seconds)
-    compared = {}
+    c_mujoco = {}
     if isinstance(env, MuJoCoDLCMDP):
-        compared["c_mujoco_steps_per_s"] = _c_mujoco(env, states.environment.physics, actions, repeats)
+        physics = states.environment.physics
+        c_mujoco["c_mujoco_steps_per_s"] = _c_mujoco(env, physics, actions, repeats=repeats)
     return {
         "env": config.env,
         "method": config.method,
@@ -75,7 +77,7 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         "peak_mb": peak_mb,
         "phases": phases,
         "overhead": 1e6 / float(np.median(rates)) / phases["environment"]["us"] - 1.0,
-        **compared,
+        **c_mujoco,
         "floor": _floor(phases, float(np.median(rates))),
         "config": configs.to_dict(config),
         "commit": provenance.commit(),
@@ -87,8 +89,8 @@ def measure(config: Config, repeats: int) -> loggers.Record:
 def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[str, dict[str, float]], jax.Array]:
     """Each phase compiled alone: `us`, microseconds, and `flops`, matrix products, of one environment step.
 
-    Steps are counted over all seeds. `encoder and policy` is what acting takes beyond stepping the environments
-    through the same actions, which are returned too, [seeds, H, E, ...].
+    Steps are counted over all seeds. `encoder and policy` is the difference between a rollout and stepping the
+    environments through the same actions, which are returned too, [seeds, H, E, ...].
     """
     config, env, agent, algorithm = program.config, program.env, program.agent, program.algorithm
     if not isinstance(algorithm, MetaPPO):
@@ -96,56 +98,59 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
     vae, ppo = algorithm.hyper
     key = jax.random.key(0)
 
-    def rollout(state: TrainState) -> Any:
+    def collect(state: TrainState) -> Rollout:
         return play(agent, env, state.agent_params, state.environment, key)[0]
 
-    def environment(state: TrainState, played: Any) -> Any:
-        step = lambda environment, action: (jax.vmap(env.step)(environment, action), None)  # noqa: E731
-        return jax.lax.scan(step, state.environment, played.action)[0]
+    def step_environments(state: TrainState, rollout: Rollout) -> Any:
+        def step(environments: Any, action: Array) -> tuple[Any, None]:
+            return jax.vmap(env.step)(environments, action), None
 
-    def belief(state: TrainState, played: Any) -> Any:
-        return algorithm.update_belief(env, played, vae, state, key)
+        return jax.lax.scan(step, state.environment, rollout.action)[0]
 
-    def policy(state: TrainState, played: Any) -> Any:
-        samples, _ = algorithm.policy_samples(played, ppo, state)
-        return algorithm.update_policy(env, played, samples, ppo, state, key)
+    def update_belief(state: TrainState, rollout: Rollout) -> Any:
+        return algorithm.update_belief(env, rollout, vae, state, key)
+
+    def update_policy(state: TrainState, rollout: Rollout) -> Any:
+        samples, _ = algorithm.policy_samples(rollout, ppo, state)
+        return algorithm.update_policy(env, rollout, samples, ppo, state, key)
 
     steps = config.num_envs * env.horizon * config.seeds
 
-    def measured(function: Callable, *arguments: Any) -> tuple[Any, dict[str, float]]:
+    def measure_phase(function: Callable, *arguments: Any) -> tuple[Any, dict[str, float]]:
         result, seconds = _time(program.over_seeds(function), repeats, *arguments)
-        flops = _products(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
+        flops = _matrix_flops(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
         return result, {"us": seconds / steps * 1e6, "flops": flops / steps}
 
-    played, acting = measured(rollout, states)
-    phases = {"environment": measured(environment, states, played)[1]}
+    rollout, collecting = measure_phase(collect, states)
+    phases = {"environment": measure_phase(step_environments, states, rollout)[1]}
     phases["encoder and policy"] = {
-        name: max(0.0, value - phases["environment"][name]) for name, value in acting.items()
+        name: max(0.0, value - phases["environment"][name]) for name, value in collecting.items()
     }
-    phases["environment"]["flops"] = 0.0  # of networks alone: what physics needs depends on its contacts
+    phases["environment"]["flops"] = 0.0  # of networks alone: those of physics depend on its contacts
     if agent.belief.learns:
-        phases["vae update"] = measured(belief, states, played)[1]
-    phases["ppo update"] = measured(policy, states, played)[1]
-    return phases, played.action
+        phases["vae update"] = measure_phase(update_belief, states, rollout)[1]
+    phases["ppo update"] = measure_phase(update_policy, states, rollout)[1]
+    return phases, rollout.action
 
 
-def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, repeats: int) -> float:
+def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, *, repeats: int) -> float:
     """Environment steps per second of C MuJoCo on all cores, without rewards, contexts and observations.
 
-    The first `AT_MOST` environments are stepped, since it keeps every state of them.
+    The first `MAX_ENVIRONMENTS` environments are stepped, since C MuJoCo keeps every state of them in memory.
 
     Args:
-        env: whose model is stepped.
-        physics: where episodes start, leaves [seeds, E, ...].
-        actions: what is done in them, [seeds, H, E, A].
+        env: the environment, whose model is stepped.
+        physics: first states of the episodes, leaves [seeds, E, ...].
+        actions: executed in them, [seeds, H, E, A].
         repeats: timed executions.
     """
     model, substeps = env.simulator.model, env.simulator.substeps
     data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
     qpos, qvel = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (physics.qpos, physics.qvel))
-    starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the time comes first
+    starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the first number is the time
     control = np.swapaxes(np.asarray(actions, np.float64), 1, 2).reshape(len(qpos), env.horizon, model.nu)
-    starts, control = starts[:AT_MOST], np.repeat(control[:AT_MOST], substeps, axis=1)  # which the model clips
+    starts = starts[:MAX_ENVIRONMENTS]
+    control = np.repeat(control[:MAX_ENVIRONMENTS], substeps, axis=1)  # the model clips it
     threads = [copy.copy(data) for _ in range(devices.cores())]
     seconds = []
     for _ in range(repeats + 1):  # the first one starts the threads
@@ -169,23 +174,23 @@ def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float
 
 
 def _floor(phases: dict[str, dict[str, float]], rate: float) -> loggers.Record:
-    """The rate at which this machine does matrix products, over the products that a step of training needs.
+    """The rate at which this machine computes matrix products, over the products that a step of training needs.
 
-    Counted are the products of networks alone, so no program of this method can be faster than the floor here.
+    Only the products of networks are counted, so no program of this method can be faster than this floor.
     """
-    products = _matrix_rate()
+    matrix_rate = _matrix_rate()
     flops = sum(phase["flops"] for phase in phases.values())
-    floor = products / flops
+    floor = matrix_rate / flops
     return {
         "flops_per_step": flops,
-        "matrix_gflops": products / 1e9,
+        "matrix_gflops": matrix_rate / 1e9,
         "floor_steps_per_s": floor,
         "fraction_of_floor": rate / floor,
     }
 
 
-def _products(jaxpr: Any) -> float:
-    """Floating-point operations of all matrix products of a program, those of a loop as often as it runs."""
+def _matrix_flops(jaxpr: Any) -> float:
+    """Floating-point operations of all matrix products of a program, those of a loop counted for every iteration."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -194,7 +199,7 @@ def _products(jaxpr: Any) -> float:
             total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
-        total += times * sum(_products(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns"))
+        total += times * sum(_matrix_flops(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns"))
     return total
 
 

@@ -1,4 +1,4 @@
-"""A run from its config to its summary: claim the folder, compile, loop over chunks, evaluate."""
+"""A run from its config to its summary: claim the folder, compile, train chunk by chunk, evaluate."""
 
 import contextlib
 import dataclasses
@@ -20,14 +20,14 @@ from dynamite_jax.runtime.program import Program
 
 
 def train(
-    config: Config, out: Path, resume: bool = False, tensorboard: bool = False, wandb: bool = False
+    config: Config, out: Path, *, resume: bool = False, tensorboard: bool = False, wandb: bool = False
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
     Args:
         config: the run.
         out: run folder.
-        resume: go on where the run in `out` stopped.
+        resume: continue the run in `out` from its newest valid checkpoint.
         tensorboard: write TensorBoard events.
         wandb: write to Weights & Biases.
 
@@ -41,33 +41,34 @@ def train(
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
 
     start = time.perf_counter()
-    first = jax.process_index() == 0  # of several processes the first one writes and talks
-    console = Console(stderr=True, quiet=not first)
+    is_writer = jax.process_index() == 0  # of several processes the first one writes and prints
+    console = Console(stderr=True, quiet=not is_writer)
     env = configs.validate(config)
     if wandb:
         loggers.check_wandb()
     program = Program(config, env)
     with contextlib.ExitStack() as stack:
-        if first:
+        if is_writer:
             try:
                 stack.enter_context(run_folder.claimed(out, config, resume))
             except run_folder.Finished as finished:
                 console.print(str(finished), markup=False, soft_wrap=True)
                 return run_folder.read_summary(out)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints")))
-        states, done, earlier_s = program.init(), 0, 0.0
+        states, completed_chunks, earlier_s = program.init(), 0, 0.0
         if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
-            done, seeds, damaged = checkpoints.restore(program.gather(states))
+            completed_chunks, seeds, damaged = checkpoints.restore(program.gather(states))
             states = program.spread(seeds)
             for line in damaged:
-                console.print(f"warning: {line}; going on from chunk {done}", markup=False, soft_wrap=True)
-            earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= done]
+                console.print(f"warning: {line}; going on from chunk {completed_chunks}", markup=False, soft_wrap=True)
+            earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= completed_chunks]
             earlier_s = earlier[-1]["wall_s"] if earlier else 0.0
         log = None
-        if first:
-            log = loggers.Log(out, done, tensorboard, wandb, dataclasses.asdict(config))
+        if is_writer:
+            fields = dataclasses.asdict(config)
+            log = loggers.Log(out, completed_chunks, tensorboard=tensorboard, wandb=wandb, config=fields)
             stack.enter_context(contextlib.closing(log))
-        if done < program.chunks:
+        if completed_chunks < program.chunks:
             steps = program.chunks * program.steps_per_chunk
             line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
             line += f"; preset {presets.source(config)}; compiling"
@@ -75,13 +76,15 @@ def train(
             step = program.compile(states)
             console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
             outputs = loop.Outputs(log, checkpoints, console)
-            states = loop.run(program, step, states, done, outputs, start - earlier_s)
+            start_of_run = start - earlier_s
+            states = loop.run(
+                program, step, states, outputs=outputs, start=start_of_run, completed_chunks=completed_chunks
+            )
         checkpoints.wait()
         params = program.algorithm.agent_params(program.gather(states))
-        sizes = {"episodes": config.eval_episodes, "seed": config.seed}
-        result = evaluate(config, program.env, program.agent, params, **sizes)
-        summary = _summary(program, result, out, earlier_s + time.perf_counter() - start)
-        if first:
+        result = evaluate(program, params, episodes=config.eval_episodes, seed=config.seed)
+        summary = _summary(program, result, out, wall_s=earlier_s + time.perf_counter() - start)
+        if is_writer:
             report(result)
             run_folder.write_summary(out, summary)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
@@ -95,7 +98,7 @@ def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.
         config: the run.
 
     Returns:
-        The program, parameters and statistics of every seed's agent, [seeds, ...], and a record for each chunk.
+        The program; parameters and statistics of every seed's agent, [seeds, ...]; and a record for each chunk.
 
     Raises:
         UserError: the config can't be run.
@@ -105,11 +108,11 @@ def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.
     program = Program(config, configs.validate(config))
     states = program.init()
     step, log = program.compile(states), loggers.Memory()
-    states = loop.run(program, step, states, 0, loop.Outputs(log, None, console), start)
+    states = loop.run(program, step, states, outputs=loop.Outputs(log, None, console), start=start)
     return program, program.algorithm.agent_params(program.gather(states)), log.records
 
 
-def _summary(program: Program, result: loggers.Record, out: Path, wall_s: float) -> loggers.Record:
+def _summary(program: Program, result: loggers.Record, out: Path, *, wall_s: float) -> loggers.Record:
     records = loggers.read(out / "metrics.jsonl")
     config = program.config
     return {

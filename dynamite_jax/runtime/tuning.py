@@ -16,12 +16,12 @@ from dynamite_jax.runtime.loggers import Record
 from dynamite_jax.runtime.program import Program
 
 ROOT = 1000  # tuning seeds; results are reported from root seed 1
-FACTOR = 3.0  # a trial multiplies each number by something between 1 / FACTOR and FACTOR
+FACTOR = 3.0  # a trial multiplies each number by a factor between 1 / FACTOR and FACTOR
 SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "vae.consistency_weight")
 
 
 def schedules(config: Config) -> list[dict[str, float]]:
-    """Ways of cutting up an update, which change the program: the config's own, and one of larger minibatches.
+    """Ways of dividing an update, which change the program: the config's own, and one of larger minibatches.
 
     Only the first where minibatches can't be larger.
     """
@@ -31,22 +31,22 @@ def schedules(config: Config) -> list[dict[str, float]]:
 
 
 def candidates(config: Config, trials: int, seed: int = ROOT) -> list[dict[str, float]]:
-    """Settings to try, by field. The schedules take turns, first with the config's own numbers.
+    """Settings to try, by field. The schedules alternate, first with the config's own numbers.
 
-    After that each number is multiplied by a log-uniform factor; of the discount it is the distance from 1 that is
-    multiplied. All methods meet the same factors.
+    After that each number is multiplied by a log-uniform factor; for the discount the factor multiplies its distance
+    from 1. The factors are the same for all methods.
     """
     rng = np.random.default_rng(seed)
-    ways = schedules(config)
-    found = []
+    alternating = schedules(config)
+    settings = []
     for trial in range(trials):
-        setting = dict(ways[trial % len(ways)])
+        setting = dict(alternating[trial % len(alternating)])
         for name in SEARCHED:
             value = _value(config, name)
-            factor = float(np.exp(rng.uniform(-1.0, 1.0) * np.log(FACTOR))) if trial >= len(ways) else 1.0
+            factor = float(np.exp(rng.uniform(-1.0, 1.0) * np.log(FACTOR))) if trial >= len(alternating) else 1.0
             setting[name] = 1.0 - min(1.0, (1.0 - value) * factor) if name == "ppo.gamma" else value * factor
-        found.append(setting)
-    return found
+        settings.append(setting)
+    return settings
 
 
 def _value(config: Config, name: str) -> float:
@@ -63,31 +63,33 @@ def search(config: Config, settings: list[dict[str, float]]) -> list[float]:
         config: `seeds` is the number of agents of each setting, `seed` their root.
         settings: some of `candidates`.
     """
-    found = {}
-    for way in schedules(config):
-        members = [number for number, setting in enumerate(settings) if way.items() <= setting.items()]
+    scores: dict[int, float] = {}
+    for schedule in schedules(config):
+        members = [number for number, setting in enumerate(settings) if schedule.items() <= setting.items()]
         if members:
-            scores = _side_by_side(configs.changed(config, way), [settings[number] for number in members])
-            found |= dict(zip(members, scores, strict=True))
-    return [found[number] for number in range(len(settings))]
+            returns = _side_by_side(configs.changed(config, schedule), [settings[number] for number in members])
+            scores |= dict(zip(members, returns, strict=True))
+    return [scores[number] for number in range(len(settings))]
 
 
 def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[float]:
     """`search` among settings that differ in traced numbers only."""
     trials = len(settings)
-    wide = dataclasses.replace(config, seeds=config.seeds * trials)
-    env = configs.validate(wide)
-    program = Program(wide, env)
+    all_trials = dataclasses.replace(config, seeds=config.seeds * trials)
+    program = Program(all_trials, configs.validate(all_trials))
     states = program.init(ids=[*range(config.seeds)] * trials)
-    each = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
-    hyper = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *[(one.vae, one.ppo) for one in each])
+    agent_configs = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
+
+    def stack(*values: float) -> jax.Array:
+        return jnp.asarray(values, jnp.float32)
+
+    hyper = jax.tree.map(stack, *[(agent.vae, agent.ppo) for agent in agent_configs])
     step = program.compile(states, hyper)
     for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
         states, _ = step(states)
         jax.block_until_ready(states.finite)
     states = program.gather(states)
-    sizes = {"episodes": config.eval_episodes, "seed": config.seed}
-    result = evaluate(wide, program.env, program.agent, states.agent_params, **sizes)
+    result = evaluate(program, states.agent_params, episodes=config.eval_episodes, seed=config.seed)
     returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
     return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
 
@@ -98,11 +100,11 @@ def tune(preset: Config, trial: Config, *, trials: int, finalists: int) -> Recor
     Args:
         preset: of a method, as it is.
         trial: the same with the seeds, the root seed and the steps of a trial.
-        trials: settings tried, the preset's own among them.
-        finalists: best trials that train again, for the steps of the preset, with twice as many and other seeds.
+        trials: number of settings to try, the preset's own among them.
+        finalists: number of best trials that train again, for the steps of the preset, with twice as many, other seeds.
 
     Returns:
-        The record that becomes the preset.
+        The record that is written as the new preset.
 
     Raises:
         UserError: no trial, or no finalist, ended with finite losses.

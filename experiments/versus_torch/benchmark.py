@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,15 +104,15 @@ def sized(preset: Config, num_envs: int) -> Config:
     return configs.changed(preset, changes)
 
 
-class Stand:
-    """Runs both programs by configs and keeps them apart: one after the other, each a process of its own."""
+class Runner:
+    """Runs both programs, one after the other, each in a process of its own."""
 
     def __init__(self, arguments: Arguments, folder: Path):
         self.arguments, self.folder = arguments, folder
         self.console = Console(stderr=True)
 
     def ours(self, config: Config, enough: Callable | None = None, snapshots: Path | None = None) -> Watched:
-        """This project's program, without anything compiled before."""
+        """Measure this project's program, with an empty compilation cache."""
         command = [sys.executable, "-m", "experiments.versus_torch.jax_program", "--config", self._write(config)]
         with tempfile.TemporaryDirectory(dir=self.folder) as cache:
             environment = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -120,7 +121,7 @@ class Stand:
     def theirs(
         self, config: Config, layout: tuple[int, int], enough: Callable | None = None, snapshots: Path | None = None
     ) -> Watched:
-        """The PyTorch program."""
+        """Measure the PyTorch program."""
         workers, threads = layout
         command = [sys.executable, "-m", "experiments.versus_torch.torch_reference", "--config", self._write(config)]
         command += ["--workers", str(workers), "--threads", str(threads), "--seed", str(config.seed)]
@@ -129,48 +130,51 @@ class Stand:
         return self._watch(command, enough)
 
     def other(self) -> Watched:
-        """The trainer of `reference_command`."""
+        """Measure the trainer of `reference_command`."""
         return self._watch(shlex.split(self.arguments.reference_command), None)
 
     def fastest(self, config: Config) -> loggers.Record:
-        """The PyTorch program at a size.
+        """Measure the PyTorch program at a size in every layout.
 
         Returns:
-            `layout`, the best; `layouts`, the steps per second of each, 0 if it is too slow; of the best `theirs`, its
-            steps per second, and `theirs_mb`.
+            `layout`, the fastest; `layouts`, the steps per second of each, 0 if it is too slow; of the fastest
+            `theirs`, its steps per second, and `theirs_mb`.
         """
         rates, memory = {}, {}
         for workers, threads in LAYOUTS:
             if workers and config.num_envs % workers:
                 continue
-            seen = self._unless_too_slow(
-                lambda w=workers, t=threads: self.theirs(config, (w, t), self.for_seconds(5.0))
-            )
-            rates[workers, threads] = seen.rate if seen else 0.0
-            memory[workers, threads] = seen.peak_mb if seen else 0.0
+            measurement = self._unless_too_slow(partial(self.theirs, config, (workers, threads), self.for_seconds(5.0)))
+            rates[workers, threads] = measurement.rate if measurement else 0.0
+            memory[workers, threads] = measurement.peak_mb if measurement else 0.0
         best = max(rates, key=lambda layout: rates[layout])
         layouts = {f"{workers} workers, {threads} threads": rate for (workers, threads), rate in rates.items()}
         return {"layout": best, "layouts": layouts, "theirs": rates[best], "theirs_mb": memory[best]}
 
     def _unless_too_slow(self, run: Callable[[], Watched]) -> Watched | None:
-        """None where a program says too little within the limit; it is told."""
+        """The measurement; None, with a message, where a program prints too little within the limit."""
         try:
             return run()
         except UserError as error:
-            self.say(str(error))
+            self.print_progress(str(error))
             return None
 
     def for_seconds(self, seconds: float | None = None) -> Callable[[list[Line]], bool]:
-        """Enough is said when a run has gone on for so long after its first line."""
+        """A rule that stops a program so many seconds after its first line."""
         seconds = self.arguments.seconds if seconds is None else seconds
-        return lambda lines: len(lines) > 1 and lines[-1]["seconds"] - lines[0]["seconds"] > seconds
 
-    def say(self, text: str) -> None:
-        """Progress, on the terminal."""
+        def enough(lines: list[Line]) -> bool:
+            return len(lines) > 1 and lines[-1]["seconds"] - lines[0]["seconds"] > seconds
+
+        return enough
+
+    def print_progress(self, text: str) -> None:
+        """Print progress on the terminal."""
         self.console.print(text, markup=False, highlight=False)
 
     def _watch(self, command: list[str], enough: Callable | None, environment: dict[str, str] | None = None) -> Watched:
-        return watch(command, self.arguments.limit, enough or self.for_seconds(), environment)
+        enough = enough or self.for_seconds()
+        return watch(command, limit_s=self.arguments.limit, enough=enough, environment=environment)
 
     def _write(self, config: Config) -> str:
         configs.validate(config)
@@ -184,103 +188,106 @@ def spread(values: list[float]) -> loggers.Record:
     return {"median": float(np.median(values)), "least": min(values), "greatest": max(values), "all": values}
 
 
-def timed(found: list[Watched]) -> loggers.Record:
-    """What a table says of the repeats of one program."""
+def timed(repeats: list[Watched]) -> loggers.Record:
+    """Speed, start and memory over the repeats of one program."""
     return {
-        "steps_per_s": spread([run.rate for run in found]),
-        "start_s": spread([run.start_s for run in found]),
-        "peak_mb": spread([run.peak_mb for run in found]),
+        "steps_per_s": spread([run.rate for run in repeats]),
+        "start_s": spread([run.start_s for run in repeats]),
+        "peak_mb": spread([run.peak_mb for run in repeats]),
     }
 
 
-def customary(stand: Stand, preset: Config) -> loggers.Record:
+def customary(runner: Runner, preset: Config) -> loggers.Record:
     """Both programs with 16 environments and the updates of public VariBAD code, in turn."""
     config = configs.changed(preset, {**CUSTOMARY[preset.env], "seeds": 1, "steps": ENDLESS})
-    best = stand.fastest(config)
+    best = runner.fastest(config)
     ours, theirs = [], []
-    for _ in range(stand.arguments.repeats):
-        theirs.append(stand.theirs(config, best["layout"]))
-        ours.append(stand.ours(config))
+    for _ in range(runner.arguments.repeats):
+        theirs.append(runner.theirs(config, best["layout"]))
+        ours.append(runner.ours(config))
     kept = {name: best[name] for name in ("layout", "layouts")}
     return {"num_envs": 16, **kept, "ours": timed(ours), "theirs": timed(theirs)}
 
 
-def growth(stand: Stand, preset: Config) -> list[loggers.Record]:
+def growth(runner: Runner, preset: Config) -> list[loggers.Record]:
     """Both programs at each number of environments, by the preset."""
     rows = []
-    for num_envs in stand.arguments.sizes:
+    for num_envs in runner.arguments.sizes:
         config = sized(dataclasses.replace(preset, seeds=1), num_envs)
-        best, ours = stand.fastest(config), stand.ours(config)
+        best, ours = runner.fastest(config), runner.ours(config)
         rows.append({"num_envs": num_envs, **best, "ours": ours.rate, "ours_mb": ours.peak_mb})
-        stand.say(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {best['theirs']:,.0f} steps/s")
+        runner.print_progress(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {best['theirs']:,.0f} steps/s")
     return rows
 
 
-def with_seeds(stand: Stand, preset: Config) -> list[loggers.Record]:
+def with_seeds(runner: Runner, preset: Config) -> list[loggers.Record]:
     """Steps per second of all agents together, and how much longer they take than one does."""
     rows = []
-    for seeds in stand.arguments.seeds:
-        ours = stand.ours(dataclasses.replace(preset, seeds=seeds, steps=ENDLESS))
+    for seeds in runner.arguments.seeds:
+        ours = runner.ours(dataclasses.replace(preset, seeds=seeds, steps=ENDLESS))
         row = {"seeds": seeds, "ours": ours.rate, "ours_mb": ours.peak_mb}
         one = rows[0] if rows else row
         rows.append(row | {"times_one": seeds / one["seeds"] * one["ours"] / ours.rate})
-        stand.say(f"{seeds} seeds: {ours.rate:,.0f} steps/s, {rows[-1]['times_one']:.2f} times the time of one")
+        runner.print_progress(
+            f"{seeds} seeds: {ours.rate:,.0f} steps/s, {rows[-1]['times_one']:.2f} times the time of one"
+        )
     return rows
 
 
-def to_return(stand: Stand, preset: Config, target: float) -> loggers.Record:
-    """Seconds from the start of a program until its policy pays the target, the same evaluation for both.
+def to_return(runner: Runner, preset: Config, target: float) -> loggers.Record:
+    """Seconds from the start of a program until its policy reaches the target, with the same evaluation for both.
 
-    Weights are saved as training goes on and evaluated afterwards, all of a run at once.
+    Weights are saved during training and evaluated afterwards, all those of a run at once.
     """
     config = dataclasses.replace(preset, seeds=1)
-    layout = stand.fastest(config)["layout"]
+    layout = runner.fastest(config)["layout"]
     env = configs.validate(config)
     program = Program(config, env)
     like = jax.tree.map(lambda x: x[0], jax.device_get(program.init().agent_params))
 
     def first_reached(run: Watched) -> loggers.Record:
-        told = [line for line in run.lines if "snapshot" in line]
-        if not told:
+        snapshots = [line for line in run.lines if "snapshot" in line]
+        if not snapshots:
             return {"seconds": None, "watched_s": run.lines[-1]["seconds"], "curve": []}
-        several = [_agent_params(line["snapshot"], like) for line in told]
-        params = jax.tree.map(lambda *each: np.stack(each), *several)  # evaluated as if they were so many seeds
-        sizes = {"episodes": EVALUATED, "seed": config.seed}
-        paid = evaluate(config, program.env, program.agent, params, **sizes)["return"]["per_seed"]
+        agents = [_agent_params(line["snapshot"], like) for line in snapshots]
+        params = jax.tree.map(lambda *leaves: np.stack(leaves), *agents)  # evaluated as if they were seeds of one run
+        returns = evaluate(program, params, episodes=EVALUATED, seed=config.seed)["return"]["per_seed"]
         curve = [
             {"seconds": line["seconds"], "steps": line["steps"], "return": value}
-            for line, value in zip(told, paid, strict=True)
+            for line, value in zip(snapshots, returns, strict=True)
         ]
         reached = next((point["seconds"] for point in curve if point["return"] >= target), None)
         return {"seconds": reached, "watched_s": run.lines[-1]["seconds"], "curve": curve}
 
     def passed(lines: list[Line]) -> bool:
-        """Whether policies that still explore pay the target, with weights just saved."""
+        """Whether policies that still explore reach the target, and weights have just been saved."""
         last = [line["return"] for line in lines if lines[-1]["steps"] - line["steps"] < PASSED_STEPS]
         return len(lines) > 1 and "snapshot" in lines[-1] and float(np.mean(last)) >= target
 
-    found: dict[str, list] = {"ours": [], "theirs": []}
-    for repeat in range(stand.arguments.repeats):
-        again = dataclasses.replace(config, seed=config.seed + repeat)
-        for name in found:
-            with tempfile.TemporaryDirectory(dir=stand.folder) as folder:
+    results: dict[str, list] = {"ours": [], "theirs": []}
+    for repeat in range(runner.arguments.repeats):
+        repeated = dataclasses.replace(config, seed=config.seed + repeat)
+        for name in results:
+            with tempfile.TemporaryDirectory(dir=runner.folder) as folder:
                 if name == "ours":
-                    run = stand.ours(again, passed, Path(folder))
+                    run = runner.ours(repeated, enough=passed, snapshots=Path(folder))
                 else:
-                    run = stand.theirs(again, layout, passed, Path(folder))
-                found[name].append(first_reached(run))
-            stand.say(f"{name}, repeat {repeat + 1}: return {target:.1f} after {found[name][-1]['seconds']} s")
-    return {"target": target, "episodes": EVALUATED, "limit_s": stand.arguments.limit, **found}
+                    run = runner.theirs(repeated, layout, enough=passed, snapshots=Path(folder))
+                results[name].append(first_reached(run))
+            runner.print_progress(
+                f"{name}, repeat {repeat + 1}: return {target:.1f} after {results[name][-1]['seconds']} s"
+            )
+    return {"target": target, "episodes": EVALUATED, "limit_s": runner.arguments.limit, **results}
 
 
 def _agent_params(path: str, like: AgentParams) -> AgentParams:
-    """What acts, as a program saved it."""
-    with np.load(path) as found:
-        return jax.tree.map(np.asarray, jax_program.agent_params(dict(found), like))
+    """Parameters and statistics of an agent that a program saved."""
+    with np.load(path) as arrays:
+        return jax.tree.map(np.asarray, jax_program.agent_params(dict(arrays), like))
 
 
 def check(arguments: Arguments) -> None:
-    """Refuse what can't be measured.
+    """Refuse arguments that can't be measured.
 
     Raises:
         UserError: names the argument, its value and what is allowed.
@@ -306,45 +313,45 @@ def check(arguments: Arguments) -> None:
 
 @one_line_errors
 def main() -> None:
-    """Measure part after part; what is done is written, so that a run that is cut off leaves what it has."""
+    """Measure part after part; each is written at once, so that an interrupted run leaves the completed ones."""
     arguments = parse(Arguments, sys.argv[1:])
     check(arguments)
     runs.make_folder(arguments.out)
     preset = presets.default(arguments.env, "dynamite")
-    found = _earlier(arguments, preset.env)
+    results = _earlier(arguments, preset.env)
 
     def write() -> None:
-        (arguments.out / f"{arguments.env}.json").write_text(json.dumps(found, indent=2) + "\n")
-        (arguments.out / f"{arguments.env}.md").write_text("\n".join(report(found)))
+        (arguments.out / f"{arguments.env}.json").write_text(json.dumps(results, indent=2) + "\n")
+        (arguments.out / f"{arguments.env}.md").write_text("\n".join(report(results)))
 
     with tempfile.TemporaryDirectory() as folder:
-        stand = Stand(arguments, Path(folder))
+        runner = Runner(arguments, Path(folder))
         if arguments.reference_command:
-            found["reference_command"] = arguments.reference_command
-            found["other"] = timed([stand.other() for _ in range(arguments.repeats)])
+            results["reference_command"] = arguments.reference_command
+            results["other"] = timed([runner.other() for _ in range(arguments.repeats)])
             write()
         target = _target(arguments.env) if arguments.target is None else arguments.target
         measures: dict[str, Callable[[], Any]] = {
-            "customary": lambda: customary(stand, preset),
-            "growth": lambda: growth(stand, preset),
-            "seeds": lambda: with_seeds(stand, preset),
-            "to_return": lambda: to_return(stand, preset, target),
+            "customary": partial(customary, runner, preset),
+            "growth": partial(growth, runner, preset),
+            "seeds": partial(with_seeds, runner, preset),
+            "to_return": partial(to_return, runner, preset, target),
         }
         for part in arguments.parts:
-            found[part] = measures[part]()
+            results[part] = measures[part]()
             write()
-    draw(found, arguments.out / f"{arguments.env}.png")
-    print("\n".join(report(found)))
+    draw(results, arguments.out / f"{arguments.env}.png")
+    print("\n".join(report(results)))
 
 
 def _target(env: str) -> float:
-    """90 % of Bayes-optimal where that is known, else what a half-cheetah that follows its target is paid."""
+    """90 % of the Bayes-optimal return where that is known, else the return of a half-cheetah at its target speed."""
     best = exact.find(registry.make(env)).references().get("bayes_optimal")
     return 0.9 * best if best else -120.0
 
 
 def _earlier(arguments: Arguments, env: str) -> loggers.Record:
-    """A report without numbers, or an earlier one of this machine with these versions."""
+    """The earlier results of this machine, commit, preset and versions; without them only these fields."""
     fresh: loggers.Record = {"env": env, "machine": devices.machine(), "commit": commit()}
     fresh["config"] = json.loads(json.dumps(configs.to_dict(presets.default(env, "dynamite"))))
     fresh["versions"] = {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium", "numpy")}

@@ -36,10 +36,13 @@ def test_recovery_counts_steps_from_the_switch():
     """One below, then half, then back at the level from before the switch: recovered at k = 2."""
     reward = np.array([1.0, 1, 1, 0, 0.5, 1.0, 1.0, 1.0])
     session = np.array([0, 0, 0, 1, 1, 1, 1, 1])
-    many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
-    found = sessions.recovery(many(reward), many(session))
-    assert (found["before"], found["steps"]) == (1.0, 2)
-    assert found["curve"] == [0.0, 0.5, 1.0, 1.0, 1.0]
+
+    def many(x):
+        return np.repeat(x[None, :, None], 100, axis=2)
+
+    recovery = sessions.recovery(many(reward), many(session))
+    assert (recovery["before"], recovery["steps"]) == (1.0, 2)
+    assert recovery["curve"] == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 
 def test_no_switch_has_no_recovery():
@@ -48,16 +51,19 @@ def test_no_switch_has_no_recovery():
 
 
 def test_what_lies_behind_the_end_of_an_episode_is_not_counted():
-    """The episodes end after step 4, in session 1; the end is no switch, and none is to be seen behind it."""
+    """The episodes end after step 4, in session 1; the end is no switch, and there is none after it."""
     session = np.where(np.arange(8) < 5, [0, 0, 0, 1, 1, 1, 2, 2], -1)
     reward = np.where(session >= 0, [1.0, 1, 1, 0, 0.95, 9, 9, 9], 0.0)
-    many = lambda x: np.repeat(x[None, :, None], 100, axis=2)  # noqa: E731
+
+    def many(x):
+        return np.repeat(x[None, :, None], 100, axis=2)
+
     rows = sessions.session_returns(many(reward), many(session))
     assert [(row["session"], row["return"]) for row in rows] == [(0, 3.0), (1, pytest.approx(0.95))]
     recovery = sessions.recovery(many(reward), many(session))
     assert (recovery["before"], recovery["curve"]) == (1.0, pytest.approx([0.0, 0.95]))
-    found = many(np.array([0, 0, 0, 0, 1, 1, 1, 1], bool))
-    assert sessions.detection(found, many(session), "evidence")["exact"] == {"precision": 1.0, "recall": 1.0}
+    predicted = many(np.array([0, 0, 0, 0, 1, 1, 1, 1], bool))
+    assert sessions.detection(predicted, many(session), "evidence")["exact"] == {"precision": 1.0, "recall": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -70,10 +76,10 @@ def test_what_lies_behind_the_end_of_an_episode_is_not_counted():
     ],
 )
 def test_detection_counts_hits(steps, exact, late):
-    """Evidence of the switches before steps 3 and 6 is seen at steps 4 and 7."""
-    found = np.zeros(SESSION.shape, bool)
-    found[0, steps, 0] = True
-    result = sessions.detection(found, SESSION, "evidence")
+    """Evidence of the switches before steps 3 and 6 is observed at steps 4 and 7."""
+    predicted = np.zeros(SESSION.shape, bool)
+    predicted[0, steps, 0] = True
+    result = sessions.detection(predicted, SESSION, "evidence")
     assert (result["exact"]["precision"], result["exact"]["recall"]) == exact
     assert (result["late"]["precision"], result["late"]["recall"]) == late
 
@@ -84,7 +90,7 @@ def test_detection_of_nothing_is_no_number():
 
 
 def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsys):
-    config = tiny_config("gridworld", steps=1920)  # two chunks: after the first it is said how long the rest will take
+    config = tiny_config("gridworld", steps=1920)  # two chunks: after the first the remaining time is printed
     training.train(config, tmp_path / "run")
     results = []
     for _ in range(2):
@@ -92,14 +98,14 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
         evaluate.main()
         results.append(json.loads((tmp_path / "run" / "evaluation.json").read_text()))
     assert results[0] == results[1]
-    found = results[0]
-    assert found["references"]["bayes_optimal"] == pytest.approx(46.15195, abs=1e-4)
-    assert found["fraction_of_bayes_optimal"] == pytest.approx(found["return"]["iqm"] / 46.15195, abs=1e-5)
+    result = results[0]
+    assert result["references"]["bayes_optimal"] == pytest.approx(46.15195, abs=1e-4)
+    assert result["fraction_of_bayes_optimal"] == pytest.approx(result["return"]["iqm"] / 46.15195, abs=1e-5)
     for error in ("readout_error", "decoded_error"):
-        assert 0.0 < found["belief"][error]["iqm"] < 0.6
-    assert 0.0 < found["regret"]["iqm"] < 51.0
-    said, progress = capsys.readouterr()
-    assert "fraction of Bayes-optimal" in said and "regret" in said
+        assert 0.0 < result["belief"][error]["iqm"] < 0.6
+    assert 0.0 < result["regret"]["iqm"] < 51.0
+    output, progress = capsys.readouterr()
+    assert "fraction of Bayes-optimal" in output and "regret" in output
     assert re.search(r"about \d+ seconds of training to go", progress)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     keys = "env method preset eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
@@ -108,25 +114,23 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     assert summary["preset"].startswith(tuned) and f"preset {summary['preset']};" in progress
 
 
-def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_who_is_told():
-    found = {}
+def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_the_oracle():
+    results = {}
     for method in ("markov", "oracle"):
         config = tiny_config("gridworld", method)
         program = Program(config, registry.make("gridworld"))
-        found[method] = evaluation.evaluate(
-            config, program.env, program.agent, program.init().agent_params, episodes=4096, seed=1
-        )
-    assert "regret" not in found["oracle"]
-    missing = 46.15195 - np.array(found["markov"]["return"]["per_seed"])
+        results[method] = evaluation.evaluate(program, program.init().agent_params, episodes=4096, seed=1)
+    assert "regret" not in results["oracle"]
+    missing = 46.15195 - np.array(results["markov"]["return"]["per_seed"])
     assert len(missing) == config.seeds > 1
-    np.testing.assert_allclose(found["markov"]["regret"]["per_seed"], missing, atol=1.0)
+    np.testing.assert_allclose(results["markov"]["regret"]["per_seed"], missing, atol=1.0)
 
 
 def test_beliefs_over_eight_goals_are_measured_too():
     """Two numbers that nobody trained hold little of where eight goals are."""
     config = tiny_config("point_robot", env_options={"horizon": 20})
     program = Program(config, registry.make("point_robot", horizon=20))
-    result = evaluation.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=256, seed=1)
+    result = evaluation.evaluate(program, program.init().agent_params, episodes=256, seed=1)
     belief = result["belief"]
     assert belief.keys() == {"readout_error", "error_of_knowing_nothing"}  # rewards of single steps tell no posterior
     # A reward tells the goal for certain, so that most of the time seven of eight probabilities are nearly 0.
@@ -142,7 +146,7 @@ def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
     config = tiny_config("probe_memory")
     env = registry.make("probe_memory")
     program = Program(config, env)
-    result = evaluation.evaluate(config, program.env, program.agent, program.init().agent_params, episodes=32, seed=1)
+    result = evaluation.evaluate(program, program.init().agent_params, episodes=32, seed=1)
     assert result["outcomes"]["steps made"]["per_seed"] == [10.0] * config.seeds
     assert result["outcomes"]["success"]["iqm"] == 1.0
     report(result)
@@ -166,7 +170,7 @@ def read(features, posterior):
 
 
 def test_a_posterior_that_is_shown_in_other_numbers_is_read():
-    """Log-odds, turned among numbers that say nothing: all of it is there."""
+    """Log-odds, mixed with numbers without information: the posterior is recovered."""
     odds = np.random.default_rng(0).normal(0, 2, (30, 256))
     posterior = jax.nn.softmax(np.stack([odds, -odds], -1))
     features = np.stack([odds + np.sin(odds), np.cos(odds), np.random.default_rng(1).normal(size=odds.shape)], -1)
@@ -180,7 +184,7 @@ def test_a_posterior_that_is_not_shown_is_read_no_better_than_its_mean():
     assert read(features, posterior) == pytest.approx(np.abs(posterior - 0.5).mean(), rel=0.1)
 
 
-def test_reading_is_measured_on_episodes_that_the_reader_has_not_seen():
+def test_reading_is_measured_on_episodes_that_the_reader_was_not_fitted_to():
     """Each episode shows a name of its own, and has a posterior of its own: to learn them by heart must not count."""
     names = np.random.default_rng(0).normal(size=(1, 128, 8)).repeat(30, 0)
     posterior = np.random.default_rng(1).dirichlet([0.2, 0.2], (1, 128)).repeat(30, 0)
@@ -188,7 +192,7 @@ def test_reading_is_measured_on_episodes_that_the_reader_has_not_seen():
 
 
 @pytest.mark.parametrize(
-    "seconds, said", [(40.2, "40 seconds"), (100, "2 minutes"), (5000, "83 minutes"), (12600, "3.5 hours")]
+    "seconds, words", [(40.2, "40 seconds"), (100, "2 minutes"), (5000, "83 minutes"), (12600, "3.5 hours")]
 )
-def test_a_length_of_time_is_said_in_words(seconds, said):
-    assert loop.duration(seconds) == said
+def test_a_length_of_time_in_words(seconds, words):
+    assert loop.duration(seconds) == words

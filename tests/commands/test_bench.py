@@ -16,30 +16,34 @@ def test_matrix_products_are_counted_as_often_as_they_run():
     weights, x = jnp.ones((5, 7)), jnp.ones((3, 5))
 
     def program(x):
-        step = lambda carry, _: (jax.jit(jnp.tanh)(carry @ weights) @ weights.T, None)  # noqa: E731
+
+        def step(carry, _):
+            return (jax.jit(jnp.tanh)(carry @ weights) @ weights.T, None)
+
         return jax.lax.scan(step, x, length=11)[0] @ weights
 
-    assert speed._products(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
+    assert speed._matrix_flops(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
     # A batched product does one for each of the batch.
-    assert speed._products(jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr) == 4 * 2 * 3 * 35
+    batched = jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr
+    assert speed._matrix_flops(batched) == 4 * 2 * 3 * 35
 
 
 def test_c_mujoco_is_given_the_episodes_of_the_policy(monkeypatch):
     """Every environment of every seed from its own start, each of its actions for all substeps."""
     env = registry.make("reacher", horizon=3)
     assert isinstance(env, MuJoCoDLCMDP)
-    rng, given = np.random.default_rng(0), []
+    rng, calls = np.random.default_rng(0), []
     qpos, qvel, actions = rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 3, 5, 2))
-    monkeypatch.setattr(speed.c_rollout, "rollout", lambda *inputs, **_: given.append(inputs))
+    monkeypatch.setattr(speed.c_rollout, "rollout", lambda *inputs, **_: calls.append(inputs))
     physics = Motion(*map(jnp.asarray, (qpos, qvel, 0.0 * qvel)))
     assert speed._c_mujoco(env, physics, jnp.asarray(actions), repeats=1) > 0
-    model, _, starts, control = given[-1]
-    assert model is env.simulator.model and len(given) == 2 and control.dtype == np.float64
+    model, _, starts, control = calls[-1]
+    assert model is env.simulator.model and len(calls) == 2 and control.dtype == np.float64
     for seed in range(2):
         for n in range(5):
             np.testing.assert_allclose(starts[5 * seed + n], [0, *qpos[seed, n], *qvel[seed, n]], rtol=1e-6)
-            wanted = [actions[seed, t, n] for t in range(3) for _ in range(env.simulator.substeps)]
-            np.testing.assert_allclose(control[5 * seed + n], wanted, rtol=1e-6)
+            expected = [actions[seed, t, n] for t in range(3) for _ in range(env.simulator.substeps)]
+            np.testing.assert_allclose(control[5 * seed + n], expected, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -56,14 +56,14 @@ def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, mon
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
     monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
-    wanted = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
+    run_configs = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
     with pytest.raises(SystemExit) as stop:
-        runs.complete(wanted, tmp_path)
+        runs.complete(run_configs, tmp_path)
     assert stop.value.code == 2
     assert trained == [("varibad", False)]
-    found = runs.complete(wanted, tmp_path)
+    summaries = runs.complete(run_configs, tmp_path)
     assert trained[1:] == [("varibad", True), ("markov", False)]
-    assert found == runs.complete(wanted, tmp_path) and len(trained) == 3
+    assert summaries == runs.complete(run_configs, tmp_path) and len(trained) == 3
 
 
 def test_a_job_refuses_folders_of_other_runs_before_it_trains(tiny, tmp_path):
@@ -89,17 +89,17 @@ def test_a_job_trains_no_code_that_is_not_committed(commit, tiny, tmp_path, monk
         with pytest.raises(UserError if refused else Trained) as caught:
             runs.complete({"a": tiny}, tmp_path, allow_dirty)
         if refused:
-            said = "commit of the code here is c-dirty: commit the changes and train anew, or add --allow-dirty"
-            assert str(caught.value) == said and not list(tmp_path.iterdir())
+            message = "commit of the code here is c-dirty: commit the changes and train anew, or add --allow-dirty"
+            assert str(caught.value) == message and not list(tmp_path.iterdir())
 
 
 def test_a_job_takes_no_finished_run_of_code_that_was_not_committed(tiny, tmp_path, monkeypatch):
     """It is named before the others train; where all have finished, the code of today does not matter."""
     finished = {"clean": summary([1.0]), "changed": summary([1.0]) | {"commit": "c-dirty"}}
-    for name, found in finished.items():
+    for name, record in finished.items():
         (tmp_path / name).mkdir()
         configs.save(tiny, tmp_path / name / "config.json")
-        (tmp_path / name / "summary.json").write_text(json.dumps(found))
+        (tmp_path / name / "summary.json").write_text(json.dumps(record))
     monkeypatch.setattr(runs.provenance, "commit", lambda: "d-dirty")
     with pytest.raises(UserError, match="commit of changed is c-dirty"):
         runs.complete(dict.fromkeys(("clean", "changed", "missing"), tiny), tmp_path)
@@ -153,18 +153,18 @@ def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
 
 
 def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
-    wanted = {name: presets.default("gridworld", name) for name in ("oracle", "rl2")}
+    run_configs = {name: presets.default("gridworld", name) for name in ("oracle", "rl2")}
     summaries = {"oracle": summary([4.0], best=4.0), "rl2": summary([3.0], best=4.0)}
     summaries["rl2"]["eval"] |= {
         "regret": statistics.summarise([1.25]),
         "belief": {"readout_error": statistics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
         "outcomes": {"scratches": statistics.summarise([12.5]), "success": statistics.summarise([0.25])},
     }
-    runs.write(runs.rows(wanted, summaries), wanted["oracle"], tmp_path, name="x", header="method")
+    runs.write(runs.rows(run_configs, summaries), run_configs["oracle"], tmp_path, name="x", header="method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
-    known = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
-    for line, cells in zip(lines, (("-",) * 4, known), strict=True):
+    filled = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
+    for line, cells in zip(lines, (("-",) * 4, filled), strict=True):
         row = dict(zip(titles, (cell.strip() for cell in line.split("|")), strict=True))
         assert tuple(row[name] for name in ("regret", "posterior error", "scratches", "success")) == cells
     record = json.loads((tmp_path / "x.json").read_text())["runs"]
@@ -183,15 +183,15 @@ def test_results_that_can_not_be_written_are_refused_before_training(command, tm
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, cause",
     [
         ("x.xyz", "x.xyz'; its name must end in .*png"),
         ("x", "x'; its name must"),
         ("no/x.png", "x.png', which can't be"),
     ],
 )
-def test_a_picture_that_can_not_be_written_is_refused(name, said, tmp_path):
-    with pytest.raises(UserError, match=said):
+def test_a_picture_that_can_not_be_written_is_refused(name, cause, tmp_path):
+    with pytest.raises(UserError, match=cause):
         figures.draw_learning_curves((Path(__file__).parents[1] / "files" / "run_v0",), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -202,21 +202,21 @@ def test_a_plot_needs_a_label_for_each_run(tmp_path):
 
 
 def test_an_ablation_differs_from_the_whole_in_one_field():
-    wanted = ablations.variants("gridworld", seeds=3, steps=None)
-    whole = wanted["dynamite"]
-    for name, config in wanted.items():
+    run_configs = ablations.variants("gridworld", seeds=3, steps=None)
+    base = run_configs["dynamite"]
+    for name, config in run_configs.items():
         if name not in ("dynamite", *runs.REFERENCES):
-            assert len(configs.differences(whole, config)) == 1, name
-        assert (config.seeds, config.steps) == (3, whole.steps)
+            assert len(configs.differences(base, config)) == 1, name
+        assert (config.seeds, config.steps) == (3, base.steps)
         configs.validate(config)
 
 
 def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatch):
     """Returns are p for no memory, p + 10 for the oracle and half-way for all others."""
-    wanted = {}
+    run_configs = {}
 
     def complete(every, root, allow_dirty):
-        wanted.update(every)
+        run_configs.update(every)
         place = {"markov": 0.0, "oracle": 10.0}
         p = {name: config.env_options["p"] for name, config in every.items()}
         return {name: summary([p[name] + place.get(config.method, 5.0)] * 2) for name, config in every.items()}
@@ -225,7 +225,7 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
     flags = "--env point_robot --methods dynamite --p 0.0 1.0 --seeds 2 --steps 30000 --out"
     monkeypatch.setattr("sys.argv", ["sweep_p", *flags.split(), str(tmp_path)])
     sweep_p.main()
-    assert all((config.seeds, config.steps) == (2, 30000) for config in wanted.values())
+    assert all((config.seeds, config.steps) == (2, 30000) for config in run_configs.values())
     rows = json.loads((tmp_path / "point_robot" / "sweep_p.json").read_text())["runs"]
     assert {name: row["score"]["iqm"] for name, row in rows.items()} == {
         f"{method} p={p}": score
@@ -237,10 +237,10 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("module", [table, ablations])
 def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path, monkeypatch):
-    wanted, drawn = {}, []
+    run_configs, drawn = {}, []
 
     def complete(every, root, allow_dirty):
-        wanted.update(every)
+        run_configs.update(every)
         return {name: summary([1.0, 3.0], best=4.0) for name in every}
 
     monkeypatch.setattr(runs, "complete", complete)
@@ -249,11 +249,11 @@ def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path
     monkeypatch.setattr("sys.argv", ["command", *flags.split(), str(tmp_path)])
     module.main()
     name = module.__name__.split(".")[-1]
-    assert {"dynamite", "oracle", "markov"} <= wanted.keys()
-    assert all((config.seeds, config.steps, config.seed) == (2, 30000, 1) for config in wanted.values())
-    assert json.loads((tmp_path / "gridworld" / f"{name}.json").read_text())["runs"].keys() == wanted.keys()
+    assert {"dynamite", "oracle", "markov"} <= run_configs.keys()
+    assert all((config.seeds, config.steps, config.seed) == (2, 30000, 1) for config in run_configs.values())
+    assert json.loads((tmp_path / "gridworld" / f"{name}.json").read_text())["runs"].keys() == run_configs.keys()
     ((folders, out),) = drawn
-    assert [folder.name for folder in folders] == list(wanted) and out == tmp_path / "gridworld" / f"{name}.png"
+    assert [folder.name for folder in folders] == list(run_configs) and out == tmp_path / "gridworld" / f"{name}.png"
 
 
 # -- random search ------------------------------------------------------------------------------------------------
@@ -287,7 +287,8 @@ def test_every_method_meets_the_same_factors():
     settings = {m: tuning.candidates(presets.default("gridworld", m), 5) for m in METHODS}
     for method in METHODS:
         for name in tuning.SEARCHED:
-            ratios = [[s[name] / found[0][name] for s in found] for found in (settings[method], settings["dynamite"])]
+            trials_of = (settings[method], settings["dynamite"])
+            ratios = [[trial[name] / trials[0][name] for trial in trials] for trials in trials_of]
             if name != "ppo.gamma":
                 np.testing.assert_allclose(*ratios, rtol=1e-6)
 
@@ -311,19 +312,19 @@ def test_trials_side_by_side_are_the_runs_they_stand_for():
 def search_once(tmp_path, monkeypatch, scores):
     """The record of a search whose returns are given: of four trials, then of two finalists."""
     config = tiny_config("probe_match", "markov", steps=320)
-    asked, left = [], iter(scores)
+    searches, remaining = [], iter(scores)
 
     def search(config, settings):
-        asked.append((config, settings))
-        return next(left)
+        searches.append((config, settings))
+        return next(remaining)
 
-    monkeypatch.setattr(presets, "FOUND", tmp_path)
+    monkeypatch.setattr(presets, "TUNED", tmp_path)
     monkeypatch.setattr(presets, "default", lambda env, method: config)
     monkeypatch.setattr(tuning, "search", search)
     flags = "--env probe_match --methods markov --trials 4 --seeds 3 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
     tune.main()
-    return json.loads((tmp_path / "probe_match_markov.json").read_text()), asked
+    return json.loads((tmp_path / "probe_match_markov.json").read_text()), searches
 
 
 def test_the_best_trials_train_again_to_the_end_with_other_seeds(tmp_path, monkeypatch):
@@ -369,7 +370,7 @@ def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
 
 def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     config = tiny_config("probe_match", "markov", steps=320)
-    monkeypatch.setattr(presets, "FOUND", tmp_path)
+    monkeypatch.setattr(presets, "TUNED", tmp_path)
     monkeypatch.setattr(presets, "default", lambda env, method: config)
     flags = "--env probe_match --methods markov --trials 4 --seeds 1 --out"
     monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
@@ -379,7 +380,7 @@ def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     assert len(record["searched"]) == 4 and len(record["finalists"]) == 2
     best = max(record["finalists"], key=lambda one: one["return"])
     assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
-    monkeypatch.setattr(presets, "FOUND", tmp_path)
+    monkeypatch.setattr(presets, "TUNED", tmp_path)
     tuned = presets.default("probe_match", "markov")
     assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials(tuned) == 4
     assert presets.tuning_trials(configs.changed(tuned, {"ppo.lr": 2 * tuned.ppo.lr})) == 0

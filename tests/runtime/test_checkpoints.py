@@ -1,4 +1,4 @@
-"""Checkpoints give back every bit or refuse, and the newest valid one is found."""
+"""Checkpoints restore every bit or refuse, and the newest valid one is chosen."""
 
 import json
 import shutil
@@ -47,9 +47,9 @@ def array_files(folder):
 
 
 def test_every_type_comes_back_bit_for_bit_and_two_steps_are_kept(saved):
-    step, found, damaged = restore(saved)
+    step, restored, damaged = restore(saved)
     assert (step, damaged) == (3, [])
-    assert_same(found, state(3))
+    assert_same(restored, state(3))
     assert sorted(p.name for p in saved.iterdir() if p.name.isdigit()) == ["2", "3"]
 
 
@@ -59,9 +59,9 @@ def test_a_saved_state_is_a_copy(tmp_path):
     checkpoints.save(1, {"x": array})
     array[:] = 7
     checkpoints.wait()
-    _, found, _ = checkpoints.restore({"x": jnp.zeros(4)})
+    _, restored, _ = checkpoints.restore({"x": jnp.zeros(4)})
     checkpoints.close()
-    np.testing.assert_array_equal(np.asarray(found["x"]), np.ones(4))
+    np.testing.assert_array_equal(np.asarray(restored["x"]), np.ones(4))
 
 
 def test_a_digest_that_does_not_match_sends_back_to_the_step_before(saved):
@@ -69,30 +69,30 @@ def test_a_digest_that_does_not_match_sends_back_to_the_step_before(saved):
     digests = json.loads(file.read_text())
     digests["params.kernel"] = "0" * 64
     file.write_text(json.dumps(digests))
-    step, found, damaged = restore(saved)
+    step, restored, damaged = restore(saved)
     assert step == 2
-    assert_same(found, state(2))
+    assert_same(restored, state(2))
     assert len(damaged) == 1 and "params.kernel does not match its SHA-256" in damaged[0]
 
 
 def test_a_file_cut_short_sends_back_to_the_step_before(saved):
     for file in array_files(saved / "3"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    step, found, damaged = restore(saved)
+    step, restored, damaged = restore(saved)
     assert step == 2 and len(damaged) == 1
-    assert_same(found, state(2))
+    assert_same(restored, state(2))
 
 
 def test_flipped_bytes_never_come_back_as_a_state(saved):
-    """Wherever a byte is flipped, what is restored is one of the two saved states, whole."""
+    """Wherever a byte is flipped, one of the two saved states is restored, unchanged."""
     for file in array_files(saved / "3"):
         data = bytearray(file.read_bytes())
         for position in range(len(data) // 2, len(data), max(1, len(data) // 3)):
             flipped = bytearray(data)
             flipped[position] ^= 0x10
             file.write_bytes(flipped)
-            step, found, _ = restore(saved)
-            assert_same(found, state(step))
+            step, restored, _ = restore(saved)
+            assert_same(restored, state(step))
         file.write_bytes(data)
 
 
@@ -121,8 +121,8 @@ def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
     about.write_text(json.dumps({"schema": SCHEMA + 1}))
     with pytest.raises(CheckpointError) as caught:
         restore(saved)
-    said = f"its schema is {SCHEMA + 1}; this version of dynamite_jax reads 0 to {SCHEMA}"
-    assert str(caught.value) == f"checkpoint {saved / '3'}: {said}"
+    cause = f"its schema is {SCHEMA + 1}; this version of dynamite_jax reads 0 to {SCHEMA}"
+    assert str(caught.value) == f"checkpoint {saved / '3'}: {cause}"
 
 
 def test_a_state_of_schema_0_does_not_go_on(saved):
@@ -135,7 +135,7 @@ def test_a_state_of_schema_0_does_not_go_on(saved):
 
 @pytest.mark.parametrize("observed", [6, 8])
 def test_statistics_of_schema_0_are_read_as_moments(observed):
-    """Of the oracle, whose observation has grown by the context (here to 8), its features stand in."""
+    """The oracle's observation has grown by the context (here to 8): statistics of its features replace its own."""
     rng = np.random.default_rng(0)
     shapes = {"features": (2, 8), "observation": (2, 6), "reward": (2,), "returns": (2,)}
     old = {f"normaliser.{m}.{name}": rng.random(shape) for m in ("mean", "std") for name, shape in shapes.items()}

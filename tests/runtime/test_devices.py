@@ -28,22 +28,23 @@ def test_a_hang_is_refused_before_the_folder_is_claimed(tmp_path):
         "devices.jaxlib.__version__ = '0.12.0'; train.main()"
     )
     flags = ["--env", "reacher", "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: jaxlib is 0.12.0") and done.stderr.count("\n") == 1
+    process = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: jaxlib is 0.12.0") and process.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_double_precision_is_refused_before_the_folder_is_claimed(tmp_path):
     line = [sys.executable, "-m", "dynamite_jax.train", "--env", "probe_match", "--out", str(tmp_path / "run")]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"JAX_ENABLE_X64": "1"})
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: JAX_ENABLE_X64 is on") and done.stderr.count("\n") == 1
+    process = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"JAX_ENABLE_X64": "1"})
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("error: JAX_ENABLE_X64 is on") and process.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept | environment)
+    inherited = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=inherited | environment)
 
 
 SET_UP = """
@@ -56,28 +57,28 @@ print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x + 1)(1))
 
 def test_without_a_home_there_is_no_cache_and_a_line_says_so():
     homeless = "import os, pathlib, pwd\ndef gone(uid): raise KeyError(uid)\npwd.getpwuid = gone\n"
-    done = run(homeless + SET_UP)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["None", "2"]
-    assert done.stderr.startswith("no compilation cache") and done.stderr.count("\n") == 1
+    process = run(homeless + SET_UP)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == ["None", "2"]
+    assert process.stderr.startswith("no compilation cache") and process.stderr.count("\n") == 1
 
 
 def test_with_a_home_that_cannot_be_written_there_is_no_cache_and_a_line_says_so(tmp_path):
     (tmp_path / "file").touch()
-    done = run(SET_UP, XDG_CACHE_HOME=str(tmp_path / "file"))
-    assert done.stdout.split() == ["None", "2"]
-    assert done.stderr.startswith("no compilation cache") and done.stderr.count("\n") == 1
+    process = run(SET_UP, XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert process.stdout.split() == ["None", "2"]
+    assert process.stderr.startswith("no compilation cache") and process.stderr.count("\n") == 1
 
 
 def test_with_a_home_the_cache_lies_in_a_folder_of_its_own(tmp_path):
-    done = run(SET_UP, XDG_CACHE_HOME=str(tmp_path))
-    assert done.stdout.startswith(str(tmp_path / "dynamite_jax")) and done.stderr == ""
+    process = run(SET_UP, XDG_CACHE_HOME=str(tmp_path))
+    assert process.stdout.startswith(str(tmp_path / "dynamite_jax")) and process.stderr == ""
 
 
 def test_where_the_system_counts_no_memory_none_is_reported():
     code = (
         "import sys; sys.modules['resource'] = None\nfrom dynamite_jax.runtime import devices\nprint(devices.peak_mb())"
     )
-    done = run(code, HOME=os.environ.get("HOME", "/"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "None"
+    process = run(code, HOME=os.environ.get("HOME", "/"))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "None"

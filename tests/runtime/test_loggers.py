@@ -12,12 +12,12 @@ def record(chunk: int) -> dict[str, Any]:
     return {"chunk": chunk, "env_steps": 100 * chunk, "return": [0.5 * chunk, 1.0]}
 
 
-def log(folder: Path, chunks_done: int = 0, tensorboard: bool = False) -> loggers.Log:
-    return loggers.Log(folder, chunks_done, tensorboard=tensorboard, wandb=False, config={})
+def log(folder: Path, completed_chunks: int = 0, tensorboard: bool = False) -> loggers.Log:
+    return loggers.Log(folder, completed_chunks, tensorboard=tensorboard, wandb=False, config={})
 
 
-def write(folder: Path, chunks: range, chunks_done: int = 0) -> Path:
-    writer = log(folder, chunks_done)
+def write(folder: Path, chunks: range, completed_chunks: int = 0) -> Path:
+    writer = log(folder, completed_chunks)
     for chunk in chunks:
         writer.write(record(chunk))
     writer.close()
@@ -48,20 +48,20 @@ def test_a_last_line_cut_short_is_left_out(tmp_path, cut):
 
 def test_chunks_beyond_the_checkpoint_are_cut_off_when_the_run_goes_on(tmp_path):
     write(tmp_path, range(1, 6))
-    path = write(tmp_path, range(4, 5), chunks_done=3)
+    path = write(tmp_path, range(4, 5), completed_chunks=3)
     assert [r["chunk"] for r in loggers.read(path)] == [1, 2, 3, 4]
 
 
 def test_a_line_cut_short_does_not_swallow_the_next_record(tmp_path):
     path = write(tmp_path, range(1, 4))
     path.write_text(path.read_text()[:-10])
-    write(tmp_path, range(3, 5), chunks_done=2)
+    write(tmp_path, range(3, 5), completed_chunks=2)
     assert loggers.read(path) == [record(1), record(2), record(3), record(4)]
 
 
 def test_a_new_run_starts_an_empty_file(tmp_path):
     write(tmp_path, range(1, 6))
-    assert loggers.read(write(tmp_path, range(0), chunks_done=0)) == []
+    assert loggers.read(write(tmp_path, range(0), completed_chunks=0)) == []
 
 
 def test_tensorboard_events_are_written_where_wanted(tmp_path):

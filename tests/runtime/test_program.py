@@ -32,12 +32,12 @@ def test_seeds_are_spread_as_evenly_as_they_go(seeds, devices, expected):
 
 def program(seeds: int, devices: int, monkeypatch, **changes) -> Program:
     """A program that finds that many devices, of those that the process has."""
-    found = jax.devices("cpu")[:devices]
-    if len(found) < devices:
+    cpus = jax.devices("cpu")[:devices]
+    if len(cpus) < devices:
         pytest.skip(f"{devices} cores are needed")
     config = tiny_config("probe_match", seeds=seeds, **changes)
     with monkeypatch.context() as patch:
-        patch.setattr(jax, "devices", lambda: found)
+        patch.setattr(jax, "devices", lambda: cpus)
         return Program(config, registry.make(config.env))
 
 
@@ -51,9 +51,9 @@ def test_an_uneven_layout_gives_each_seed_what_an_even_one_gives_it(monkeypatch)
         np.testing.assert_array_equal(jax.random.key_data(first.key), jax.random.key_data(even.init().key))
         states, metrics = laid_out.compile(states)(states)
         runs[laid_out] = jax.device_get((laid_out.gather(states).policy_params, metrics))
-    for found, expected in zip(jax.tree.leaves(runs[uneven]), jax.tree.leaves(runs[even]), strict=True):
-        assert found.shape == expected.shape and len(found) == 3
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    for result, expected in zip(jax.tree.leaves(runs[uneven]), jax.tree.leaves(runs[even]), strict=True):
+        assert result.shape == expected.shape and len(result) == 3
+        np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_rows_and_seeds_are_two_views_of_the_same(monkeypatch):
@@ -127,15 +127,15 @@ def command(module: str, *flags: str, **environment: str) -> subprocess.Complete
 
 def test_five_seeds_train_on_four_devices_and_evaluate_on_one(tmp_path):
     run = tmp_path / "run"
-    done = command("train", *FLAGS.split(), "--seeds", "5", "--out", str(run), JAX_NUM_CPU_DEVICES="4")
-    assert done.returncode == 0, done.stderr
-    assert "5 seeds on 4 devices: 2+1+1+1" in done.stderr
+    process = command("train", *FLAGS.split(), "--seeds", "5", "--out", str(run), JAX_NUM_CPU_DEVICES="4")
+    assert process.returncode == 0, process.stderr
+    assert "5 seeds on 4 devices: 2+1+1+1" in process.stderr
     assert all(len(record["return"]) == 5 for record in loggers.read(run / "metrics.jsonl"))
     summary = json.loads((run / "summary.json").read_text())
     root = json.loads((run / "config.json").read_text())["seed"]
     flags = ("--run", str(run), "--episodes", "64", "--seed", str(root))
-    done = command("evaluate", *flags, JAX_NUM_CPU_DEVICES="1")
-    assert done.returncode == 0, done.stderr
+    process = command("evaluate", *flags, JAX_NUM_CPU_DEVICES="1")
+    assert process.returncode == 0, process.stderr
     again = json.loads((run / "evaluation.json").read_text())
     assert again["return"]["per_seed"] == pytest.approx(summary["eval"]["return"]["per_seed"], rel=1e-5)
     assert len(again["return"]["per_seed"]) == 5
@@ -171,7 +171,7 @@ def test_a_resume_compiles_nothing_anew(tmp_path):
     cache.mkdir()
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
     line = [sys.executable, "-c", RESUME, str(cache), str(tmp_path / "run")]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    before, after = done.stdout.split()[-2:]
+    process = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    before, after = process.stdout.split()[-2:]
     assert int(before) > 0 and before == after

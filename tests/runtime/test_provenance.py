@@ -73,6 +73,6 @@ def test_versions_that_are_not_known_are_none(monkeypatch):
 
     assert provenance.versions()["jax"] == metadata.version("jax")
     monkeypatch.setattr(metadata, "version", missing)
-    found = provenance.versions()
-    assert found.pop("dynamite-jax") == dynamite_jax.__version__
-    assert found.pop("python") and set(found.values()) == {None}
+    versions = provenance.versions()
+    assert versions.pop("dynamite-jax") == dynamite_jax.__version__
+    assert versions.pop("python") and set(versions.values()) == {None}

@@ -35,14 +35,14 @@ def test_saved_and_restored_training_equals_uninterrupted_training(env, method, 
     half, _ = step(build(config)[1])
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, half)  # a copy: the next chunk uses up its arrays
-    whole, expected = step(half)
+    uninterrupted, expected = step(half)
     checkpoints.wait()
     number, restored, damaged = checkpoints.restore(build(config)[1])
     checkpoints.close()
     assert (number, damaged) == (1, [])
-    again, found = step(restored)
-    assert_same(whole, again)
-    assert_same(expected, found)
+    resumed, metrics = step(restored)
+    assert_same(uninterrupted, resumed)
+    assert_same(expected, metrics)
 
 
 # Physics compiles slowly, and methods don't see it: one of them will do there.

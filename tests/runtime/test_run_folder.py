@@ -53,9 +53,9 @@ for number in range(rounds):
 @pytest.mark.parametrize("how", ["new", "resume"])
 def test_of_two_processes_that_race_for_a_folder_one_gets_it(tmp_path, how):
     line = [sys.executable, "-W", "ignore", "-c", RACE, str(tmp_path), str(ROUNDS), how]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    process = subprocess.run(line, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    lines = [line.split(maxsplit=2) for line in process.stdout.splitlines()]
     assert len(lines) == 2 * ROUNDS
     for number in range(ROUNDS):
         outcomes = sorted(words[1] for words in lines if words[0] == str(number))
@@ -73,8 +73,8 @@ def test_a_folder_in_use_is_refused_with_host_and_process(tmp_path):
                 "from dynamite_jax.runtime import run_folder\n"
                 f"with run_folder.claimed(Path({str(out)!r}), Config(), {resume}): pass"
             )
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-            assert f"process {os.getpid()} on {socket.gethostname()}, since" in done.stderr.splitlines()[-1]
+            process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert f"process {os.getpid()} on {socket.gethostname()}, since" in process.stderr.splitlines()[-1]
     with run_folder.claimed(out, config, True):
         pass
 
@@ -102,7 +102,7 @@ def test_runs_that_were_given_no_folder_never_share_one(tmp_path, monkeypatch):
     claimed = []
     monkeypatch.setattr(sys, "argv", ["train", "--env", "probe_match"])
 
-    def claim_only(config: Config, out: Path, *_: object) -> None:
+    def claim_only(config: Config, out: Path, **_: bool) -> None:
         with run_folder.claimed(out, config, False):
             claimed.append(out.name)
 
