@@ -1,11 +1,11 @@
 """docs/results.md and the summary of README.md, from `results/ENV/*.json`.
 
 The prose is in `results/ENV/notes.md`, a template of `str.format`: `{table[dynamite][score][iqm]:.3f}` is a number of
-`results/ENV/table.json`, and these are made of a whole file NAME.json:
+`results/ENV/table.json`, and these are made of a file NAME.json:
 
 - `{setup[NAME]}`: seeds, steps, machine, versions and commit;
 - `{markdown[NAME]}`: the table;
-- `{verdict[NAME]}`: which methods the 95 % intervals tell from `dynamite`, and which mean is the highest.
+- `{verdict[NAME]}`: which methods the 95 % intervals separate from `dynamite`, and which mean is the highest.
 """
 
 import json
@@ -46,17 +46,17 @@ How presets were chosen, and with what budget, is in [Tuning](tuning.md).
 
 
 def environments(root: Path) -> dict[str, Record]:
-    """Everything that is known of each environment, in the order of the page.
+    """The results of each environment, in the order of the page.
 
     Args:
         root: the folder `results`.
 
     Returns:
-        Name of the environment -> contents of its JSON files by their stems; tables are reduced to their `runs`, and
-        kept whole under `files`.
+        Name of the environment -> contents of its JSON files by their stems, of tables only their `runs`; `files` holds
+        the complete contents.
     """
-    found = {path.parent.name for path in root.glob("*/table.json")}
-    ordered = [name for name in ORDER if name in found] + sorted(found - set(ORDER))
+    available = {path.parent.name for path in root.glob("*/table.json")}
+    ordered = [name for name in ORDER if name in available] + sorted(available - set(ORDER))
     return {name: _read(root / name) for name in ordered}
 
 
@@ -67,23 +67,23 @@ def page(root: Path) -> str:
         root: the folder `results`.
     """
     sections = []
-    for name, known in environments(root).items():
+    for name, record in environments(root).items():
         notes = root / name / "notes.md"
         template = notes.read_text() if notes.is_file() else WITHOUT_NOTES
-        tables = {stem: file for stem, file in known["files"].items() if "runs" in file}
-        made = {
+        tables = {stem: file for stem, file in record["files"].items() if "runs" in file}
+        parts = {
             "setup": {stem: setup(file) for stem, file in tables.items()},
             "markdown": {stem: markdown(file["runs"]) for stem, file in tables.items()},
             "verdict": {stem: verdict(file["runs"]) for stem, file in tables.items()},
         }
-        sections.append(template.format_map({**known, **made, "env": name}).strip())
+        sections.append(template.format_map({**record, **parts, "env": name}).strip())
     return INTRODUCTION + "\n\n".join(sections) + "\n"
 
 
 def summary(root: Path, speed: dict[str, float]) -> str:
     """The summary of README.md: environments by methods, the score of each.
 
-    Bold is the highest mean of the methods that are not given the context, where 95 % intervals tell both it and
+    Bold is the highest mean of the methods that are not given the context, where 95 % intervals separate both it and
     `oracle` from `markov`.
 
     Args:
@@ -91,8 +91,8 @@ def summary(root: Path, speed: dict[str, float]) -> str:
         speed: environment -> steps a second of our training over those of PyTorch, with the preset.
     """
     rows = []
-    for name, known in environments(root).items():
-        runs = known["table"]
+    for name, record in environments(root).items():
+        runs = record["table"]
         scores = {method: runs[method]["score"]["iqm"] for method in METHODS if method in runs}
         cells = [f"{scores[method]:.3f}" if method in scores else "-" for method in METHODS]
         best = _best(runs)
@@ -109,17 +109,17 @@ def rivals(root: Path) -> str:
         root: the folder `results`.
     """
     ahead: dict[str, list[str]] = {}
-    for name, known in environments(root).items():
-        best = _best(known["table"])
+    for name, record in environments(root).items():
+        best = _best(record["table"])
         if best != "dynamite":
-            apart = "apart" if _above(known["table"], best, "dynamite") else "overlap"
+            apart = "apart" if _above(record["table"], best, "dynamite") else "overlap"
             ahead.setdefault(best, []).append(f"`{name}` (intervals {apart})")
     parts = [f"`{method}` on {' and '.join(names)}" for method, names in ahead.items()]
     return f"A higher mean than `dynamite`: {'; '.join(parts)}." if parts else "No mean is higher than `dynamite`'s."
 
 
 def setup(file: Record) -> str:
-    """What a table was made with: one sentence or two.
+    """How a table was made: one sentence or two.
 
     Args:
         file: a table, as `make table` writes it.
@@ -157,7 +157,7 @@ def markdown(runs: dict[str, Record]) -> str:
 
 
 def verdict(runs: dict[str, Record]) -> str:
-    """Which rows the intervals tell from `dynamite`, and the highest mean of those that are not references."""
+    """Which rows the intervals separate from `dynamite`, and the highest mean of those that are not references."""
     base = "dynamite" if "dynamite" in runs else next(iter(runs))
     others = [name for name in runs if name != base]
     above = [name for name in others if _above(runs, base, name)]

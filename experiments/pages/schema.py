@@ -19,7 +19,7 @@ def documentation(kind: type) -> dict[str, str]:
     Args:
         kind: a class whose source can be read.
     """
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
@@ -29,8 +29,8 @@ def documentation(kind: type) -> dict[str, str]:
             if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
                 continue
             if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and type(below.value.value) is str:
-                found[field.target.id] = " ".join(below.value.value.split())
-    return found
+                docstrings[field.target.id] = " ".join(below.value.value.split())
+    return docstrings
 
 
 def default(field: dataclasses.Field) -> Any:

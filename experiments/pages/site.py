@@ -1,4 +1,4 @@
-"""The site: docs/ and what its pages refer to, built by Zensical into build/site.
+"""The site: docs/ and the files that its pages refer to, built by Zensical into build/site.
 
 python -m experiments.pages.site
 
@@ -38,7 +38,7 @@ def without_code(text: str) -> str:
 
 
 def broken(page: Path) -> list[str]:
-    """Relative links of a page to what is not there.
+    """Relative links of a page to files that don't exist.
 
     Args:
         page: a Markdown file.
@@ -51,40 +51,40 @@ def assemble(root: Path, target: Path) -> None:
 
     Args:
         root: of the repository.
-        target: folder that becomes the source of the site; it is made anew.
+        target: folder that becomes the source of the site; its former contents are removed.
 
     Raises:
-        FileNotFoundError: a page refers to a file that is not there.
+        FileNotFoundError: a page refers to a file that doesn't exist.
     """
     docs = root / "docs"
     shutil.rmtree(target, ignore_errors=True)
-    waiting = sorted(path for path in docs.rglob("*") if path.is_file())
-    placed: dict[Path, Path] = {}
-    while waiting:
-        file = waiting.pop()
-        if file in placed:
+    pending = sorted(path for path in docs.rglob("*") if path.is_file())
+    copies: dict[Path, Path] = {}
+    while pending:
+        file = pending.pop()
+        if file in copies:
             continue
-        placed[file] = place = target / file.relative_to(docs if file.is_relative_to(docs) else root)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        copies[file] = copy = target / file.relative_to(docs if file.is_relative_to(docs) else root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix != ".md":
-            shutil.copy2(file, place)
+            shutil.copy2(file, copy)
             continue
         if missing := broken(file):
             raise FileNotFoundError(f"{file.relative_to(root)} refers to what is not there: {', '.join(missing)}")
-        waiting += [(file.parent / link).resolve() for link in links(file.read_text())]
-    for page, place in placed.items():
+        pending += [(file.parent / link).resolve() for link in links(file.read_text())]
+    for page, copy in copies.items():
         if page.suffix == ".md":
-            place.write_text(_redirected(page, placed))
+            copy.write_text(_redirected(page, copies))
 
 
-def _redirected(page: Path, placed: dict[Path, Path]) -> str:
-    """The text of a page, its relative links to where the files are placed."""
+def _redirected(page: Path, copies: dict[Path, Path]) -> str:
+    """The text of a page, with its relative links changed to those between the copies."""
 
     def redirect(match: re.Match[str]) -> str:
-        place = placed.get((page.parent / match["target"]).resolve())
-        if place is None:  # in code
+        copy = copies.get((page.parent / match["target"]).resolve())
+        if copy is None:  # in code
             return match[0]
-        return os.path.relpath(place, placed[page].parent).replace(os.sep, "/") + (match["anchor"] or "")
+        return os.path.relpath(copy, copies[page].parent).replace(os.sep, "/") + (match["anchor"] or "")
 
     return _LINK.sub(redirect, page.read_text())
 
@@ -103,9 +103,9 @@ def main() -> None:
     """Assemble, build strictly, check."""
     assemble(ROOT, ROOT / SOURCE)
     program = Path(sys.executable).with_name("zensical")
-    done = subprocess.run([program, "build", "--clean", "--strict"], cwd=ROOT, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    build = subprocess.run([program, "build", "--clean", "--strict"], cwd=ROOT, check=False)
+    if build.returncode:
+        raise SystemExit(build.returncode)
     if loaded := foreign(ROOT / SITE):
         raise SystemExit("error: pages load from other hosts: " + "; ".join(loaded))
     print(f"site in {SITE}/, start at {SITE}/index.html")

@@ -4,7 +4,7 @@ The prose is in `results/benchmark/notes.md`, a template of `str.format`:
 
 - `{gridworld[growth][256][ratio]:.1f}` is a number of results/benchmark/gridworld.json, where parts that are lists are
   indexed by the number of environments or seeds, and `ratio` is our speed over that of PyTorch;
-- `{report[gridworld]}` is what the command writes of it;
+- `{report[gridworld]}` is the report that the command writes of it;
 - `{bench[gridworld]}` is the table of results/gridworld/bench.jsonl, `{rows[gridworld][0][steps_per_s]:,.0f}` a number.
 """
 
@@ -26,18 +26,18 @@ def page(root: Path) -> str:
     Args:
         root: the folder `results`.
     """
-    found = comparisons(root)
+    files = comparisons(root)
     rows = {
         path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
         for path in sorted(root.glob("*/bench.jsonl"))
     }
-    made = {
-        "report": {name: _report(root / "benchmark" / f"{name}.json") for name in found},
+    parts = {
+        "report": {name: _report(root / "benchmark" / f"{name}.json") for name in files},
         "bench": {name: bench(lines) for name, lines in rows.items()},
         "rows": rows,
     }
     template = (root / "benchmark" / "notes.md").read_text()
-    return NOTICE + template.format_map(found | made).strip() + "\n"
+    return NOTICE + template.format_map(files | parts).strip() + "\n"
 
 
 def comparisons(root: Path) -> dict[str, Record]:
@@ -64,24 +64,24 @@ def indexed(file: Record) -> Record:
     return parts
 
 
-def with_preset(found: dict[str, Record]) -> dict[str, float]:
+def with_preset(files: dict[str, Record]) -> dict[str, float]:
     """Environment -> our steps a second over those of PyTorch, at the number of environments of the preset.
 
     Args:
-        found: what `comparisons` gave.
+        files: the result of `comparisons`.
     """
-    timed = {name: file for name, file in found.items() if file["config"]["num_envs"] in file.get("growth", {})}
+    timed = {name: file for name, file in files.items() if file["config"]["num_envs"] in file.get("growth", {})}
     return {name: file["growth"][file["config"]["num_envs"]]["ratio"] for name, file in timed.items()}
 
 
-def verdict(found: dict[str, Record]) -> str:
+def verdict(files: dict[str, Record]) -> str:
     """Where PyTorch trains faster: a sentence for each environment.
 
     Args:
-        found: what `comparisons` gave.
+        files: the result of `comparisons`.
     """
     sentences = []
-    for name, file in found.items():
+    for name, file in files.items():
         slower = [f"{size:,} ({row['ratio']:.2f})" for size, row in file.get("growth", {}).items() if row["ratio"] < 1]
         if slower:
             sentences.append(f"On `{name}` PyTorch is faster with {' and '.join(slower)} environments.")
@@ -103,5 +103,5 @@ def bench(rows: list[Record]) -> str:
 
 
 def _report(path: Path) -> str:
-    """What the command writes of a comparison, without its title."""
+    """The report of a comparison, without its title."""
     return "\n".join(report(json.loads(path.read_text()))[2:]).strip()

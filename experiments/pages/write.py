@@ -1,4 +1,4 @@
-"""Write every page, and every part of one, that is made from JSON or code.
+"""Write the pages, and the parts of pages, that are generated from JSON or code.
 
 python -m experiments.pages.write
 """
@@ -63,7 +63,7 @@ def configuration() -> dict[str, str]:
 
 
 def searches(folder: Path) -> str:
-    """The table of what `make tune` has chosen.
+    """The table of the presets that `make tune` chose.
 
     Args:
         folder: of the records that `make tune` wrote.
@@ -81,7 +81,7 @@ def searches(folder: Path) -> str:
 
 
 def main() -> None:
-    """Write what has changed, and say what that is."""
+    """Write the pages that have changed, and print their paths."""
     for path, text in pages().items():
         if not path.is_file() or path.read_text() != text:
             path.write_text(text)
@@ -104,8 +104,8 @@ def _presets() -> str:
         chosen = {title: presets.default(env, "dynamite") for title, env in PRESETS.items()}
     values = {title: _values(dataclasses.replace(config, env="")) for title, config in chosen.items()}
     base = _values(start)
-    differing = [name for name in base if any(of_one[name] != base[name] for of_one in values.values())]
-    rows = [[f"`{name}`", *(schema.shown(of_one[name]) for of_one in values.values())] for name in differing]
+    differing = [name for name in base if any(fields[name] != base[name] for fields in values.values())]
+    rows = [[f"`{name}`", *(schema.shown(fields[name]) for fields in values.values())] for name in differing]
     return blocks.table(["field", *values], rows)
 
 

@@ -1,4 +1,4 @@
-"""This project's trainer as the benchmark runs it, beside `python -m experiments.versus_torch.torch_reference`.
+"""This project's trainer as the benchmark runs it, the counterpart of `torch_reference`.
 
 python -m experiments.versus_torch.jax_program --config runs/NAME/config.json
 
@@ -33,28 +33,28 @@ class Arguments:
     """Folder for the weights of the first seed, written after every chunk."""
 
 
-def arrays(acting: AgentParams) -> dict[str, np.ndarray]:
-    """What acts of one seed, by the names that the PyTorch program gives it."""
-    found = {f"belief.{name}": x for name, x in weights.from_flax(acting.belief_params["params"]).items()}
-    found |= {f"policy.{name}": x for name, x in weights.from_flax(acting.policy_params["params"]).items()}
+def arrays(params: AgentParams) -> dict[str, np.ndarray]:
+    """Parameters and statistics of one seed's agent, by the names of the PyTorch program."""
+    by_name = {f"belief.{name}": x for name, x in weights.from_flax(params.belief_params["params"]).items()}
+    by_name |= {f"policy.{name}": x for name, x in weights.from_flax(params.policy_params["params"]).items()}
     for name in Quantities._fields:
-        mean, deviation = moments(acting.normaliser, name)
-        found |= {f"mean.{name}": np.asarray(mean), f"deviation.{name}": np.asarray(deviation)}
-    return found
+        mean, deviation = moments(params.normaliser, name)
+        by_name |= {f"mean.{name}": np.asarray(mean), f"deviation.{name}": np.asarray(deviation)}
+    return by_name
 
 
-def agent_params(found: Any, like: AgentParams) -> AgentParams:
-    """The way back, in the structure of `like`."""
+def agent_params(arrays: Any, like: AgentParams) -> AgentParams:
+    """The way back from `arrays`, in the structure of `like`."""
 
     def part(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
+        return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
 
     belief, policy = (
         {"params": weights.to_flax(part(prefix), params["params"])}
         for prefix, params in (("belief.", like.belief_params), ("policy.", like.policy_params))
     )
     mean, deviation = (
-        Quantities(*(found[f"{moment}.{name}"] for name in Quantities._fields)) for moment in ("mean", "deviation")
+        Quantities(*(arrays[f"{moment}.{name}"] for name in Quantities._fields)) for moment in ("mean", "deviation")
     )
     return AgentParams(belief, policy, with_moments(mean, deviation))
 

@@ -1,4 +1,4 @@
-"""What `experiments.versus_torch.benchmark` measured, in Markdown and as a picture."""
+"""The results of `experiments.versus_torch.benchmark`, in Markdown and as a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ from dynamite_jax.runtime import loggers
 PROGRAMS = {"ours": "dynamite_jax", "theirs": "PyTorch"}
 
 
-def report(found: loggers.Record) -> list[str]:
+def report(results: loggers.Record) -> list[str]:
     """The report, in Markdown."""
-    machine, versions = found["machine"], ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    lines = [f"# {found['env']}: this project beside PyTorch", ""]
+    machine, versions = (
+        results["machine"],
+        ", ".join(f"{name} {number}" for name, number in results["versions"].items()),
+    )
+    lines = [f"# {results['env']}: this project beside PyTorch", ""]
     lines += [f"{machine['cores']} cores of {machine['processor']}, {machine['device']}; {versions}.", ""]
-    if "other" in found:
-        rate, memory = (_cell(found["other"][key], 0) for key in ("steps_per_s", "peak_mb"))
-        lines += [f"`{found['reference_command']}`: {rate} steps/s, {memory} MB.", ""]
-    if "customary" in found:
-        row = found["customary"]
+    if "other" in results:
+        rate, memory = (_cell(results["other"][key], 0) for key in ("steps_per_s", "peak_mb"))
+        lines += [f"`{results['reference_command']}`: {rate} steps/s, {memory} MB.", ""]
+    if "customary" in results:
+        row = results["customary"]
         workers, threads = row["layout"]
         lines += [
             f"16 environments, updates of public VariBAD code; median (least - greatest). PyTorch: {workers} worker"
@@ -39,26 +42,26 @@ def report(found: loggers.Record) -> list[str]:
             lines += [f"| {title} | {' | '.join(cells)} |"]
         ratio = row["ours"]["steps_per_s"]["median"] / row["theirs"]["steps_per_s"]["median"]
         lines += ["", f"Ratio of medians: {ratio:.1f}.", ""]
-    if "growth" in found:
+    if "growth" in results:
         lines += [
             "| environments | dynamite_jax, steps/s | MB | PyTorch, steps/s | MB | ratio |",
             "|---|---|---|---|---|---|",
         ]
-        for row in found["growth"]:
+        for row in results["growth"]:
             ratio = f"{row['ours'] / row['theirs']:.1f}" if row["theirs"] else "-"
             cells = [f"{row[name]:,.0f}" if row[name] else "-" for name in ("ours", "ours_mb", "theirs", "theirs_mb")]
             lines += [f"| {row['num_envs']:,} | {' | '.join(cells)} | {ratio} |"]
-        ours, theirs = (max(row[name] for row in found["growth"]) for name in PROGRAMS)
+        ours, theirs = (max(row[name] for row in results["growth"]) for name in PROGRAMS)
         lines += [""]
         if theirs:
             lines += [f"Each at its best: {ours:,.0f} and {theirs:,.0f} steps/s, {ours / theirs:.1f} times.", ""]
-    if "seeds" in found:
-        first = found["seeds"][0]["seeds"]
+    if "seeds" in results:
+        first = results["seeds"][0]["seeds"]
         lines += [f"| seeds at once | dynamite_jax, steps/s of all | times the time of {first} |", "|---|---|---|"]
-        lines += [f"| {row['seeds']} | {row['ours']:,.0f} | {row['times_one']:.2f} |" for row in found["seeds"]]
+        lines += [f"| {row['seeds']} | {row['ours']:,.0f} | {row['times_one']:.2f} |" for row in results["seeds"]]
         lines += [""]
-    if "to_return" in found:
-        part = found["to_return"]
+    if "to_return" in results:
+        part = results["to_return"]
         reached = f"a return of {part['target']:.2f} over {part['episodes']} episodes"
         lines += [f"Seconds from the start of the program to {reached}, by run:", ""]
         for name, title in PROGRAMS.items():
@@ -79,18 +82,18 @@ def _reached(run: loggers.Record) -> str:
     )
 
 
-def draw(found: loggers.Record, out: Path) -> None:
-    """Steps per second by environments, time by seeds, return by seconds: a panel for each part that is there."""
+def draw(results: loggers.Record, out: Path) -> None:
+    """Steps per second by environments, time by seeds, return by seconds: a panel for each part of the results."""
     panels = {"growth": _draw_growth, "seeds": _draw_seeds, "to_return": _draw_returns}
-    parts = [part for part in panels if part in found]
+    parts = [part for part in panels if part in results]
     if not parts:
         return
-    figure, several = plt.subplots(1, len(parts), figsize=(4 * len(parts), 3.8), layout="constrained", squeeze=False)
-    for axes, part in zip(several[0], parts, strict=True):
-        panels[part](axes, found[part])
+    figure, grid = plt.subplots(1, len(parts), figsize=(4 * len(parts), 3.8), layout="constrained", squeeze=False)
+    for axes, part in zip(grid[0], parts, strict=True):
+        panels[part](axes, results[part])
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.suptitle(found["env"])
+    figure.suptitle(results["env"])
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

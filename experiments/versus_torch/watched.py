@@ -1,4 +1,4 @@
-"""A trainer as a program of its own, watched from outside: when it says how far it is, and how much memory it takes."""
+"""A trainer as a process of its own, watched from outside: when it prints its progress, and its memory."""
 
 import contextlib
 import json
@@ -17,17 +17,17 @@ from dynamite_envs.errors import UserError
 
 Line = dict[str, Any]
 PROC = Path("/proc")
-SAMPLED_S = 2.0  # seconds between two looks at memory: each keeps the program waiting, 10 ms for a GB
+SAMPLED_S = 2.0  # seconds between two samples of memory: each stops the program, for 10 ms a GB
 
 
 @dataclass
 class Watched:
-    """What was seen of a run.
+    """Measurements of a program's run.
 
     Attributes:
         lines: JSON lines that it printed, each with `seconds` since its start; `steps` counts its environment steps.
         peak_mb: greatest memory of it and its children, without the files of libraries; 0 where that is not known.
-        stopped: whether it was stopped, and did not come to its end.
+        stopped: whether it was stopped before its end.
     """
 
     lines: list[Line] = field(default_factory=list)
@@ -46,83 +46,90 @@ class Watched:
         return (last["steps"] - first["steps"]) / (last["seconds"] - first["seconds"])
 
 
+def _never(lines: list[Line]) -> bool:
+    """A rule that stops no program."""
+    return False
+
+
 def watch(
     command: list[str],
+    *,
     limit_s: float,
-    enough: Callable[[list[Line]], bool] = lambda lines: False,
+    enough: Callable[[list[Line]], bool] = _never,
     environment: dict[str, str] | None = None,
 ) -> Watched:
-    """Run a program until it ends, until it has said `enough`, or for `limit_s` seconds; what it started ends with it.
+    """Run a program until it ends, until its lines are `enough`, or for `limit_s` seconds; its children end with it.
 
     Args:
         command: program and arguments.
         limit_s: seconds from its start.
-        enough: of the lines so far.
-        environment: variables of the shell beside those that are set.
+        enough: whether to stop, given the lines so far.
+        environment: variables of the environment beside those that are set.
 
     Raises:
         UserError: it can't be run, it failed, or it printed fewer than two lines with `steps`.
     """
-    with tempfile.TemporaryFile("w+") as said:
-        return _watch(command, limit_s, enough, environment or {}, said)
+    with tempfile.TemporaryFile("w+") as stderr:
+        return _watch(command, limit_s=limit_s, enough=enough, environment=environment or {}, stderr=stderr)
 
 
 def _watch(
     command: list[str],
+    *,
     limit_s: float,
     enough: Callable[[list[Line]], bool],
     environment: dict[str, str],
-    said: IO[str],
+    stderr: IO[str],
 ) -> Watched:
-    """The same, with a file for what the program says on stderr."""
+    """`watch` with a file for the program's stderr."""
     start = time.perf_counter()
     try:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=stderr,
             text=True,
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         )
     except (OSError, IndexError) as error:
         raise UserError(f"`{' '.join(command)}` can't be run: {error}") from None
-    seen, done = Watched(), threading.Event()
+    watched, ended = Watched(), threading.Event()
 
-    def look_after() -> None:
+    def sample_memory_until_limit() -> None:
         sampled = 0.0
-        while not done.wait(0.1):
+        while not ended.wait(0.1):
             now = time.perf_counter() - start
             if now - sampled > SAMPLED_S:
-                sampled, seen.peak_mb = now, max(seen.peak_mb, _memory_mb(process.pid))
+                sampled, watched.peak_mb = now, max(watched.peak_mb, _memory_mb(process.pid))
             if now > limit_s:
-                seen.stopped = True
+                watched.stopped = True
                 _stop(process)
 
-    watcher = threading.Thread(target=look_after)
+    watcher = threading.Thread(target=sample_memory_until_limit)
     watcher.start()
     try:
         assert process.stdout is not None
         for text in process.stdout:
             if (line := _parse(text)) is not None:
-                seen.lines.append({**line, "seconds": time.perf_counter() - start})
-                if enough(seen.lines):
-                    seen.stopped = True
-                    seen.peak_mb = max(seen.peak_mb, _memory_mb(process.pid))
+                watched.lines.append({**line, "seconds": time.perf_counter() - start})
+                if enough(watched.lines):
+                    watched.stopped = True
+                    watched.peak_mb = max(watched.peak_mb, _memory_mb(process.pid))
                     _stop(process)
                     break
         code = process.wait()
     finally:
-        done.set()
+        ended.set()
         watcher.join()
         _stop(process)
-    failed = code != 0 and not seen.stopped
-    if failed or len(seen.lines) < 2:
-        said.seek(0)
-        told = said.read().strip().splitlines() or [f"exit code {code}"]
-        cause = told[-1] if failed else f"{len(seen.lines)} lines with steps in {limit_s:.0f} s"
+    failed = code != 0 and not watched.stopped
+    if failed or len(watched.lines) < 2:
+        stderr.seek(0)
+        messages = stderr.read().strip().splitlines() or [f"exit code {code}"]
+        cause = messages[-1] if failed else f"{len(watched.lines)} lines with steps in {limit_s:.0f} s"
         raise UserError(f"`{' '.join(command)}` gave no measurement: {cause}")
-    return seen
+    return watched
 
 
 def _parse(text: str) -> Line | None:
@@ -135,7 +142,7 @@ def _parse(text: str) -> Line | None:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End a program and all it started."""
+    """End a program and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

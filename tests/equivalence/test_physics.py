@@ -21,7 +21,7 @@ from dynamite_envs.physics.warp import Warp
 from dynamite_envs.reacher import ARM, Reacher
 
 mujoco: Any = untyped
-mujoco.set_mju_user_warning(lambda text: None)  # it would leave a log file where it stands
+mujoco.set_mju_user_warning(lambda text: None)  # it would leave a log file in the current folder
 
 BATCH = 40  # every jitted step of this file takes as many environments, so that each model compiles once
 TEMPLATE = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
@@ -52,17 +52,17 @@ def stepper(simulator: Simulator, x64: bool = False):
     return run
 
 
-def c_steps(model: Any, substeps: int, start: Motion, controls: np.ndarray, applied: np.ndarray) -> list[Motion]:
+def c_steps(model: Any, start: Motion, *, substeps: int, controls: np.ndarray, applied: np.ndarray) -> list[Motion]:
     """States before the first and after every step of C MuJoCo."""
     data = mujoco.MjData(model)
     data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = start.qpos, start.qvel, start.warmstart
-    found = [start]
+    motions = [start]
     for control, force in zip(controls, applied, strict=True):
         data.ctrl[:], data.qfrc_applied[:] = control, force
         for _ in range(substeps):
             mujoco.mj_step(model, data)
-        found.append(Motion(data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()))
-    return found
+        motions.append(Motion(data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()))
+    return motions
 
 
 def start_of(model: Any, rng: np.random.Generator) -> Motion:
@@ -83,7 +83,7 @@ def cheetah_run(wind: float, seed: int = 0, steps: int = BATCH) -> tuple[Motion,
     start = start_of(model, rng)
     controls, applied = rng.uniform(-1, 1, (steps, 6)), np.zeros((steps, 9))
     applied[:, 0] = wind
-    return stacked(c_steps(model, BODY.substeps, start, controls, applied)), controls, applied
+    return stacked(c_steps(model, start, substeps=BODY.substeps, controls=controls, applied=applied)), controls, applied
 
 
 def error(a: Motion, b: Motion) -> tuple[float, float]:
@@ -136,16 +136,16 @@ def test_a_step_of_the_half_cheetah_is_that_of_c_mujoco(x64, position, velocity,
     """Gymnasium's solver makes up to 100 iterations and 50 of the line search, ours 4 and 4."""
     states, controls, applied = cheetah_run(wind)
     before, after = jax.tree.map(lambda x: x[:-1], states), jax.tree.map(lambda x: x[1:], states)
-    found = stepper(BODY, x64)(before, controls, applied)
-    assert found.qpos.dtype == (np.float64 if x64 else np.float32)
-    qpos, qvel = error(found, after)
+    result = stepper(BODY, x64)(before, controls, applied)
+    assert result.qpos.dtype == (np.float64 if x64 else np.float32)
+    qpos, qvel = error(result, after)
     assert qpos <= position and qvel <= velocity
     if not x64:
-        speed = [(x.qpos[:, 0] - before.qpos[:, 0].astype(np.float32)) / BODY.dt for x in (found, after)]
+        speed = [(x.qpos[:, 0] - before.qpos[:, 0].astype(np.float32)) / BODY.dt for x in (result, after)]
         assert np.abs(speed[0] - speed[1]).max() <= 5e-4
 
 
-def open_loop(simulator: Simulator, x64: bool, reference: Any, steps: int, torque: float) -> np.ndarray:
+def open_loop(simulator: Simulator, reference: Any, *, x64: bool, steps: int, torque: float) -> np.ndarray:
     """Largest error of a position in each of `BATCH` trajectories that are never corrected.
 
     Controls are sines of 1 to 3 Hz. At full torque the cheetah hits the ground, and the arm its limit, so hard that in
@@ -157,19 +157,22 @@ def open_loop(simulator: Simulator, x64: bool, reference: Any, steps: int, torqu
     time = np.arange(steps)[:, None, None] * simulator.dt
     frequency, phase = rng.uniform(1, 3, (BATCH, 1)), rng.uniform(0, 2 * np.pi, (BATCH, nu))
     controls, none = torque * np.sin(2 * np.pi * frequency * time + phase), np.zeros((steps, nq))
-    wanted = [c_steps(reference, simulator.substeps, start, controls[:, n], none) for n, start in enumerate(starts)]
+    references = [
+        c_steps(reference, start, substeps=simulator.substeps, controls=controls[:, n], applied=none)
+        for n, start in enumerate(starts)
+    ]
     motion, worst = stacked(starts), np.zeros(BATCH)
     for t in range(steps):
         motion = stepper(simulator, x64)(motion, controls[t], np.zeros((BATCH, nq)))
-        here = stacked([each[t + 1] for each in wanted])
+        here = stacked([each[t + 1] for each in references])
         worst = np.maximum(worst, np.abs(motion.qpos - here.qpos).max(1))
     return worst
 
 
 def test_the_half_cheetah_stays_with_gymnasiums_for_a_second():
     """Against their own model, uncorrected."""
-    assert open_loop(BODY, False, gymnasiums("half_cheetah"), 20, 0.3).max() <= 1e-4
-    assert np.median(open_loop(BODY, True, gymnasiums("half_cheetah"), 20, 1.0)) <= 1e-10
+    assert open_loop(BODY, gymnasiums("half_cheetah"), x64=False, steps=20, torque=0.3).max() <= 1e-4
+    assert np.median(open_loop(BODY, gymnasiums("half_cheetah"), x64=True, steps=20, torque=1.0)) <= 1e-10
 
 
 def test_a_step_starts_from_the_warm_start(tmp_path, monkeypatch):
@@ -178,7 +181,7 @@ def test_a_step_starts_from_the_warm_start(tmp_path, monkeypatch):
     (tmp_path / "once.xml").write_text(text.replace(' iterations="4"', ' iterations="1"'))
     model, rng = BODY.model, np.random.default_rng(1)
     controls, none = rng.uniform(-1, 1, (24, model.nu)).repeat(BODY.substeps, axis=0), np.zeros((120, model.nv))
-    states = stacked(c_steps(model, 1, start_of(model, rng), controls, none))
+    states = stacked(c_steps(model, start_of(model, rng), substeps=1, controls=controls, applied=none))
     monkeypatch.setattr(physics, "ASSETS", tmp_path)
     before, after = (jax.tree.map(lambda x, i=i: x[i : i + BATCH], states) for i in (80, 81))
     step = stepper(Simulator("once", substeps=1), x64=True)
@@ -198,7 +201,7 @@ def test_a_half_cheetah_that_is_solved_worse_does_not(old, new, tmp_path, monkey
     monkeypatch.setattr(physics, "ASSETS", tmp_path)
     physics.load.cache_clear()
     stepper.cache_clear()
-    assert open_loop(Simulator("worse", 5), False, gymnasiums("half_cheetah"), 20, 0.3).max() > 1e-3
+    assert open_loop(Simulator("worse", 5), gymnasiums("half_cheetah"), x64=False, steps=20, torque=0.3).max() > 1e-3
     physics.load.cache_clear()
 
 
@@ -255,8 +258,8 @@ def test_warp_has_room_for_every_contact_and_constraint():
 def test_a_step_of_the_half_cheetah_in_warp_is_that_of_c_mujoco():
     states, controls, applied = cheetah_run(20.0)
     before, after = jax.tree.map(lambda x: x[:-1], states), jax.tree.map(lambda x: x[1:], states)
-    found = stepper(dataclasses.replace(BODY, impl="warp", worlds=BATCH))(before, controls, applied)
-    qpos, qvel = error(found, after)
+    result = stepper(dataclasses.replace(BODY, impl="warp", worlds=BATCH))(before, controls, applied)
+    qpos, qvel = error(result, after)
     assert qpos <= 5e-5 and qvel <= 1e-3
 
 
@@ -280,7 +283,10 @@ def test_warp_must_know_how_many_environments_step_at_once(worlds, monkeypatch):
 
 
 def test_the_reacher_in_warp_stays_with_c_mujoco_for_a_second():
-    assert open_loop(dataclasses.replace(ARM, impl="warp", worlds=BATCH), False, ARM.model, 50, 0.1).max() <= 1e-5
+    assert (
+        open_loop(dataclasses.replace(ARM, impl="warp", worlds=BATCH), ARM.model, x64=False, steps=50, torque=0.1).max()
+        <= 1e-5
+    )
 
 
 # -- reacher -------------------------------------------------------------------------------------------------------
@@ -294,7 +300,8 @@ def test_a_step_of_the_reacher_at_its_limit_is_that_of_gymnasiums_solver(x64, po
     reference.opt.iterations, reference.opt.ls_iterations = theirs.iterations, theirs.ls_iterations
     rng = np.random.default_rng(0)
     controls = rng.uniform(-1, 1, (10, 2)).repeat(20, axis=0)
-    states = stacked(c_steps(reference, ARM.substeps, start_of(reference, rng), controls, np.zeros((200, 2))))
+    start, none = start_of(reference, rng), np.zeros((200, 2))
+    states = stacked(c_steps(reference, start, substeps=ARM.substeps, controls=controls, applied=none))
     chosen = np.argsort(-np.abs(states.qpos[:-1, 1]))[:BATCH]
     assert np.abs(states.qpos[chosen, 1]).max() > 3.0
     before, after = (jax.tree.map(lambda x, i=index: x[i], states) for index in (chosen, chosen + 1))
@@ -304,7 +311,7 @@ def test_a_step_of_the_reacher_at_its_limit_is_that_of_gymnasiums_solver(x64, po
 
 @pytest.mark.parametrize("x64, tolerance", [(False, 1e-5), (True, 1e-12)])
 def test_the_reacher_stays_with_c_mujoco_for_a_second(x64, tolerance):
-    assert open_loop(ARM, x64, ARM.model, 50, 0.1).max() <= tolerance
+    assert open_loop(ARM, ARM.model, x64=x64, steps=50, torque=0.1).max() <= tolerance
 
 
 # -- rewards and observations --------------------------------------------------------------------------------------
@@ -314,14 +321,14 @@ def in_gymnasium(name: str, steps: int, torque: float) -> list[tuple[Any, ...]]:
     """(state before, action, state after, reward terms, observation after) of random actions."""
     env: Any = gymnasium.make(name)
     env.reset(seed=0)
-    data, found = env.unwrapped.data, []
+    data, records = env.unwrapped.data, []
     rng = np.random.default_rng(0)
     for _ in range(steps):
         before = Motion(data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy())
         action = rng.uniform(-torque, torque, env.action_space.shape)
-        seen, _, _, _, terms = env.step(action)
-        found.append((before, action, data.qpos.copy(), terms, seen))
-    return found
+        observation, _, _, _, terms = env.step(action)
+        records.append((before, action, data.qpos.copy(), terms, observation))
+    return records
 
 
 @functools.cache
@@ -339,16 +346,16 @@ def at_once(name: str, before: Motion, context: Any, actions: np.ndarray) -> tup
 
 def test_a_cheetah_is_paid_gymnasiums_terms():
     run = in_gymnasium("HalfCheetah-v5", 64, 1.0)
-    before, actions, _, terms, seen = (list(x) for x in zip(*run, strict=True))
+    before, actions, _, terms, observations = (list(x) for x in zip(*run, strict=True))
     speed = np.array([term["x_velocity"] for term in terms])
     control = np.array([term["reward_ctrl"] for term in terms]) / 0.1 * 0.05  # its weight is 0.1, VariBAD's 0.05
     sides, targets = np.where(np.arange(64) % 2, -1.0, 1.0), np.linspace(0, 3, 64)
-    for name, wanted in (("halfcheetah_dir", sides * speed), ("halfcheetah_vel", -np.abs(speed - targets))):
+    for name, expected in (("halfcheetah_dir", sides * speed), ("halfcheetah_vel", -np.abs(speed - targets))):
         context = Task(*(jnp.array(x, jnp.float32) for x in (targets, sides, np.zeros(64))))
         after, reward = at_once(name, stacked(before), context, np.stack(actions))
-        np.testing.assert_allclose(reward, wanted + control, atol=1e-3)
+        np.testing.assert_allclose(reward, expected + control, atol=1e-3)
         observed = jax.vmap(registry.make(name).observe)(after)
-        np.testing.assert_allclose(observed, np.stack(seen), atol=1e-3)
+        np.testing.assert_allclose(observed, np.stack(observations), atol=1e-3)
 
 
 def test_the_position_of_the_torso_can_be_observed():
@@ -366,18 +373,18 @@ def test_the_position_of_the_torso_can_be_observed():
 
 def test_a_reacher_is_paid_gymnasiums_terms():
     run = in_gymnasium("Reacher-v5", 50, 0.3)
-    before, actions, places, terms, seen = (list(x) for x in zip(*run, strict=True))
+    before, actions, places, terms, expected_observation = (list(x) for x in zip(*run, strict=True))
     arms = [Motion(*(x[:2] for x in (state.qpos, state.qvel, state.warmstart))) for state in before]
     goals = np.stack([place[2:] for place in places])
     after, reward = at_once("reacher", stacked(arms), jnp.array(goals, jnp.float32), np.stack(actions))
-    wanted = [term["reward_dist"] + term["reward_ctrl"] for term in terms]
-    np.testing.assert_allclose(reward, wanted, atol=1e-5)
+    expected = [term["reward_dist"] + term["reward_ctrl"] for term in terms]
+    np.testing.assert_allclose(reward, expected, atol=1e-5)
     env = registry.make("reacher")
     assert isinstance(env, Reacher)
-    observed, seen = np.asarray(jax.vmap(env.observe)(after)), np.stack(seen)
-    np.testing.assert_allclose(observed[:, :4], seen[:, :4], atol=1e-5)
-    np.testing.assert_allclose(observed[:, 4:6], seen[:, 6:8], atol=1e-4)
-    np.testing.assert_allclose(observed[:, 6:] - goals, seen[:, 8:10], atol=1e-5)
+    observed, expected_observation = np.asarray(jax.vmap(env.observe)(after)), np.stack(expected_observation)
+    np.testing.assert_allclose(observed[:, :4], expected_observation[:, :4], atol=1e-5)
+    np.testing.assert_allclose(observed[:, 4:6], expected_observation[:, 6:8], atol=1e-4)
+    np.testing.assert_allclose(observed[:, 6:] - goals, expected_observation[:, 8:10], atol=1e-5)
 
 
 # -- implementations -----------------------------------------------------------------------------------------------

@@ -125,21 +125,21 @@ def test_poses_and_jacobian_are_those_of_c_mujoco():
         np.testing.assert_allclose(pose.quaternion, data.xquat, atol=1e-6)
         np.testing.assert_allclose(pose.anchor, data.xanchor, atol=1e-6)
         np.testing.assert_allclose(pose.axis, data.xaxis, atol=1e-6)
-        tip, wanted = data.geom("tip").xpos, np.zeros((3, 7))
-        mujoco.mj_jac(model, data, wanted, None, tip, model.body("tool").id)
-        found = scratch_itch.jacobian(pose, scratch_itch.tool(pose)[0])
-        np.testing.assert_allclose(found, wanted.T, atol=1e-6)
+        tip, expected = data.geom("tip").xpos, np.zeros((3, 7))
+        mujoco.mj_jac(model, data, expected, None, tip, model.body("tool").id)
+        jacobian = scratch_itch.jacobian(pose, scratch_itch.tool(pose)[0])
+        np.testing.assert_allclose(jacobian, expected.T, atol=1e-6)
 
 
 def test_quaternions_turn_as_c_mujocos():
     rng = np.random.default_rng(0)
     a, b = (x / np.linalg.norm(x) for x in rng.normal(size=(2, 4)))
-    v, wanted, turned, frame = rng.normal(size=3), np.zeros(4), np.zeros(3), np.zeros(9)
-    mujoco.mju_mulQuat(wanted, a, b)
+    v, expected, turned, frame = rng.normal(size=3), np.zeros(4), np.zeros(3), np.zeros(9)
+    mujoco.mju_mulQuat(expected, a, b)
     mujoco.mju_rotVecQuat(turned, v, a)
     mujoco.mju_quat2Mat(frame, a)
     a, b, v = (jnp.asarray(x, jnp.float32) for x in (a, b, v))
-    np.testing.assert_allclose(multiply(a, b), wanted, atol=1e-6)
+    np.testing.assert_allclose(multiply(a, b), expected, atol=1e-6)
     np.testing.assert_allclose(rotate(a, v), turned, atol=1e-6)
     np.testing.assert_allclose(matrix(a), frame.reshape(3, 3), atol=1e-6)
     np.testing.assert_allclose(cross(v, jnp.asarray(turned)), np.cross(v, turned), atol=1e-6)
@@ -179,7 +179,10 @@ def c_run(model: Any, data: Any, steps: int, seed: int) -> tuple[Motion, np.ndar
         mujoco.mj_step(model, data)
         rows.append((before, data.ctrl.copy(), Motion(data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy())))
     before, control, after = zip(*rows, strict=True)
-    stack = lambda motions: jax.tree.map(lambda *x: np.stack(x), *motions)  # noqa: E731
+
+    def stack(motions):
+        return jax.tree.map(lambda *x: np.stack(x), *motions)
+
     return stack(before), np.stack(control), stack(after)
 
 
@@ -187,12 +190,12 @@ def c_run(model: Any, data: Any, steps: int, seed: int) -> tuple[Motion, np.ndar
 def test_a_step_of_the_free_arm_is_that_of_c_mujoco(x64, position, velocity):
     for seed in range(5):
         before, control, after = c_run(*arm(), 40, seed)
-        found, contact = stepper(False, x64)(before, control)
+        result, contact = stepper(False, x64)(before, control)
         assert not contact.touching.any() and not contact.force.any()
-        assert found.qpos.dtype == (np.float64 if x64 else np.float32)
-        assert np.abs(found.qpos - after.qpos).max() <= position
+        assert result.qpos.dtype == (np.float64 if x64 else np.float32)
+        assert np.abs(result.qpos - after.qpos).max() <= position
         # In one state of a hundred float32 rounds by more, in MJX's own step too.
-        worst = np.abs(found.qvel - after.qvel).max(1)
+        worst = np.abs(result.qvel - after.qvel).max(1)
         assert np.quantile(worst, 0.9) <= velocity and worst.max() <= 5 * velocity
 
 
@@ -270,11 +273,11 @@ def test_episodes_start_in_the_poses_of_the_bank():
     tilt = 2 * np.arccos(np.clip(np.abs(np.array(tools) @ straight), 0, 1))
     assert np.median(tilt) < 1e-3 and tilt.max() < scratch_itch_poses.TILT
     np.testing.assert_allclose(poses.mean(0), [1.738, 1.680, -1.088, 2.072, -3.114, 1.198, 2.077], atol=0.1)
-    found = jax.jit(jax.vmap(make().init_physics))(KEYS[:4000])
-    which = np.abs(np.asarray(found.qpos)[:, None] - poses).max(-1)
+    physics = jax.jit(jax.vmap(make().init_physics))(KEYS[:4000])
+    which = np.abs(np.asarray(physics.qpos)[:, None] - poses).max(-1)
     assert which.min(1).max() < 1e-6
     assert stats.chisquare(np.bincount(which.argmin(1), minlength=len(poses))).pvalue > 1e-3
-    assert not np.asarray(found.qvel).any()
+    assert not np.asarray(physics.qvel).any()
 
 
 def test_poses_are_solved_as_those_of_the_bank_were():

@@ -31,7 +31,7 @@ def test_the_gridworld_moves_and_pays_alike():
     ours, theirs, n = registry.make("gridworld"), environments.make("gridworld", 64, 0), 64
     theirs.reset(seed=3)
     states = jax.vmap(ours.reset)(jax.random.split(jax.random.key(0), n))
-    rng, paid = np.random.default_rng(0), 0.0
+    rng, goals_reached = np.random.default_rng(0), 0.0
     for _ in range(40):
         physics = states.physics.replace(agent=jnp.asarray(theirs.agent), goals=jnp.asarray(theirs.goals))
         states = states.replace(physics=physics, context=jnp.asarray(theirs.context))
@@ -40,8 +40,8 @@ def test_the_gridworld_moves_and_pays_alike():
         observation, reward, _, _, _ = theirs.step(action)
         np.testing.assert_array_equal(observation, states.obs)
         np.testing.assert_array_equal(reward, states.reward)
-        paid += (reward == 1.0).sum()
-    assert paid > 10
+        goals_reached += (reward == 1.0).sum()
+    assert goals_reached > 10
 
 
 def test_the_half_cheetah_moves_and_pays_alike():
@@ -105,9 +105,9 @@ def test_workers_step_what_one_process_steps(name):
     try:
         seeds = np.random.SeedSequence(7).generate_state(2)
         parts = [environments.make(name, 2, 0) for _ in seeds]
-        seen, _ = together.reset(seed=7)
+        observation, _ = together.reset(seed=7)
         alone = [part.reset(seed=int(seed))[0] for part, seed in zip(parts, seeds, strict=True)]
-        np.testing.assert_array_equal(seen, np.concatenate(alone))
+        np.testing.assert_array_equal(observation, np.concatenate(alone))
         rng = np.random.default_rng(0)
         for t in range(together.horizon):
             action = np.stack([together.single_action_space.sample() for _ in range(4)]) if t % 2 else None
@@ -147,46 +147,46 @@ def test_an_episode_shows_the_policy_what_ours_would(normalised):
     played = trainer.play()
     agent, space = program.agent, program.env.action_space
     names = ("observation", "action", "reward", "session", "features", "log_prob", "value")
-    seen = {name: jnp.asarray(getattr(played, name).numpy()) for name in names}
-    seen["action"] = seen["action"].astype(jnp.int32)
-    zeros = jnp.zeros_like(seen["reward"], bool)
-    rollout = Rollout(**seen, terminated=zeros, boundary=zeros, valid=~zeros)
+    recorded = {name: jnp.asarray(getattr(played, name).numpy()) for name in names}
+    recorded["action"] = recorded["action"].astype(jnp.int32)
+    zeros = jnp.zeros_like(recorded["reward"], bool)
+    rollout = Rollout(**recorded, terminated=zeros, boundary=zeros, valid=~zeros)
     beliefs = agent.belief.encode(state.belief_params, agent.evidence(state.normaliser, rollout.trajectories))
-    features = jnp.concatenate([seen["observation"][:-1], beliefs.belief.features], axis=-1)
-    np.testing.assert_allclose(seen["features"][:-1], features, atol=2e-5)
+    features = jnp.concatenate([recorded["observation"][:-1], beliefs.belief.features], axis=-1)
+    np.testing.assert_allclose(recorded["features"][:-1], features, atol=2e-5)
     policy, value = agent.policy(state.policy_params, agent.normalise(state.normaliser, "features", features))
-    log_prob = policy_distribution(policy, space).log_prob(seen["action"])
-    np.testing.assert_allclose(seen["log_prob"], log_prob, atol=2e-5)
-    np.testing.assert_allclose(seen["value"][:-1], value, atol=2e-5)
+    log_prob = policy_distribution(policy, space).log_prob(recorded["action"])
+    np.testing.assert_allclose(recorded["log_prob"], log_prob, atol=2e-5)
+    np.testing.assert_allclose(recorded["value"][:-1], value, atol=2e-5)
     expected, returns = MetaPPO(config, agent).policy_samples(rollout, config.ppo, state)
-    found, found_returns = trainer.samples(played)
+    samples, sample_returns = trainer.samples(played)
     for name in ("features", "action", "log_prob", "value", "advantage", "target"):
         flat = getattr(expected, name).reshape(-1, *getattr(expected, name).shape[2:])
-        np.testing.assert_allclose(getattr(found, name), flat, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(found_returns, returns, atol=1e-4)
+        np.testing.assert_allclose(getattr(samples, name), flat, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(sample_returns, returns, atol=1e-4)
 
 
 def test_a_meta_update_moves_both_networks_and_takes_in_what_was_seen():
     _, _, _, trainer = agents()
     before = trainer.arrays()
     before = {name: x.copy() for name, x in before.items()}
-    paid = trainer.meta_update()
-    assert -6.0 <= paid <= 60.0
-    assert trainer.done == 1
+    mean_return = trainer.meta_update()
+    assert -6.0 <= mean_return <= 60.0
+    assert trainer.completed_updates == 1
     assert trainer.statistics["reward"].count == 8 * 60
     for name, x in trainer.arrays().items():
         assert not np.array_equal(x, before[name]) or name.endswith("previous_gates.weight"), name
 
 
-@pytest.mark.parametrize("done", [0, 7, 15, 19, 20, 30, 39])
-def test_rates_are_annealed_as_ours_are(done):
+@pytest.mark.parametrize("updates", [0, 7, 15, 19, 20, 30, 39])
+def test_rates_are_annealed_as_ours_are(updates):
     config, _, _, trainer = agents(vae={"anneal": 0.8, "lr": 0.3}, ppo={"anneal": 0.4, "delay": 0.2, "lr": 0.2})
-    trainer.done = done
+    trainer.completed_updates = updates
     trainer.meta_update()
-    gone = done / 40
+    progress = updates / 40
     belief, policy = (optimiser.param_groups[0]["lr"] for optimiser in (trainer.vae_optimiser, trainer.ppo_optimiser))
-    assert belief == pytest.approx(0.3 * float(remaining(gone, 0.8)), abs=1e-6)
-    assert policy == pytest.approx(0.0 if gone < 0.2 else 0.2 * float(remaining(gone, 0.4)), abs=1e-6)
+    assert belief == pytest.approx(0.3 * float(remaining(progress, 0.8)), abs=1e-6)
+    assert policy == pytest.approx(0.0 if progress < 0.2 else 0.2 * float(remaining(progress, 0.4)), abs=1e-6)
 
 
 def test_the_buffer_gives_as_many_episodes_as_ours_takes_and_forgets_the_oldest():
@@ -217,8 +217,8 @@ def test_the_program_says_how_far_it_is_and_saves_what_ours_can_load(tmp_path):
     assert ["snapshot" in line for line in lines] == [False, True, False, True]
     program, states = build_program(config)
     like = jax.tree.map(lambda x: x[0], jax.device_get(states.agent_params))
-    with np.load(lines[-1]["snapshot"]) as found:
-        acting = jax_program.agent_params(dict(found), like)
+    with np.load(lines[-1]["snapshot"]) as arrays:
+        acting = jax_program.agent_params(dict(arrays), like)
     assert jax.tree.map(np.shape, acting) == jax.tree.map(np.shape, like)
 
 

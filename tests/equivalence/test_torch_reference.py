@@ -55,21 +55,21 @@ def of_type(tree, kind):
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x), kind if np.asarray(x).dtype.kind == "f" else None), tree)
 
 
-def assert_close(found, expected, tolerance, name=""):
+def assert_close(result, expected, tolerance, name=""):
     """Arrays agree relative to the largest number of the expected one."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape, name
-    assert found.dtype == expected.dtype, name
-    gap, scale = np.abs(found - expected).max(), np.abs(expected).max()
+    result, expected = np.asarray(result), np.asarray(expected)
+    assert result.shape == expected.shape, name
+    assert result.dtype == expected.dtype, name
+    gap, scale = np.abs(result - expected).max(), np.abs(expected).max()
     assert np.isfinite(scale), name
     assert gap <= tolerance * scale, f"{name}: {gap:.2e} of {scale:.2e}"
 
 
 def assert_same_gradients(module, expected, tolerance):
     expected = weights.from_flax(expected["params"])
-    found = dict(module.named_parameters())
-    assert found.keys() == expected.keys()
-    for name, parameter in found.items():
+    result = dict(module.named_parameters())
+    assert result.keys() == expected.keys()
+    for name, parameter in result.items():
         assert_close(parameter.grad.numpy(), expected[name], tolerance, name)
 
 
@@ -86,7 +86,7 @@ def both_beliefs(switches, space, kind):
     belief, params = build(hyper, env)
     params, data = of_type(params, kind), of_type(data, kind)
     config = SimpleNamespace(network=NETWORK, vae=hyper)
-    model = module_with(BeliefModel(config, 2, env.action_space.size, decodes), params)
+    model = module_with(BeliefModel(config, 2, env.action_space.size, decode_state=decodes), params)
     encoded, start = (env.action_space.encode(a) for a in (data.action, env.action_space.zeros(())))
     encoded, start = of_type(encoded, kind), of_type(start, kind)
     episodes = elbo.Episodes(*map(tensor, (data.observation, encoded, data.reward, data.session)))
@@ -101,8 +101,8 @@ def test_encoders_give_the_same_beliefs_and_boundaries(switches, space, precisio
     if hyper.boundary_head:
         assert 0.1 < np.mean(np.asarray(states.boundary_logit) > 0) < 0.9
     with torch.no_grad():
-        found, logit = model.encoder.encode(elbo.evidence(episodes, start))
-    assert_close(found, states.belief.features, tolerance)
+        result, logit = model.encoder.encode(elbo.evidence(episodes, start))
+    assert_close(result, states.belief.features, tolerance)
     if hyper.boundary_head:
         assert_close(logit, states.boundary_logit, tolerance)
 
@@ -116,19 +116,19 @@ def test_each_term_of_the_elbo_and_every_gradient_agree(switches, space, precisi
     (loss, terms), gradient = both(params)
     _, z_key, decode_key = jax.random.split(key, 3)
     noise = jax.random.normal(z_key, (HORIZON, BATCH, LATENT))
-    first, last = elbo.covered(episodes.session, hyper)
+    first, last = elbo.reconstructed(episodes.session, hyper)
     if hyper.decode_terms:
         chosen = jax_elbo.decode_steps(decode_key, jnp.asarray(first.numpy()), jnp.asarray(last.numpy()), 3)
     else:
         chosen = np.broadcast_to(np.arange(HORIZON), (HORIZON, BATCH, HORIZON))
     draws = elbo.Draws(tensor(noise), tensor(chosen).long())
-    found, found_terms = elbo.loss(model, episodes, start, draws, hyper)
-    found.backward()
-    assert found_terms.keys() == terms.keys()
+    result, result_terms = elbo.loss(model, episodes, start=start, draws=draws, vae=hyper)
+    result.backward()
+    assert result_terms.keys() == terms.keys()
     for name, value in terms.items():
-        assert_close(found_terms[name].detach().numpy(), value, tolerance, name)
+        assert_close(result_terms[name].detach().numpy(), value, tolerance, name)
     assert_same_gradients(model, gradient, tolerance)
-    assert_close(found.detach().numpy(), loss, tolerance)
+    assert_close(result.detach().numpy(), loss, tolerance)
 
 
 def test_steps_decoded_lie_one_in_each_part_of_a_session():
@@ -178,14 +178,14 @@ def test_the_loss_of_the_policy_and_every_gradient_agree(discrete, precision):
 
     (expected, terms), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     assert 0.1 < float(terms["clip_fraction"]) < 0.95
-    module = module_with(ActorCritic(network, features, 3, not discrete), params)
+    module = module_with(ActorCritic(network, features, 3, continuous=not discrete), params)
     columns = (batch.features, batch.action, batch.log_prob, batch.value, batch.advantage, batch.target)
     samples = ppo.Samples(*map(tensor, columns))
     policy, value = module(samples.features)
-    found, found_terms = ppo.loss(policy, value, samples, not discrete, hyper)
-    found.backward()
-    assert_close(found.detach().numpy(), expected, tolerance)
-    for name, value in found_terms.items():
+    result, result_terms = ppo.loss(policy, value, samples, continuous=not discrete, hyper=hyper)
+    result.backward()
+    assert_close(result.detach().numpy(), expected, tolerance)
+    for name, value in result_terms.items():
         assert_close(value.detach().numpy(), terms[name], tolerance, name)
     assert_same_gradients(module, gradient, tolerance)
 
@@ -195,9 +195,9 @@ def test_advantages_agree(precision):
     rng = np.random.default_rng(0)
     reward, value = rng.normal(size=(8, 4)).astype(kind), rng.normal(size=(9, 4)).astype(kind)
     terminated = rng.random((8, 4)) < 0.2
-    found = ppo.advantages(tensor(reward), tensor(terminated), tensor(value), 0.97, 0.8)
+    result = ppo.advantages(tensor(reward), tensor(terminated), tensor(value), gamma=0.97, lambda_=0.8)
     expected = jax_ppo.advantages(jnp.asarray(reward), jnp.asarray(terminated), jnp.asarray(value), 0.97, 0.8)
-    assert_close(found, expected, tolerance)
+    assert_close(result, expected, tolerance)
 
 
 @pytest.mark.parametrize("bound", [0.1, 100.0])
@@ -216,7 +216,7 @@ def test_steps_of_the_optimisers_agree(bound, precision):
         change, state = adam.update(gradient, state)
         theirs = jax.tree.map(lambda x, d: x + d, theirs, change)
         loss: Any = sum((ours[name] * tensor(gradient[name])).sum() for name in params)
-        Trainer._descend(trainer, descent, trainer.policy, loss, bound)
+        Trainer._descend(trainer, descent, trainer.policy, loss=loss, max_norm=bound)
     for name, x in theirs.items():
         # PyTorch divides by the norm and a millionth.
         assert_close(ours[name].detach().numpy(), x, max(tolerance, 1e-6), name)

@@ -35,13 +35,13 @@ def python(code: str) -> list[str]:
 
 
 def test_speed_and_memory_of_a_program_and_its_children_are_seen():
-    seen = watch(python(TALKS), limit_s=60.0, enough=lambda lines: len(lines) == 12)
-    assert [line["steps"] for line in seen.lines] == list(range(1000, 13000, 1000))
-    own = 11_000 / (seen.lines[-1]["own"] - seen.lines[0]["own"])  # by its own clock
-    assert seen.rate == pytest.approx(own, rel=0.05)
-    assert 150 < seen.peak_mb < 400
-    assert seen.stopped
-    assert seen.start_s == seen.lines[0]["seconds"]
+    watched = watch(python(TALKS), limit_s=60.0, enough=lambda lines: len(lines) == 12)
+    assert [line["steps"] for line in watched.lines] == list(range(1000, 13000, 1000))
+    own = 11_000 / (watched.lines[-1]["own"] - watched.lines[0]["own"])  # by its own clock
+    assert watched.rate == pytest.approx(own, rel=0.05)
+    assert 150 < watched.peak_mb < 400
+    assert watched.stopped
+    assert watched.start_s == watched.lines[0]["seconds"]
 
 
 def test_what_a_program_started_ends_with_it(tmp_path):
@@ -60,10 +60,10 @@ for k in range(1, 1000): print(json.dumps({{"steps": k}}), flush=True); time.sle
 
 def test_a_program_is_stopped_at_the_limit():
     start = time.perf_counter()
-    seen = watch(python(TALKS), limit_s=1.5)
+    watched = watch(python(TALKS), limit_s=1.5)
     assert time.perf_counter() - start < 10.0
-    assert len(seen.lines) >= 2
-    assert seen.stopped
+    assert len(watched.lines) >= 2
+    assert watched.stopped
 
 
 def test_a_program_that_comes_to_its_end_was_not_stopped():
@@ -121,27 +121,27 @@ def test_weights_that_were_saved_act_as_before(tmp_path):
         )
     )
     weights.save(tmp_path / "1.npz", jax_program.arrays(acting))
-    with np.load(tmp_path / "1.npz") as found:
-        back = jax_program.agent_params(dict(found), jax.tree.map(np.zeros_like, acting))
+    with np.load(tmp_path / "1.npz") as arrays:
+        back = jax_program.agent_params(dict(arrays), jax.tree.map(np.zeros_like, acting))
 
-    def paid(acting):
+    def rewards(acting):
         keys = jax.random.split(jax.random.key(0), config.num_envs)
         start = jax.vmap(program.env.reset)(keys)
         return play(program.agent, program.env, acting, start, jax.random.key(1))[0]
 
-    jax.tree.map(np.testing.assert_array_equal, paid(back), paid(acting))
+    jax.tree.map(np.testing.assert_array_equal, rewards(back), rewards(acting))
 
 
 def test_our_program_says_how_far_it_is(tmp_path):
     config = dataclasses.replace(tiny_config("gridworld"), steps=8 * 60 * 6)  # three chunks of two episodes
     configs.save(config, tmp_path / "config.json")
     command = [sys.executable, "-m", "experiments.versus_torch.jax_program", "--config", str(tmp_path / "config.json")]
-    seen = watch([*command, "--snapshots", str(tmp_path)], limit_s=300.0)
-    assert not seen.stopped
-    assert [line["steps"] for line in seen.lines] == [2 * 960, 4 * 960, 6 * 960]  # of both seeds
-    for line in seen.lines:
-        with np.load(line["snapshot"]) as found:
-            assert found["deviation.reward"].shape == ()
+    watched = watch([*command, "--snapshots", str(tmp_path)], limit_s=300.0)
+    assert not watched.stopped
+    assert [line["steps"] for line in watched.lines] == [2 * 960, 4 * 960, 6 * 960]  # of both seeds
+    for line in watched.lines:
+        with np.load(line["snapshot"]) as arrays:
+            assert arrays["deviation.reward"].shape == ()
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(flags, monkeypatch, capsys, 
     with pytest.raises(SystemExit) as stop:
         benchmark.main()
     assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert flags[0].removeprefix("--").replace("-", "_") in said
+    output = capsys.readouterr().err
+    assert len(output.splitlines()) == 1
+    assert flags[0].removeprefix("--").replace("-", "_") in output
     assert not list(tmp_path.iterdir())
 
 
@@ -172,7 +172,7 @@ def test_the_report_gives_ratios_of_medians(tmp_path):
         return {"steps_per_s": cell, "start_s": cell, "peak_mb": cell}
 
     curve = [{"seconds": 1.0, "steps": 1, "return": 3.5}]
-    found = {
+    results = {
         "env": "gridworld",
         "machine": {"cores": 2, "processor": "p", "device": "cpu"},
         "versions": {"jax": "1"},
@@ -190,11 +190,11 @@ def test_the_report_gives_ratios_of_medians(tmp_path):
             "theirs": [{"seconds": None, "watched_s": 600.0, "curve": curve}],
         },
     }
-    text = "\n".join(report(json.loads(json.dumps(found))))
-    for told in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
-        assert told in text
+    text = "\n".join(report(json.loads(json.dumps(results))))
+    for line in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
+        assert line in text
     assert "not within 600 (best 3.5)" in text
     assert "| 64 | 8,000 | 901 | 400 | 251 | 20.0 |" in text
     assert "| 4,096 | 7,000 | 902 | - | - | - |" in text
-    draw(found, tmp_path / "drawn.png")
+    draw(results, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 10_000

@@ -29,12 +29,12 @@ def read(path: Path) -> Fields:
     """A config that `dynamite_jax.config.save` wrote; sections are namespaces too.
 
     Raises:
-        UserError: it isn't JSON, or asks for what is not written in PyTorch.
+        UserError: it isn't JSON, or asks for something that is not implemented in PyTorch.
         OSError: it can't be read.
     """
     try:
         config = json.loads(path.read_text(), object_hook=lambda fields: Fields(**fields))
-        asked = {
+        choices = {
             "method": (config.method, METHODS),
             "network.encoder": (config.network.encoder, ("gru",)),
             "vae.boundaries": (config.vae.boundaries, ("labels",)),
@@ -44,14 +44,14 @@ def read(path: Path) -> Fields:
             raise UserError("env_options holds no options by name, as those of an earlier schema do")
     except (ValueError, AttributeError) as error:  # not JSON, or no object at the top
         raise UserError(f"{path} is no config: {error}") from None
-    for name, (value, allowed) in asked.items():
+    for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{name} is {value!r}; in PyTorch it must be one of {', '.join(map(str, allowed))}")
     return config
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a command line in one line."""
+    """A parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         UserError: bad input, or no PyTorch.
-        OSError: what can't be read or written.
+        OSError: a file can't be read or written.
     """
     for name, least in {"workers": 0, "threads": 1, "every": 1}.items():
         if getattr(arguments, name) < least:
@@ -100,12 +100,12 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         env.reset(seed=arguments.seed)
         steps = config.num_envs * env.horizon
-        chunks = -(-config.steps // (config.chunk * steps))  # as many whole chunks as the JAX program makes
+        chunks = -(-config.steps // (config.chunk * steps))  # as many chunks as the JAX program computes
         agent = trainer.Trainer(config, env, chunks * config.chunk)
-        while agent.done < agent.meta_updates:
-            line: dict[str, Any] = {"return": agent.meta_update(), "steps": agent.done * steps}
-            if arguments.snapshots and not agent.done % arguments.every:
-                path = arguments.snapshots / f"{agent.done}.npz"
+        while agent.completed_updates < agent.meta_updates:
+            line: dict[str, Any] = {"return": agent.meta_update(), "steps": agent.completed_updates * steps}
+            if arguments.snapshots and not agent.completed_updates % arguments.every:
+                path = arguments.snapshots / f"{agent.completed_updates}.npz"
                 weights.save(path, agent.arrays())
                 line["snapshot"] = str(path)
             print(json.dumps(line), flush=True)

@@ -17,9 +17,9 @@ class Episodes(NamedTuple):
     reward: Tensor
     session: Tensor
 
-    def of(self, chosen: Tensor) -> "Episodes":
+    def of(self, numbers: Tensor) -> "Episodes":
         """The episodes with these numbers."""
-        return Episodes(*(x[:, chosen] for x in self))
+        return Episodes(*(x[:, numbers] for x in self))
 
 
 class Draws(NamedTuple):
@@ -48,11 +48,11 @@ def session_bounds(session: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def evidence(episodes: Episodes, start: Tensor) -> Tensor:
-    """What the encoder takes in at each step, (s_t, a_{t-1}, r_{t-1}), [H, B, I].
+    """Inputs of the encoder at each step, (s_t, a_{t-1}, r_{t-1}), [H, B, I].
 
     Args:
         episodes: the episodes.
-        start: the encoded action that stands before the first step, [A].
+        start: the encoded action before the first step, [A].
     """
     first = start.expand_as(episodes.action[:1])
     action = torch.cat([first, episodes.action[:-1]])
@@ -62,7 +62,7 @@ def evidence(episodes: Episodes, start: Tensor) -> Tensor:
 
 def draw(episodes: Episodes, latent: int, vae: Any) -> Draws:
     """Noise of z, and steps j of each step's session (of the episode, without the mask), one from each equal part."""
-    first, last = covered(episodes.session, vae)
+    first, last = reconstructed(episodes.session, vae)
     if vae.decode_terms:
         part = torch.arange(vae.decode_terms) + torch.rand(*first.shape, vae.decode_terms)
         length = (last - first + 1)[..., None]
@@ -72,22 +72,22 @@ def draw(episodes: Episodes, latent: int, vae: Any) -> Draws:
     return Draws(torch.randn(*first.shape, latent), decoded)
 
 
-def covered(session: Tensor, vae: Any) -> tuple[Tensor, Tensor]:
+def reconstructed(session: Tensor, vae: Any) -> tuple[Tensor, Tensor]:
     """First and last of the steps that each step reconstructs."""
     return session_bounds(session if vae.session_mask else torch.zeros_like(session))
 
 
 def loss(
-    model: BeliefModel, episodes: Episodes, start: Tensor, draws: Draws, vae: Any
+    model: BeliefModel, episodes: Episodes, *, start: Tensor, draws: Draws, vae: Any
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative ELBO averaged over steps and episodes, and its terms before they are weighted."""
     belief, logit = model.encoder.encode(evidence(episodes, start))
-    terms = _reconstruction(model, episodes, belief, draws, vae)
+    terms = _reconstruction(model, episodes, belief, draws=draws, vae=vae)
     loss = vae.reward_weight * terms["reward_error"]
     if model.decode_state:
         loss = loss + vae.state_weight * terms["state_error"]
     first, last = session_bounds(episodes.session)
-    terms["kl"] = kl(belief, _prior(model, belief, first, vae)).mean()
+    terms["kl"] = kl(belief, _prior(model, belief, first, vae=vae)).mean()
     loss = loss + vae.kl_weight * terms["kl"]
     if vae.consistency:
         terms["consistency"] = consistency(belief, last)
@@ -101,8 +101,8 @@ def loss(
     return loss, {"loss": loss, **terms}
 
 
-def _prior(model: BeliefModel, belief: Tensor, first: Tensor, vae: Any) -> Tensor:
-    """What each step's belief is drawn to, [H, B, 2 L]."""
+def _prior(model: BeliefModel, belief: Tensor, first: Tensor, *, vae: Any) -> Tensor:
+    """The target of each step's KL term, [H, B, 2 L]."""
     standard = torch.zeros_like(belief)
     if not vae.conditioning:
         first = torch.zeros_like(first)
@@ -119,17 +119,17 @@ def _prior(model: BeliefModel, belief: Tensor, first: Tensor, vae: Any) -> Tenso
 
 
 def consistency(belief: Tensor, last: Tensor) -> Tensor:
-    """How far steps move beliefs away from those that end their sessions, nats a step."""
+    """Consistency penalty: how far steps move beliefs away from the final ones of their sessions, nats a step."""
     end = belief.detach()[last, torch.arange(last.shape[1])]
     farther = kl(belief[1:], end[:-1]) - kl(belief, end)[:-1]
     return torch.where(last[1:] == last[:-1], farther.clamp(min=0.0), 0.0).sum() / last.numel()
 
 
 def _reconstruction(
-    model: BeliefModel, episodes: Episodes, belief: Tensor, draws: Draws, vae: Any
+    model: BeliefModel, episodes: Episodes, belief: Tensor, *, draws: Draws, vae: Any
 ) -> dict[str, Tensor]:
-    """Half the squared errors, summed over the steps that each step covers."""
-    first, last = covered(episodes.session, vae)
+    """Half the squared errors, summed over the steps that each step reconstructs."""
+    first, last = reconstructed(episodes.session, vae)
     mean, log_variance = belief.chunk(2, dim=-1)
     z = mean + torch.exp(0.5 * log_variance) * draws.noise
     if vae.decode_terms:

@@ -32,8 +32,8 @@ class DLCMDP(gymnasium.vector.VectorEnv, ABC):
     Attributes:
         horizon: steps of an episode.
         p: probability that the context is redrawn after a step.
-        context: what is hidden, one entry an environment.
-        session: number of the session to come, [N].
+        context: hidden variable, one entry an environment.
+        session: number of the session of the next step, [N].
     """
 
     decode_state = False
@@ -70,7 +70,7 @@ class DLCMDP(gymnasium.vector.VectorEnv, ABC):
         """Start an episode in every environment; observations [N, O]."""
         if seed is not None:
             self.random = np.random.default_rng(seed)
-        self.session, self.made = np.zeros(self.num_envs, np.int32), 0
+        self.session, self.elapsed_steps = np.zeros(self.num_envs, np.int32), 0
         self.context = self.first_contexts()
         self.reset_physics()
         return self.observe(), {"session": self.session}
@@ -78,13 +78,13 @@ class DLCMDP(gymnasium.vector.VectorEnv, ABC):
     def step(self, actions: np.ndarray) -> Step:
         """Act under the contexts, [N] or [N, A], then let sessions end: observations [N, O], rewards and flags [N]."""
         reward = self.move(actions)
-        self.made += 1
+        self.elapsed_steps += 1
         info = {"session": self.session}
         switched = self.random.random(self.num_envs) < self.p
         if switched.any():
             self.context[switched] = self.next_contexts(self.context[switched])
             self.session = self.session + switched.astype(np.int32)
-        truncated = np.full(self.num_envs, self.made >= self.horizon)
+        truncated = np.full(self.num_envs, self.elapsed_steps >= self.horizon)
         return self.observe(), reward, np.zeros(self.num_envs, bool), truncated, info
 
 
@@ -102,7 +102,7 @@ class Gridworld(DLCMDP):
         inactive_reward: float = 0.0,
         step_reward: float = -0.1,
     ):
-        super().__init__(num_envs, horizon, p, 6, spaces.Discrete(len(MOVES)))
+        super().__init__(num_envs, horizon, p, observation_size=6, action_space=spaces.Discrete(len(MOVES)))
         self.swap, self.cells = swap, cells
         self.rewards = np.array([step_reward, active_reward, inactive_reward], np.float32)
 
@@ -126,8 +126,8 @@ class Gridworld(DLCMDP):
         return self.rewards[on_goal[which, self.context] + 2 * on_goal[which, 1 - self.context]]
 
     def observe(self) -> np.ndarray:
-        seen = np.concatenate([self.agent, self.goals.reshape(-1, 4)], axis=1)
-        return seen.astype(np.float32) / np.float32(self.cells - 1)
+        observation = np.concatenate([self.agent, self.goals.reshape(-1, 4)], axis=1)
+        return observation.astype(np.float32) / np.float32(self.cells - 1)
 
     def _xy(self, cell: np.ndarray) -> np.ndarray:
         return np.stack([cell // self.cells, cell % self.cells], axis=-1)
@@ -146,7 +146,8 @@ class HalfCheetahVel(DLCMDP):
         control_cost: float = 0.05,
         iid: bool = False,
     ):
-        super().__init__(num_envs, horizon, p, 17, spaces.Box(-1.0, 1.0, (6,), np.float32))
+        action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
+        super().__init__(num_envs, horizon, p, observation_size=17, action_space=action_space)
         self.top_speed, self.speed_deviation, self.control_cost, self.iid = (
             top_speed,
             speed_deviation,
@@ -155,7 +156,7 @@ class HalfCheetahVel(DLCMDP):
         )
         self.model = mujoco.MjModel.from_xml_path(str(ASSETS / "half_cheetah.xml"))  # pyright: ignore[reportAttributeAccessIssue]
         self.data = [mujoco.MjData(self.model) for _ in range(num_envs)]  # pyright: ignore[reportAttributeAccessIssue]
-        # Views, so that nothing is looked up in a step.
+        # Views, so that a step looks nothing up.
         self.state = [(data.qpos, data.qvel, data.ctrl) for data in self.data]
         self.substeps = 5
         self.dt = self.substeps * self.model.opt.timestep
@@ -177,20 +178,20 @@ class HalfCheetahVel(DLCMDP):
 
     def move(self, actions: np.ndarray) -> np.ndarray:
         actions = np.clip(actions, -1.0, 1.0)
-        way = np.empty(self.num_envs)
+        distance = np.empty(self.num_envs)
         for i, (data, (qpos, _, control)) in enumerate(zip(self.data, self.state, strict=True)):
             before = qpos[0]
             control[:] = actions[i]
             mujoco.mj_step(self.model, data, self.substeps)  # pyright: ignore[reportAttributeAccessIssue]
-            way[i] = qpos[0] - before
+            distance[i] = qpos[0] - before
         cost = self.control_cost * np.square(actions).sum(axis=1)
-        return (-np.abs(way / self.dt - self.context) - cost).astype(np.float32)
+        return (-np.abs(distance / self.dt - self.context) - cost).astype(np.float32)
 
     def observe(self) -> np.ndarray:
-        seen = np.empty((self.num_envs, 17), np.float32)
-        for row, (qpos, qvel, _) in zip(seen, self.state, strict=True):
+        observation = np.empty((self.num_envs, 17), np.float32)
+        for row, (qpos, qvel, _) in zip(observation, self.state, strict=True):
             row[:8], row[8:] = qpos[1:], qvel
-        return seen
+        return observation
 
 
 MAKERS: dict[str, Callable[..., DLCMDP]] = {"gridworld": Gridworld, "halfcheetah_vel": HalfCheetahVel}
@@ -211,40 +212,38 @@ def make(name: str, num_envs: int, workers: int, **options: Any) -> Any:
         return MAKERS[name](num_envs, **options)
     if num_envs % workers:
         raise UserError(f"workers is {workers}; it must divide the number of environments, {num_envs}")
-    return Workers(name, num_envs, workers, options)
+    return Workers(name, num_envs, workers, options=options)
 
 
 class Workers(gymnasium.vector.VectorEnv):
-    """Vector environments in processes of their own, with one array in shared memory for all that is exchanged.
+    """Vector environments in worker processes, which exchange arrays in shared memory.
 
-    Only a byte travels through pipes: what to do. Closed by `close`.
+    Pipes only carry a byte, the command. `close` ends the processes.
     """
 
-    def __init__(self, name: str, num_envs: int, workers: int, options: dict[str, Any]):
-        alone = MAKERS[name](1, **options)
-        self.num_envs, self.horizon, self.decode_state = num_envs, alone.horizon, alone.decode_state
-        self.single_observation_space, self.single_action_space = (
-            alone.single_observation_space,
-            alone.single_action_space,
-        )
+    def __init__(self, name: str, num_envs: int, workers: int, *, options: dict[str, Any]):
+        single = MAKERS[name](1, **options)
+        self.num_envs, self.horizon, self.decode_state = num_envs, single.horizon, single.decode_state
+        self.single_observation_space = single.single_observation_space
+        self.single_action_space = single.single_action_space
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
-        layout = _layout(alone, num_envs)
+        layout = _layout(single, num_envs)
         size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in layout.values())
         self._memory = shared_memory.SharedMemory(create=True, size=size)
         self._arrays = _views(self._memory, layout)
-        self._made = 0
+        self._elapsed_steps = 0
         context = multiprocessing.get_context("spawn")  # a fork would copy PyTorch's threads
         self._pipes, self._processes = [], []
         for part in np.split(np.arange(num_envs), workers):
-            here, there = context.Pipe()
-            arguments = (there, name, options, self._memory.name, layout, slice(int(part[0]), int(part[-1]) + 1))
+            pipe, worker_pipe = context.Pipe()
+            arguments = (worker_pipe, name, options, self._memory.name, layout, slice(int(part[0]), int(part[-1]) + 1))
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
-            self._pipes.append(here)
+            self._pipes.append(pipe)
             self._processes.append(process)
         self._all(b"r")
-        self._memory.unlink()  # all have attached to it; it goes with the last of them, whatever ends them
+        self._memory.unlink()  # all workers have attached to it; it is freed when the last of them ends
 
     def _all(self, command: bytes) -> None:
         for pipe in self._pipes:
@@ -262,34 +261,35 @@ class Workers(gymnasium.vector.VectorEnv):
                 pipe.recv_bytes()
         else:
             self._all(b"r")
-        self._made = 0
+        self._elapsed_steps = 0
         return self._arrays["observation"], {"session": self._arrays["session"]}
 
     def step(self, actions: np.ndarray) -> Step:
         """Act in every environment. The arrays given back are overwritten by the next step."""
         self._arrays["action"][:] = actions
         self._all(b"a")
-        self._made += 1
-        never = np.zeros(self.num_envs, bool)
+        self._elapsed_steps += 1
+        terminated = np.zeros(self.num_envs, bool)
         info = {"session": self._arrays["session"]}
-        return self._arrays["observation"], self._arrays["reward"], never, never | (self._made >= self.horizon), info
+        truncated = np.full(self.num_envs, self._elapsed_steps >= self.horizon)
+        return self._arrays["observation"], self._arrays["reward"], terminated, truncated, info
 
     def close(self, **kwargs: Any) -> None:
         """End the processes and free what they shared."""
         for pipe, process in zip(self._pipes, self._processes, strict=True):
-            with contextlib.suppress(OSError):  # it has died, of which the caller has heard
+            with contextlib.suppress(OSError):  # it has died, which the caller knows
                 pipe.send_bytes(b"q")
             process.join()
         self._arrays = {}
-        with contextlib.suppress(BufferError):  # somebody still looks at it
+        with contextlib.suppress(BufferError):  # an array is still in use
             self._memory.close()
 
 
-def _layout(alone: DLCMDP, num_envs: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shapes and types of what is exchanged."""
-    action = alone.single_action_space
+def _layout(env: DLCMDP, num_envs: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shapes and types of the arrays that are exchanged."""
+    action = env.single_action_space
     return {
-        "observation": ((num_envs, *(alone.single_observation_space.shape or ())), "f4"),
+        "observation": ((num_envs, *(env.single_observation_space.shape or ())), "f4"),
         "action": ((num_envs, *(action.shape or ())), np.dtype(action.dtype).str),
         "reward": ((num_envs,), "f4"),
         "session": ((num_envs,), "i4"),
@@ -305,7 +305,7 @@ def _views(memory: shared_memory.SharedMemory, layout: dict) -> dict[str, np.nda
 
 
 def _work(pipe: Any, name: str, options: dict, memory_name: str, layout: dict, part: slice) -> None:
-    """A worker: waits for a command, steps or resets its part, answers."""
+    """A worker: waits for a command, steps or resets its part of the environments, answers."""
     memory = shared_memory.SharedMemory(memory_name)
     arrays = {key: array[part] for key, array in _views(memory, layout).items()}
     env = MAKERS[name](part.stop - part.start, **options)

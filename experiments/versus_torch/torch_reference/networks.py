@@ -12,7 +12,7 @@ LOG_VARIANCE_RANGE = (-10.0, 4.0)
 
 
 class BeliefState(NamedTuple):
-    """What the encoder carries: recurrent state [E, G], belief and last session's belief [E, 2 L], logit [E]."""
+    """State of the encoder: recurrent state [E, G], belief and last session's belief [E, 2 L], logit [E]."""
 
     hidden: Tensor
     belief: Tensor
@@ -31,9 +31,11 @@ def dense(inputs: int, outputs: int, gain: float = 1.0, bias: bool = True) -> nn
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them and a linear end, [..., I] -> [..., O]."""
+    """Dense layers with an activation between them and a linear last layer, [..., I] -> [..., O]."""
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu", scale: float = 1.0):
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], outputs: int, *, activation: str = "relu", scale: float = 1.0
+    ):
         super().__init__()
         sizes = [inputs, *hidden]
         body = [dense(a, b, gain=2.0) for a, b in zip(sizes, sizes[1:], strict=False)]
@@ -54,9 +56,9 @@ def bounded(belief: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Recurrent inference network; the previous session's belief enters where `conditioning` is on."""
+    """Recurrent inference network; it takes the previous session's belief as an input where `conditioning` is on."""
 
-    def __init__(self, inputs: int, network: Any, conditioning: bool, boundary_head: bool):
+    def __init__(self, inputs: int, network: Any, *, conditioning: bool, boundary_head: bool):
         super().__init__()
         self.units, self.latent = network.hidden, network.latent
         self.conditioning, self.boundary_head = conditioning, boundary_head
@@ -70,10 +72,15 @@ class Encoder(nn.Module):
             self.boundary = dense(network.hidden, 1)
 
     def initial(self, batch: int) -> BeliefState:
-        """No history, standard normal beliefs."""
+        """The state before any history, with standard normal beliefs."""
         like = self.input.weight
         standard = like.new_zeros(batch, 2 * self.latent)
-        return BeliefState(like.new_zeros(batch, self.units), standard, standard, like.new_full((batch,), -math.inf))
+        return BeliefState(
+            hidden=like.new_zeros(batch, self.units),
+            belief=standard,
+            previous=standard,
+            boundary_logit=like.new_full((batch,), -math.inf),
+        )
 
     def embed(self, evidence: Tensor) -> Tensor:
         """Gate inputs of (s_t, a_{t-1}, r_{t-1}), [..., I] -> [..., 3 G]."""
@@ -90,12 +97,13 @@ class Encoder(nn.Module):
         hidden = torch.lerp(new, state.hidden, reset_update[:, units:])
         belief = bounded(self.head(hidden))
         if not self.boundary_head:
-            return BeliefState(hidden, belief, state.previous, state.boundary_logit)
+            return state._replace(hidden=hidden, belief=belief)
         logit = self.boundary(hidden)[:, 0]
-        return BeliefState(hidden, belief, torch.where(logit[:, None] > 0, state.belief, state.previous), logit)
+        previous = torch.where(logit[:, None] > 0, state.belief, state.previous)
+        return BeliefState(hidden=hidden, belief=belief, previous=previous, boundary_logit=logit)
 
     def encode(self, evidence: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Beliefs [H, B, 2 L] and boundary logits [H, B] of whole episodes, from evidence [H, B, I].
+        """Beliefs [H, B, 2 L] and boundary logits [H, B] at all steps of episodes, from evidence [H, B, I].
 
         Where nothing depends on predicted boundaries the recurrence is one call of the library's GRU.
         """
@@ -129,10 +137,11 @@ class Encoder(nn.Module):
 class BeliefModel(nn.Module):
     """Encoder, decoders and latent dynamics prior."""
 
-    def __init__(self, config: Any, observation: int, action: int, decode_state: bool):
+    def __init__(self, config: Any, observation: int, action: int, *, decode_state: bool):
         super().__init__()
         vae, network = config.vae, config.network
-        self.encoder = Encoder(observation + action + 1, network, vae.conditioning, vae.boundary_head)
+        inputs = observation + action + 1
+        self.encoder = Encoder(inputs, network, conditioning=vae.conditioning, boundary_head=vae.boundary_head)
         self.reward_decoder = MLP(2 * observation + action + network.latent, network.decoder_hidden, 1)
         self.decode_state = decode_state
         if decode_state:
@@ -148,10 +157,10 @@ class BeliefModel(nn.Module):
 class ActorCritic(nn.Module):
     """Policy parameters [..., P] and value [...] of normalised features [..., F]."""
 
-    def __init__(self, network: Any, features: int, actions: int, continuous: bool):
+    def __init__(self, network: Any, features: int, actions: int, *, continuous: bool):
         super().__init__()
-        self.policy = MLP(features, network.policy_hidden, actions, network.activation, 0.01)
-        self.value = MLP(features, network.value_hidden, 1, network.activation)
+        self.policy = MLP(features, network.policy_hidden, actions, activation=network.activation, scale=0.01)
+        self.value = MLP(features, network.value_hidden, 1, activation=network.activation)
         if continuous:
             self.log_std = nn.Parameter(torch.full((actions,), math.log(network.action_deviation)))
         self.continuous = continuous

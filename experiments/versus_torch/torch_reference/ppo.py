@@ -17,9 +17,9 @@ class Samples(NamedTuple):
     advantage: Tensor
     target: Tensor
 
-    def of(self, chosen: Tensor) -> "Samples":
+    def of(self, numbers: Tensor) -> "Samples":
         """The samples with these numbers."""
-        return Samples(*(x[chosen] for x in self))
+        return Samples(*(x[numbers] for x in self))
 
 
 def sample(policy: Tensor, continuous: bool) -> tuple[Tensor, Tensor]:
@@ -49,26 +49,26 @@ def entropy(policy: Tensor, continuous: bool) -> Tensor:
     return -(log_probability.exp() * log_probability).sum(-1)
 
 
-def advantages(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float, lambda_: float) -> Tensor:
-    """Generalised advantage estimates over whole episodes, [H, E] of rewards, [H + 1, E] of values -> [H, E]."""
+def advantages(reward: Tensor, terminated: Tensor, value: Tensor, *, gamma: float, lambda_: float) -> Tensor:
+    """Generalised advantage estimates, [H, E] of rewards, [H + 1, E] of values -> [H, E]."""
     discount = gamma * (1.0 - terminated.to(reward.dtype))
     error = (reward + discount * value[1:] - value[:-1]).unbind()
-    kept = (lambda_ * discount).unbind()
-    found = [error[-1]]
+    decay = (lambda_ * discount).unbind()
+    reversed_advantages = [error[-1]]
     for t in range(len(error) - 2, -1, -1):
-        found.append(torch.addcmul(error[t], kept[t], found[-1]))
-    return torch.stack(found[::-1])
+        reversed_advantages.append(torch.addcmul(error[t], decay[t], reversed_advantages[-1]))
+    return torch.stack(reversed_advantages[::-1])
 
 
-def loss(policy: Tensor, value: Tensor, batch: Samples, continuous: bool, ppo: Any) -> tuple[Tensor, dict]:
+def loss(policy: Tensor, value: Tensor, batch: Samples, *, continuous: bool, hyper: Any) -> tuple[Tensor, dict]:
     """Clipped surrogate, clipped value error and entropy bonus, and its named means."""
     log_ratio = log_prob(policy, batch.action, continuous) - batch.log_prob
     ratio = log_ratio.exp()
     advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std(correction=0) + 1e-8)
-    clipped = ratio.clamp(1.0 - ppo.clip, 1.0 + ppo.clip)
+    clipped = ratio.clamp(1.0 - hyper.clip, 1.0 + hyper.clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    moved = batch.value + (value - batch.value).clamp(-ppo.clip, ppo.clip)
-    value_loss = 0.5 * torch.maximum((value - batch.target) ** 2, (moved - batch.target) ** 2).mean()
+    clipped_value = batch.value + (value - batch.value).clamp(-hyper.clip, hyper.clip)
+    value_loss = 0.5 * torch.maximum((value - batch.target) ** 2, (clipped_value - batch.target) ** 2).mean()
     bonus = entropy(policy, continuous).mean()
-    total = policy_loss + ppo.value_weight * value_loss - ppo.entropy * bonus
+    total = policy_loss + hyper.value_weight * value_loss - hyper.entropy * bonus
     return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus}

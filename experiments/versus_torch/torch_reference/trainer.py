@@ -1,4 +1,4 @@
-"""The usual loop: play an episode in every environment, update the belief, update the policy."""
+"""The training loop: play an episode in every environment, update the belief, update the policy."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ class Moments:
         self.mean, self.squares, self.deviation = torch.zeros(shape), torch.zeros(shape), torch.ones(shape)
 
     def update(self, x: Tensor) -> None:
-        """Take in a batch (Chan et al., 1979)."""
+        """Add a batch (Chan et al., 1979)."""
         x = x.reshape(-1, *self.mean.shape)
         self.count += len(x)
         before = x - self.mean
@@ -32,19 +32,19 @@ class Moments:
         self.deviation = (self.squares.clamp(min=0.0) / self.count).sqrt().clamp(*DEVIATION_RANGE)
 
     def normalise(self, x: Tensor, clip: float) -> Tensor:
-        """In deviations from the mean, at most `clip` of them."""
+        """Deviations from the mean, clipped to `clip` of them."""
         return ((x - self.mean) / self.deviation).clamp(-clip, clip)
 
 
 class Buffer:
-    """The last `capacity` episodes, written in place; the newest of them overwrite the oldest."""
+    """The last `capacity` episodes, written in place; the newest overwrite the oldest."""
 
     def __init__(self, capacity: int):
         self.capacity, self.held, self.next = capacity, 0, 0
         self.arrays: Episodes | None = None
 
     def add(self, fresh: Episodes) -> None:
-        """Take in episodes, [H(+1), E, ...], at most `capacity`."""
+        """Add episodes, [H(+1), E, ...], at most `capacity`."""
         if self.arrays is None:
             self.arrays = Episodes(*(x.new_empty(x.shape[0], self.capacity, *x.shape[2:]) for x in fresh))
         count = fresh.reward.shape[1]
@@ -79,6 +79,8 @@ class Trainer:
     Attributes:
         config: sizes and numbers, with the names of `dynamite_jax.config.Config`.
         env: vector environment.
+        meta_updates: number of meta-updates of the run.
+        completed_updates: number of those completed.
         model: networks of the belief.
         policy: actor and critic.
         statistics: of features, observations, rewards and returns.
@@ -90,16 +92,17 @@ class Trainer:
         Args:
             config: the run.
             env: its environments, `config.num_envs` of them.
-            meta_updates: of the whole run, over which rates are annealed.
+            meta_updates: number of meta-updates of the run, over which rates are annealed.
         """
-        self.config, self.env, self.meta_updates, self.done = config, env, meta_updates, 0
+        self.config, self.env = config, env
+        self.meta_updates, self.completed_updates = meta_updates, 0
         space = env.single_action_space
         self.continuous = len(space.shape) > 0
         self.actions = space.shape[0] if self.continuous else int(space.n)
         observation = env.single_observation_space.shape[0]
-        self.model = BeliefModel(config, observation, self.actions, env.decode_state)
+        self.model = BeliefModel(config, observation, self.actions, decode_state=env.decode_state)
         features = observation + 2 * config.network.latent
-        self.policy = ActorCritic(config.network, features, self.actions, self.continuous)
+        self.policy = ActorCritic(config.network, features, self.actions, continuous=self.continuous)
         self.statistics = {
             "features": Moments(features),
             "observation": Moments(observation),
@@ -126,39 +129,41 @@ class Trainer:
         observation, _ = self.env.reset()
         observation = torch.from_numpy(observation).clone()
         state = self.model.encoder.initial(batch)
-        action, reward = self.start.expand(batch, -1), torch.zeros(batch)
-        seen: dict[str, list[Tensor]] = {name: [] for name in ("observation", "features", "value")}
-        done: dict[str, list[Tensor]] = {name: [] for name in ("action", "encoded", "log_prob", "reward", "session")}
+        encoded, reward = self.start.expand(batch, -1), torch.zeros(batch)
+        states: dict[str, list[Tensor]] = {name: [] for name in ("observation", "features", "value")}
+        steps: dict[str, list[Tensor]] = {name: [] for name in ("action", "encoded", "log_prob", "reward", "session")}
         for t in range(horizon + 1):
-            state, policy, now = self._look(state, observation, action, reward)
-            for name, x in zip(seen, now, strict=True):
-                seen[name].append(x)
+            evidence = torch.cat([self.normalise("observation", observation), encoded, reward[:, None]], dim=1)
+            state, policy, features, value = self._observe(state, observation, evidence)
+            for name, x in zip(states, (observation, features, value), strict=True):
+                states[name].append(x)
             if t == horizon:
                 break
-            chosen, log_prob = ppo.sample(policy, self.continuous)
-            following, paid, _, _, info = self.env.step(chosen.numpy())
-            observation, paid = torch.from_numpy(following).clone(), torch.from_numpy(paid).clone()
+            action, log_prob = ppo.sample(policy, self.continuous)
+            observation, raw_reward, _, _, info = self.env.step(action.numpy())
+            observation, raw_reward = torch.from_numpy(observation).clone(), torch.from_numpy(raw_reward).clone()
             session = torch.from_numpy(info["session"]).clone()
-            action, reward = self.encode(chosen), self.normalise("reward", paid)
-            for name, x in zip(done, (chosen, action, log_prob, paid, session), strict=True):
-                done[name].append(x)
-        return Rollout(**{name: torch.stack(rows) for name, rows in (seen | done).items()})
+            encoded, reward = self.encode(action), self.normalise("reward", raw_reward)
+            for name, x in zip(steps, (action, encoded, log_prob, raw_reward, session), strict=True):
+                steps[name].append(x)
+        return Rollout(**{name: torch.stack(rows) for name, rows in (states | steps).items()})
 
-    def _look(
-        self, state: BeliefState, observation: Tensor, action: Tensor, reward: Tensor
-    ) -> tuple[BeliefState, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """The belief after an observation, the policy there, and what is recorded."""
-        evidence = torch.cat([self.normalise("observation", observation), action, reward[:, None]], dim=1)
+    def _observe(
+        self, state: BeliefState, observation: Tensor, evidence: Tensor
+    ) -> tuple[BeliefState, Tensor, Tensor, Tensor]:
+        """The belief after an observation; policy, features and value there."""
         state = self.model.encoder.step(state, self.model.encoder.embed(evidence))
         features = torch.cat([observation, state.belief], dim=1)
         policy, value = self.policy(self.normalise("features", features))
-        return state, policy, (observation, features, value)
+        return state, policy, features, value
 
     def update_belief(self, rollout: Rollout) -> None:
         """Maximise the ELBO on the episodes, or on those of the buffer."""
         vae = self.config.vae
         self._set_rate(self.vae_optimiser, vae.lr * self._remaining(vae.anneal))
-        fresh = Episodes(rollout.observation, rollout.encoded, rollout.reward, rollout.session)
+        fresh = Episodes(
+            observation=rollout.observation, action=rollout.encoded, reward=rollout.reward, session=rollout.session
+        )
         if self.buffer:
             self.buffer.add(fresh)
         else:
@@ -166,8 +171,8 @@ class Trainer:
         for _ in range(vae.epochs):
             for batch in self._belief_batches(fresh):
                 draws = elbo.draw(batch, self.config.network.latent, vae)
-                loss, _ = elbo.loss(self.model, batch, self.start, draws, vae)
-                self._descend(self.vae_optimiser, self.model, loss, vae.max_grad_norm)
+                loss, _ = elbo.loss(self.model, batch, start=self.start, draws=draws, vae=vae)
+                self._descend(self.vae_optimiser, self.model, loss=loss, max_norm=vae.max_grad_norm)
 
     def _belief_batches(self, fresh: Episodes) -> Iterator[Episodes]:
         """Minibatches of a pass: episodes of the buffer with replacement, or fresh ones, each once."""
@@ -177,21 +182,21 @@ class Trainer:
             for _ in range(vae.minibatches):
                 yield self._evidence(self.buffer.sample(count // vae.minibatches))
         else:
-            for chosen in torch.randperm(self.env.num_envs)[:count].reshape(vae.minibatches, -1):
-                yield fresh.of(chosen)
+            for minibatch in torch.randperm(self.env.num_envs)[:count].reshape(vae.minibatches, -1):
+                yield fresh.of(minibatch)
 
     def _evidence(self, episodes: Episodes) -> Episodes:
         observation = self.normalise("observation", episodes.observation)
         return episodes._replace(observation=observation, reward=self.normalise("reward", episodes.reward))
 
     def samples(self, rollout: Rollout) -> tuple[ppo.Samples, Tensor]:
-        """What the policy learns from, one row a step, and the returns that the critic is taught."""
+        """Samples for the policy, one row a step, and the returns that the critic learns."""
         hyper = self.config.ppo
         returns = self.statistics["returns"]
         mean, deviation = (returns.mean, returns.deviation) if hyper.normalise_returns else (0.0, 1.0)
         value = mean + deviation * rollout.value
-        never = torch.zeros_like(rollout.reward)
-        advantage = ppo.advantages(rollout.reward, never, value, hyper.gamma, hyper.gae_lambda)
+        terminated = torch.zeros_like(rollout.reward)
+        advantage = ppo.advantages(rollout.reward, terminated, value, gamma=hyper.gamma, lambda_=hyper.gae_lambda)
         target = (value[:-1] + advantage - mean) / deviation
         features = self.normalise("features", rollout.features[:-1])
         columns = (features, rollout.action, rollout.log_prob, rollout.value[:-1], advantage, target)
@@ -200,51 +205,53 @@ class Trainer:
     def update_policy(self, samples: ppo.Samples) -> None:
         """PPO; minibatches are of steps, or of whole episodes."""
         hyper = self.config.ppo
-        left, gone = self._remaining(hyper.anneal), self.done / self.meta_updates
-        self._set_rate(self.ppo_optimiser, 0.0 if gone < hyper.delay else hyper.lr * left)
-        now = SimpleNamespace(**{**vars(hyper), "entropy": hyper.entropy * left})
+        remaining, progress = self._remaining(hyper.anneal), self.completed_updates / self.meta_updates
+        self._set_rate(self.ppo_optimiser, 0.0 if progress < hyper.delay else hyper.lr * remaining)
+        annealed = SimpleNamespace(**{**vars(hyper), "entropy": hyper.entropy * remaining})
         numbers = torch.arange(len(samples.advantage))
         units = numbers[:, None] if hyper.shuffle == "steps" else numbers.reshape(-1, self.env.num_envs).T
         for _ in range(hyper.epochs):
-            for chosen in units[torch.randperm(len(units))].reshape(hyper.minibatches, -1):
-                loss = self._policy_loss(samples.of(chosen), now)
-                self._descend(self.ppo_optimiser, self.policy, loss, hyper.max_grad_norm)
+            for minibatch in units[torch.randperm(len(units))].reshape(hyper.minibatches, -1):
+                loss = self._policy_loss(samples.of(minibatch), annealed)
+                self._descend(self.ppo_optimiser, self.policy, loss=loss, max_norm=hyper.max_grad_norm)
 
     def _policy_loss(self, batch: ppo.Samples, hyper: Any) -> Tensor:
         policy, value = self.policy(batch.features)
-        return ppo.loss(policy, value, batch, self.continuous, hyper)[0]
+        return ppo.loss(policy, value, batch, continuous=self.continuous, hyper=hyper)[0]
 
-    def _descend(self, optimiser: torch.optim.Optimizer, module: torch.nn.Module, loss: Tensor, norm: float) -> None:
+    def _descend(
+        self, optimiser: torch.optim.Optimizer, module: torch.nn.Module, *, loss: Tensor, max_norm: float
+    ) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), norm, foreach=True)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm, foreach=True)
         optimiser.step()
 
     def _remaining(self, anneal: float) -> float:
         """Factor of an annealed number, as in `dynamite_jax.algorithms.meta_ppo`."""
-        left = 1.0 - self.done / self.meta_updates
-        return max(0.0, min(1.0, left / max(anneal, 1e-8)))
+        remaining = 1.0 - self.completed_updates / self.meta_updates
+        return max(0.0, min(1.0, remaining / max(anneal, 1e-8)))
 
     def _set_rate(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate
 
     def meta_update(self) -> float:
-        """One of them; mean return of the episodes played."""
+        """Play, learn, update the statistics; returns the mean return of the episodes."""
         rollout = self.play()
         self.update_belief(rollout)
         samples, returns = self.samples(rollout)
         self.update_policy(samples)
-        seen = (rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
-        for moments, x in zip(self.statistics.values(), seen, strict=True):
+        quantities = (rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
+        for moments, x in zip(self.statistics.values(), quantities, strict=True):
             moments.update(x)
-        self.done += 1
+        self.completed_updates += 1
         return float(rollout.reward.sum(0).mean())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that acts: weights of both networks and statistics, by dotted names."""
-        found = {f"belief.{name}": x.numpy() for name, x in self.model.state_dict().items()}
-        found |= {f"policy.{name}": x.numpy() for name, x in self.policy.state_dict().items()}
+        """Weights of both networks and statistics, by dotted names."""
+        arrays = {f"belief.{name}": x.numpy() for name, x in self.model.state_dict().items()}
+        arrays |= {f"policy.{name}": x.numpy() for name, x in self.policy.state_dict().items()}
         for name, moments in self.statistics.items():
-            found |= {f"mean.{name}": moments.mean.numpy(), f"deviation.{name}": moments.deviation.numpy()}
-        return found
+            arrays |= {f"mean.{name}": moments.mean.numpy(), f"deviation.{name}": moments.deviation.numpy()}
+        return arrays

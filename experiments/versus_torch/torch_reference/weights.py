@@ -1,4 +1,4 @@
-"""Weights and statistics from one program to the other, as nested dicts and flat dicts of NumPy arrays."""
+"""Conversion of weights between Flax's nested dicts and PyTorch's flat dicts of NumPy arrays."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ Nested = dict[str, Any]
 Flat = dict[str, np.ndarray]
 
 
-def from_flax(params: Nested) -> Flat:
-    """A module's `params` in Flax as the `state_dict` of its counterpart here."""
-    return {_torch_name(path): np.asarray(_turned(path, leaf)) for path, leaf in _leaves(params)}
+def from_flax(nested: Nested) -> Flat:
+    """A module's parameters in Flax as the `state_dict` of its counterpart here."""
+    return {_torch_name(path): np.asarray(_turned(path, leaf)) for path, leaf in _leaves(nested)}
 
 
 def to_flax(state: Flat, like: Nested) -> Nested:
@@ -20,13 +20,13 @@ def to_flax(state: Flat, like: Nested) -> Nested:
     Raises:
         KeyError: the state lacks one of its arrays.
     """
-    found: Nested = {}
+    nested: Nested = {}
     for path, leaf in _leaves(like):
-        here = found
+        node = nested
         for name in path[:-1]:
-            here = here.setdefault(name, {})
-        here[path[-1]] = _turned(path, state[_torch_name(path)]).astype(np.asarray(leaf).dtype)
-    return found
+            node = node.setdefault(name, {})
+        node[path[-1]] = _turned(path, state[_torch_name(path)]).astype(np.asarray(leaf).dtype)
+    return nested
 
 
 def save(path: Path, arrays: Flat) -> None:
@@ -34,10 +34,10 @@ def save(path: Path, arrays: Flat) -> None:
     np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]  # none is called allow_pickle
 
 
-def _leaves(params: Nested, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(params, dict):
-        return [(path, params)]
-    return [leaf for name, child in params.items() for leaf in _leaves(child, (*path, name))]
+def _leaves(nested: Nested, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(nested, dict):
+        return [(path, nested)]
+    return [leaf for name, child in nested.items() for leaf in _leaves(child, (*path, name))]
 
 
 def _turned(path: tuple[str, ...], leaf: Any) -> Any:
