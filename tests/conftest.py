@@ -8,7 +8,7 @@ from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("MUJOCO_GL", "egl")  # as the command `animate` has it; MuJoCo reads it when it is imported
-# Most tests compile far longer than they run, so the compiler is told not to try hard.
+# Most tests compile far longer than they run, so the compiler's optimisation is switched off.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import shapes
@@ -26,6 +26,8 @@ from dynamite_jax.config import Config, NetworkConfig
 from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
+
+pytest_plugins = ("refusals",)  # the fixture of commands that must refuse their input
 
 devices.setup(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
 

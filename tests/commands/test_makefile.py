@@ -1,0 +1,70 @@
+"""The Makefile hands variables on to commands, and refuses those that a target does not take."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from refusals import CHECKOUT
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "SEED=3"], "SEED is not a variable of this Makefile; known are ENV METHOD"),
+        (["table", "METHOD=varibad"], "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE ARGS"),
+        (["versus-torch", "SEEDS=3"], "make versus-torch takes no SEEDS=; it takes EXTRAS ENV ARGS"),
+        (["benchmark", "SEEDS=3"], "make benchmark takes no SEEDS=; it takes EXTRAS ENV ARGS"),
+        (["lint", "ARGS=-x"], "make lint takes no ARGS=; it takes none"),
+    ],
+)
+def test_make_refuses_a_variable_that_would_change_nothing(arguments, message):
+    process = subprocess.run(["make", "-n", *arguments], capture_output=True, text=True, cwd=CHECKOUT)
+    assert process.returncode == 2
+    assert message in process.stderr
+
+
+ODD = "runs/it's a $HOME rün"
+
+
+@pytest.mark.parametrize(
+    "target, variable, said",
+    [
+        ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
+        ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+        ("animate", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+    ],
+)
+def test_make_hands_a_path_on_as_it_was_typed(target, variable, said):
+    found = subprocess.run(["make", "-n", target, f"{variable}={ODD}"], capture_output=True, text=True, cwd=CHECKOUT)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith(said)
+
+
+def test_make_runs_on_paths_with_spaces(tmp_path):
+    """A real target, in a folder that has the Makefile and an environment that is set up."""
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name in ("pyproject.toml", "requirements.lock", ".venv/bin/uv", ".venv/.setup-dev"):
+        (tmp_path / name).touch()
+    (commands / "dynamite-jax").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dynamite_jax "$@"\n')
+    (commands / "dynamite-jax").chmod(0o755)
+    shutil.copy(CHECKOUT / "Makefile", tmp_path)
+    for name in ("my rün", "other"):
+        shutil.copytree(CHECKOUT / "tests" / "files" / "run_v0", tmp_path / "runs" / name)
+    arguments = ["plot", "RUNS='runs/my rün' runs/other", "ARGS=--out 'two runs.png'"]
+    process = subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "two runs.png").stat().st_size > 1000
+
+
+def test_make_takes_every_variable_that_its_help_names():
+    for line in (CHECKOUT / "Makefile").read_text().splitlines():
+        if match := re.match("([a-z-]+):.*## (.*)", line):
+            target, description = match.groups()
+            variables = set(re.findall(r"[A-Z]+(?==)", description))
+            arguments = [f"{name}=1" for name in variables - {"EXTRAS", "SCALE"}]
+            process = subprocess.run(["make", "-n", target, *arguments], capture_output=True, text=True, cwd=CHECKOUT)
+            assert process.returncode == 0, process.stderr
