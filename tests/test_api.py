@@ -46,9 +46,9 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = dj.train(tiny_config("probe_match"))
     assert not list(tmp_path.iterdir()) and run.folder is None and run.summary is None
-    for asked in ("resume", "tensorboard", "wandb"):
-        with pytest.raises(UserError, match=f"{asked} is True; it needs out"):
-            options: Any = {asked: True}
+    for option in ("resume", "tensorboard", "wandb"):
+        with pytest.raises(UserError, match=f"{option} is True; it needs out"):
+            options: Any = {option: True}
             dj.train(tiny_config("probe_match"), **options)
 
 
@@ -129,14 +129,14 @@ def test_names_that_are_taken_are_refused():
 def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
     for words in (["--plugin", "nowhere"], ["--plugin=nowhere"]):
         command = [sys.executable, "-m", "dynamite_jax.train", *words, "--out", "run"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == "error: plugin is 'nowhere'; it must be a module that can be imported from here\n"
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (process.returncode, process.stdout) == (2, "")
+        assert process.stderr == "error: plugin is 'nowhere'; it must be a module that can be imported from here\n"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_bug_in_a_plugin_traces(tmp_path):
     (tmp_path / "broken.py").write_text("import nowhere_else\n")
     command = [sys.executable, "-m", "dynamite_jax.train", "--plugin", "broken"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" in done.stderr and "nowhere_else" in done.stderr
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1 and "Traceback" in process.stderr and "nowhere_else" in process.stderr

@@ -216,18 +216,18 @@ def test_environment_options_are_read_as_json():
 
 @pytest.mark.parametrize("num_envs, eval_episodes, at_once", [(64, 100, 192), (32, 100, 100)])
 def test_warp_is_told_how_many_environments_step_at_once(num_envs, eval_episodes, at_once, monkeypatch):
-    made = []
+    calls = []
     monkeypatch.setattr(backend, "check_implementation", lambda impl: None)  # which needs an NVIDIA GPU
-    monkeypatch.setattr(registry, "make", lambda name, **options: made.append(options) or reacher.make())
+    monkeypatch.setattr(registry, "make", lambda name, **options: calls.append(options) or reacher.make())
     values = {"env_options": {"p": 0.1}, "seeds": 3, "num_envs": num_envs, "eval_episodes": eval_episodes}
     configs.validate(change(BASE, env="reacher", physics__impl="warp", **values))
-    assert made == [{"p": 0.1, "impl": "warp", "worlds": at_once}]
+    assert calls == [{"p": 0.1, "impl": "warp", "worlds": at_once}]
 
 
 def test_the_implementation_of_physics_is_no_environment_option():
-    for name, value, said in (("impl", "warp", "impl to 'warp'"), ("worlds", 3, "worlds to 3")):
+    for name, value, cause in (("impl", "warp", "impl to 'warp'"), ("worlds", 3, "worlds to 3")):
         message = refusal(with_value("env_options", {name: value}))
-        assert message == f"env_options sets {said}; it is set by physics.impl"
+        assert message == f"env_options sets {cause}; it is set by physics.impl"
 
 
 @pytest.mark.parametrize("entry", ["p", "p=", "=0.1", "p=a", "p=[0.1", "", "p:0.1"])

@@ -40,11 +40,11 @@ def unreadable(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.7, 0.99])
-def test_a_file_cut_short_is_refused(tmp_path, kept):
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path, share):
     path, _ = saved(tmp_path)
     text = path.read_text().rstrip()
-    path.write_text(text[: int(kept * len(text))])
+    path.write_text(text[: int(share * len(text))])
     message = unreadable(path)
     assert str(path) in message and "not JSON" in message
 
@@ -207,8 +207,8 @@ def test_the_config_of_every_result_reads(path):
 
 
 def test_the_results_hold_configs_to_read():
-    found = [data for path in RESULTS if path.suffix == ".json" for data in configs_in(json.loads(path.read_text()))]
-    assert len(found) >= 20
+    records = [data for path in RESULTS if path.suffix == ".json" for data in configs_in(json.loads(path.read_text()))]
+    assert len(records) >= 20
 
 
 # -- differences -------------------------------------------------------------------------------------------------

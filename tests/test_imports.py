@@ -16,10 +16,11 @@ RUN = Path(__file__).parent / "files" / "run_v0"
 
 
 def run(code: str, *words: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}  # which makes MuJoCo set others
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=kept)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    # MUJOCO_GL makes MuJoCo set other variables.
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    process = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def cpu_seconds(*line: str) -> float:
@@ -50,15 +51,15 @@ def test_a_light_module_brings_nothing_heavy_along(module):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_given_without_anything_heavy(command):
     code = f"from dynamite_jax import cli\ntry: cli.main()\nfinally: {LOADED}; print('loaded', loaded)"
-    *said, last = run(code, command, "--help").splitlines()
-    assert said[0].startswith(f"usage: dynamite-jax {command} ") and last == "loaded []"
+    *usage, last = run(code, command, "--help").splitlines()
+    assert usage[0].startswith(f"usage: dynamite-jax {command} ") and last == "loaded []"
 
 
 @pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])
 def test_a_command_that_is_run_as_a_module_has_the_same_name(module):
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     names = {module: name for name, (module, _) in COMMANDS.items()}
-    assert done.stdout.startswith(f"usage: dynamite-jax {names[module]} "), done.stderr
+    assert process.stdout.startswith(f"usage: dynamite-jax {names[module]} "), process.stderr
 
 
 def test_a_run_is_plotted_without_jax(tmp_path):

@@ -1,4 +1,4 @@
-"""The documentation says what JSON and code say, and its links lead somewhere."""
+"""The documentation agrees with JSON and code, and its links are not broken."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def _row(iqm: float, low: float, high: float, **more) -> dict:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of results: on `reef` another method is ahead, on `fog` the scale itself is not told apart."""
+    """A folder of results: on `reef` another method is ahead, on `fog` the intervals of the references overlap."""
     reef = {
         "dynamite": _row(8, 7, 8.5),
         "rl2": _row(9, 8.6, 9.5),
@@ -60,9 +60,9 @@ def test_a_changed_number_changes_the_page(folder):
 
 def test_verdict_follows_the_intervals(folder):
     runs = results.environments(folder)["reef"]["table"]
-    said = results.verdict(runs)
-    assert "`dynamite` is above `secbad`, `markov`; below `rl2`, `oracle`; not told apart from `varibad`." in said
-    assert said.endswith("not given the context is that of `rl2`.")
+    verdict = results.verdict(runs)
+    assert "`dynamite` is above `secbad`, `markov`; below `rl2`, `oracle`; not told apart from `varibad`." in verdict
+    assert verdict.endswith("not given the context is that of `rl2`.")
 
 
 def test_summary_marks_the_best_only_where_the_scale_means_something(folder):
@@ -91,9 +91,9 @@ def test_a_sweep_is_methods_by_p():
 
 def test_speed_says_where_pytorch_is_faster():
     rows = [{"num_envs": 16, "ours": 30.0, "theirs": 10.0}, {"num_envs": 1024, "ours": 9.0, "theirs": 10.0}]
-    found = {"reef": speed.indexed({"config": {"num_envs": 16}, "growth": rows})}
-    assert speed.with_preset(found) == {"reef": 3.0}
-    assert speed.verdict(found) == "On `reef` PyTorch is faster with 1,024 (0.90) environments."
+    files = {"reef": speed.indexed({"config": {"num_envs": 16}, "growth": rows})}
+    assert speed.with_preset(files) == {"reef": 3.0}
+    assert speed.verdict(files) == "On `reef` PyTorch is faster with 1,024 (0.90) environments."
     assert "not faster" in speed.verdict({"reef": speed.indexed({"growth": rows[:1]})})
 
 

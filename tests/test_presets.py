@@ -67,10 +67,10 @@ def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
             configs.validate(config)
 
 
-@pytest.mark.parametrize(("env", "said"), [("gridworld", "in gridworld it must be 'jax'"), ("reacher", "it needs ")])
-def test_physics_that_can_not_run_is_refused(env, said):
+@pytest.mark.parametrize(("env", "cause"), [("gridworld", "in gridworld it must be 'jax'"), ("reacher", "it needs ")])
+def test_physics_that_can_not_run_is_refused(env, cause):
     configs.validate(change(BASE, env=env))
-    with pytest.raises(ConfigError, match=f"^physics.impl is 'warp'; {said}"):
+    with pytest.raises(ConfigError, match=f"^physics.impl is 'warp'; {cause}"):
         configs.validate(change(BASE, env=env, physics__impl="warp"))
 
 

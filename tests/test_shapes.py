@@ -11,18 +11,18 @@ from dynamite_jax.data import masked
 from dynamite_jax.data.types import Gaussian
 
 STEPS = jnp.zeros((5, 2))
-DONE = jnp.zeros((5, 2), bool)
+TERMINATED = jnp.zeros((5, 2), bool)
 WRONG = {
     "kl": lambda: elbo.kl(Gaussian.standard((5, 2, 3)), Gaussian.standard((5, 2, 1))),
-    "prior_without_trajectories": lambda: elbo.session_prior(Gaussian.standard((5, 3)), DONE.astype(int), None),
+    "prior_without_trajectories": lambda: elbo.session_prior(Gaussian.standard((5, 3)), TERMINATED.astype(int), None),
     "sessions_as_floats": lambda: elbo.session_bounds(STEPS),
-    "no_value_of_the_last_state": lambda: ppo.advantages(STEPS, DONE, STEPS, 0.9, 0.8),
-    "mask_of_one_trajectory": lambda: masked.mean(STEPS, DONE[:, :1]),
+    "no_value_of_the_last_state": lambda: ppo.advantages(STEPS, TERMINATED, STEPS, 0.9, 0.8),
+    "mask_of_one_trajectory": lambda: masked.mean(STEPS, TERMINATED[:, :1]),
     "mask_of_numbers": lambda: masked.total(STEPS, STEPS),
     "batch_of_one_feature": lambda: running_statistics.update(
         running_statistics.init(3, 2),
         running_statistics.Quantities(STEPS[..., None], jnp.zeros((5, 2, 2)), STEPS, STEPS),
-        ~DONE,
+        ~TERMINATED,
     ),
 }
 

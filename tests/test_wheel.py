@@ -19,9 +19,9 @@ TINY += " --vae.minibatches 2 --network.hidden 8 --no-tensorboard"
 def run(*command: str | Path, cwd: Path) -> str:
     """Output of a command that must succeed, with no path of this checkout in its environment."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,10 @@ def exact(x: running_statistics.Sum) -> np.ndarray:
 
 def at_count(count: float, mean: float, deviation: float) -> RunningStatistics:
     """Statistics of `count` steps of known moments."""
-    fill = lambda number: Quantities(*(jnp.full(shape, number, jnp.float32) for shape in SHAPES))  # noqa: E731
+
+    def fill(number):
+        return Quantities(*(jnp.full(shape, number, jnp.float32) for shape in SHAPES))
+
     statistics = running_statistics.with_moments(fill(mean), fill(deviation))
     return statistics.replace(count=running_statistics.Sum.of(jnp.float32(count)))
 
@@ -38,15 +41,15 @@ def test_statistics_of_nothing_change_no_number():
 
 def test_moments_are_those_of_all_valid_steps():
     rng, statistics = np.random.default_rng(0), running_statistics.init(3, 2)
-    kept: dict[str, list] = {name: [] for name in NAMES}
+    valid_data: dict[str, list] = {name: [] for name in NAMES}
     for k in range(300):
         data, valid = batch(rng, centre=50.0 + 0.01 * k, scale=0.1), rng.random((5, 8)) < 0.6
         for name in NAMES:
-            kept[name].append(np.asarray(getattr(data, name), float)[valid])
+            valid_data[name].append(np.asarray(getattr(data, name), float)[valid])
         statistics = UPDATE(statistics, data, jnp.asarray(valid))
-    assert exact(statistics.count) == sum(len(x) for x in kept["reward"])
+    assert exact(statistics.count) == sum(len(x) for x in valid_data["reward"])
     for name in NAMES:
-        everything = np.concatenate(kept[name])
+        everything = np.concatenate(valid_data[name])
         mean, deviation = running_statistics.moments(statistics, name)
         np.testing.assert_allclose(mean, everything.mean(0), rtol=1e-6)
         np.testing.assert_allclose(deviation, everything.std(0), rtol=1e-5)
@@ -57,8 +60,8 @@ def test_what_is_not_valid_reaches_no_number(garbage):
     rng = np.random.default_rng(1)
     data, valid = batch(rng), np.arange(5)[:, None] < rng.integers(1, 6, 8)
     dirty = Quantities(*(np.where(valid.reshape(5, 8, *[1] * (x.ndim - 2)), x, garbage) for x in data))
-    found = [UPDATE(running_statistics.init(3, 2), each, jnp.asarray(valid)) for each in (data, dirty)]
-    jax.tree.map(np.testing.assert_array_equal, *found)
+    statistics = [UPDATE(running_statistics.init(3, 2), each, jnp.asarray(valid)) for each in (data, dirty)]
+    jax.tree.map(np.testing.assert_array_equal, *statistics)
 
 
 def test_a_batch_of_no_valid_step_changes_nothing():
@@ -123,6 +126,6 @@ def test_given_moments_come_back_to_the_bit():
     mean, deviation = (Quantities(*(np.float32(rng.uniform(0.1, 9.0, shape)) for shape in SHAPES)) for _ in range(2))
     statistics = running_statistics.with_moments(mean, deviation)
     for name in NAMES:
-        found = running_statistics.moments(statistics, name)
-        np.testing.assert_array_equal(found[0], getattr(mean, name))
-        np.testing.assert_array_equal(found[1], getattr(deviation, name))
+        moments = running_statistics.moments(statistics, name)
+        np.testing.assert_array_equal(moments[0], getattr(mean, name))
+        np.testing.assert_array_equal(moments[1], getattr(deviation, name))

@@ -1,6 +1,6 @@
 """One meta-update of every method, frozen: losses, statistics and parameters move only when the algorithm does.
 
-`PYTHONPATH=tests:tests/support python tests/algorithms/test_golden.py` writes them anew; such a commit says why.
+`PYTHONPATH=tests:tests/support python tests/algorithms/test_golden.py` writes them anew; such a commit explains why.
 """
 
 import json
@@ -32,22 +32,22 @@ def measured(env: str, method: str) -> dict[str, Any]:
     for name in running_statistics.Quantities._fields:
         mean, deviation = running_statistics.moments(states.normaliser, name)
         numbers |= {f"statistics.{name}.mean": mean, f"statistics.{name}.deviation": deviation}
-    found = {name: np.asarray(value, float).ravel().tolist() for name, value in numbers.items()}
+    numbers = {name: np.asarray(value, float).ravel().tolist() for name, value in numbers.items()}
     params = {"belief": states.belief_params, "policy": states.policy_params}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         flat = np.asarray(leaf, float).ravel()
         norm, projection = np.linalg.norm(flat), flat @ np.cos(np.arange(flat.size))
-        found[f"params.{jax.tree_util.keystr(path, simple=True, separator='.')}"] = [float(norm), float(projection)]
-    return found
+        numbers[f"params.{jax.tree_util.keystr(path, simple=True, separator='.')}"] = [float(norm), float(projection)]
+    return numbers
 
 
 @pytest.mark.parametrize("env, method", CASES)
 def test_one_meta_update_gives_the_golden_numbers(env, method):
-    expected, found = json.loads(GOLDEN.read_text())[f"{env} {method}"], measured(env, method)
-    assert found.keys() == expected.keys()
+    expected, result = json.loads(GOLDEN.read_text())[f"{env} {method}"], measured(env, method)
+    assert result.keys() == expected.keys()
     for name, value in expected.items():
         scale = max(FLOOR, *map(abs, value))
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=TOLERANCE * scale, err_msg=name)
+        np.testing.assert_allclose(result[name], value, rtol=0, atol=TOLERANCE * scale, err_msg=name)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def slow_advantage(reward, terminated, value, gamma, lambda_, t):
     return total
 
 
-def found_advantages(gamma, lambda_, reward=None):
+def jitted_advantages(gamma, lambda_, reward=None):
     drawn, terminated, value = episode()
     reward = drawn if reward is None else reward
     return np.asarray(
@@ -55,13 +55,13 @@ def test_advantages_are_the_discounted_sums_of_temporal_differences(gamma, lambd
         [slow_advantage(reward[:, e], terminated[:, e], value[:, e], gamma, lambda_, t) for e in range(BATCH)]
         for t in range(HORIZON)
     ]
-    np.testing.assert_allclose(found_advantages(gamma, lambda_), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jitted_advantages(gamma, lambda_), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_with_lambda_1_they_are_returns_with_bootstrap_at_truncation_less_the_value():
     reward, terminated, value = episode()
     gamma = 0.9
-    found = found_advantages(gamma, 1.0)
+    advantages = jitted_advantages(gamma, 1.0)
     for e in range(BATCH):
         for t in range(HORIZON):
             end = next((j for j in range(t, HORIZON) if terminated[j, e]), None)
@@ -70,25 +70,25 @@ def test_with_lambda_1_they_are_returns_with_bootstrap_at_truncation_less_the_va
             returns = (
                 sum(gamma ** (j - t) * reward[j, e] for j in range(t, last + 1)) + gamma ** (last + 1 - t) * behind
             )
-            np.testing.assert_allclose(found[t, e], returns - value[t, e], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(advantages[t, e], returns - value[t, e], rtol=1e-4, atol=1e-5)
 
 
 def test_with_lambda_0_they_are_temporal_differences():
     reward, terminated, value = episode()
     expected = reward + 0.9 * np.where(terminated, 0.0, value[1:]) - value[:-1]
-    np.testing.assert_allclose(found_advantages(0.9, 0.0), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jitted_advantages(0.9, 0.0), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_with_gamma_0_they_are_rewards_less_values():
     reward, _, value = episode()
-    np.testing.assert_allclose(found_advantages(0.0, 0.95), reward - value[:-1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jitted_advantages(0.0, 0.95), reward - value[:-1], rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_behind_a_termination_reaches_what_came_before():
     reward, _, _ = episode()
     changed = reward.copy()
     changed[4:, 1] += 10.0
-    before, after = found_advantages(0.97, 0.95), found_advantages(0.97, 0.95, changed)
+    before, after = jitted_advantages(0.97, 0.95), jitted_advantages(0.97, 0.95, changed)
     np.testing.assert_array_equal(before[:4, 1], after[:4, 1])
     assert np.abs(before[4:, 1] - after[4:, 1]).min() > 1.0
 
@@ -109,15 +109,15 @@ def test_samples_pair_each_step_with_the_value_before_it():
         valid=jnp.ones((HORIZON, BATCH), bool),
     )
     features = jnp.asarray(rng.normal(size=(HORIZON, BATCH, 2)))
-    found = ppo.samples(rollout, features, 0.9, 0.8)
-    np.testing.assert_array_equal(found.value, rollout.value[:HORIZON])
-    np.testing.assert_array_equal(found.advantage, found_advantages(0.9, 0.8))
-    np.testing.assert_allclose(found.target, value[:HORIZON] + found_advantages(0.9, 0.8), rtol=1e-5, atol=1e-6)
+    samples = ppo.samples(rollout, features, 0.9, 0.8)
+    np.testing.assert_array_equal(samples.value, rollout.value[:HORIZON])
+    np.testing.assert_array_equal(samples.advantage, jitted_advantages(0.9, 0.8))
+    np.testing.assert_allclose(samples.target, value[:HORIZON] + jitted_advantages(0.9, 0.8), rtol=1e-5, atol=1e-6)
     in_deviations = ppo.samples(rollout.replace(value=(rollout.value - 3.0) / 2.0), features, 0.9, 0.8, 3.0, 2.0)
-    np.testing.assert_allclose(in_deviations.advantage, found.advantage, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(in_deviations.target, (found.target - 3.0) / 2.0, rtol=1e-5, atol=1e-6)
-    for name, given in (("features", features), ("action", rollout.action), ("log_prob", rollout.log_prob)):
-        np.testing.assert_array_equal(getattr(found, name), given)
+    np.testing.assert_allclose(in_deviations.advantage, samples.advantage, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(in_deviations.target, (samples.target - 3.0) / 2.0, rtol=1e-5, atol=1e-6)
+    for name, array in (("features", features), ("action", rollout.action), ("log_prob", rollout.log_prob)):
+        np.testing.assert_array_equal(getattr(samples, name), array)
 
 
 def test_nothing_behind_an_end_reaches_the_samples():
@@ -265,9 +265,9 @@ def test_loss_is_clipped_surrogate_clipped_value_error_and_entropy_of_valid_step
     hyper, policy = HYPER.replace(clip=clip), outputs(space)
     batch, value = batch_for(space, policy)
     batch = batch.replace(valid=jnp.asarray(np.random.default_rng(5).random(N) < share))
-    found, terms = ppo.loss(jnp.asarray(policy, jnp.float32), value, batch, space, hyper)
+    loss, terms = ppo.loss(jnp.asarray(policy, jnp.float32), value, batch, space, hyper)
     expected, slow = slow_loss(policy, value, batch, space, hyper)
-    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=1e-6)
+    np.testing.assert_allclose(loss, expected, rtol=5e-5, atol=1e-6)
     assert terms.keys() == slow.keys()
     for name, number in terms.items():
         np.testing.assert_allclose(number, slow[name], rtol=1e-4, atol=2e-6, err_msg=name)
@@ -290,12 +290,12 @@ def test_steps_that_are_not_valid_change_neither_loss_nor_gradient(space):
         return ppo.loss(policy, value, batch, space, HYPER)
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    found, (to_policy, to_value) = gradient(jnp.asarray(policy, jnp.float32), value, dirty)
-    kept = jax.tree.map(lambda x: x[valid], (jnp.asarray(policy, jnp.float32), value, batch))
-    expected, (kept_policy, kept_value) = gradient(*kept)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
-    np.testing.assert_allclose(to_policy[valid], kept_policy, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(to_value[valid], kept_value, rtol=1e-5, atol=1e-7)
+    loss, (to_policy, to_value) = gradient(jnp.asarray(policy, jnp.float32), value, dirty)
+    valid_inputs = jax.tree.map(lambda x: x[valid], (jnp.asarray(policy, jnp.float32), value, batch))
+    expected, (expected_policy, expected_value) = gradient(*valid_inputs)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), loss, expected)
+    np.testing.assert_allclose(to_policy[valid], expected_policy, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(to_value[valid], expected_value, rtol=1e-5, atol=1e-7)
     assert not np.any(to_policy[~valid]) and not np.any(to_value[~valid])
 
 
@@ -304,8 +304,8 @@ def test_a_minibatch_without_a_valid_step_teaches_nothing():
     policy = jnp.asarray(outputs(space), jnp.float32)
     batch, value = batch_for(space, np.asarray(policy))
     batch = batch.replace(valid=jnp.zeros(N, bool))
-    found = jax.value_and_grad(lambda p: ppo.loss(p, value, batch, space, HYPER)[0])(policy)
-    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0.0), found)
+    loss_and_gradient = jax.value_and_grad(lambda p: ppo.loss(p, value, batch, space, HYPER)[0])(policy)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0.0), loss_and_gradient)
 
 
 def test_advantages_are_normalised_within_the_batch():

@@ -59,7 +59,10 @@ def test_kl_is_the_sum_of_the_kls_of_the_numbers():
 
 def test_kl_equals_that_of_distrax():
     q, p = beliefs(2), beliefs(3)
-    normal = lambda g: distrax.MultivariateNormalDiag(g.mean, jnp.exp(0.5 * g.log_variance))  # noqa: E731
+
+    def normal(g):
+        return distrax.MultivariateNormalDiag(g.mean, jnp.exp(0.5 * g.log_variance))
+
     np.testing.assert_allclose(elbo.kl(q, p), normal(q).kl_divergence(normal(p)), rtol=1e-5)
 
 
@@ -132,9 +135,9 @@ def test_each_equal_part_of_a_session_gives_one_decoded_step():
             steps = reference.steps_of_session(SESSION[:, b], t)
             for k in range(terms):
                 low, high = k * len(steps) / terms, (k + 1) * len(steps) / terms
-                seen = set(np.asarray(chosen[:, t, b, k]).tolist())
+                decoded = set(np.asarray(chosen[:, t, b, k]).tolist())
                 # All of the steps that the part touches, none else.
-                assert seen == {j for i, j in enumerate(steps) if i + 1 > low and i < high}, (b, t, k)
+                assert decoded == {j for i, j in enumerate(steps) if i + 1 > low and i < high}, (b, t, k)
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 8])
@@ -200,9 +203,9 @@ def test_kl_term_is_to_the_prior_or_along_the_chain(target, with_dynamics):
 def test_consistency_charges_steps_away_from_the_last_belief_of_the_session():
     q = beliefs(7)
     expected = every_step(lambda b, t: reference.consistency(column(q, b), SESSION[:, b], t, column(q, b)))
-    found = elbo.consistency(q, bounds()[1])
-    assert found.shape == (HORIZON - 1, BATCH)
-    np.testing.assert_allclose(found, expected[:-1], rtol=2e-5, atol=1e-5)
+    penalty = elbo.consistency(q, bounds()[1])
+    assert penalty.shape == (HORIZON - 1, BATCH)
+    np.testing.assert_allclose(penalty, expected[:-1], rtol=2e-5, atol=1e-5)
     assert np.all(expected[:, list(PATTERNS).index("every_step_its_own")] == 0.0)
     assert 0.2 < np.mean(expected[:-1, list(PATTERNS).index("one_session")] > 0) < 0.9  # both sides of the hinge
 
@@ -217,7 +220,7 @@ def test_consistency_has_the_gradient_of_a_fixed_end_of_session():
     """d KL(q || p) / d mean_q = (mean_q - mean_p) / var_p and d / d log var_q = (var_q / var_p - 1) / 2."""
     q = beliefs(8)
     last = bounds()[1]
-    found = jax.grad(lambda belief: elbo.consistency(belief, last).sum())(q)
+    gradient = jax.grad(lambda belief: elbo.consistency(belief, last).sum())(q)
     mean, log_variance = np.zeros((2, HORIZON, BATCH, LATENT))
     for b in range(BATCH):
         rows = column(q, b)
@@ -228,18 +231,18 @@ def test_consistency_has_the_gradient_of_a_fixed_end_of_session():
             for step, sign in ((t + 1, 1.0), (t, -1.0)):
                 mean[step, b] += sign * (rows[step][0] - end[0]) / np.exp(end[1])
                 log_variance[step, b] += sign * (np.exp(rows[step][1] - end[1]) - 1) / 2
-    np.testing.assert_allclose(found.mean, mean, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.log_variance, log_variance, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient.mean, mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient.log_variance, log_variance, rtol=1e-4, atol=1e-5)
 
 
 def test_consistency_gives_no_gradient_to_the_end_of_a_session():
     q = beliefs(9)
     last = bounds()[1]
-    found = jax.grad(lambda belief: elbo.consistency(belief, last).sum())(q)
+    gradient = jax.grad(lambda belief: elbo.consistency(belief, last).sum())(q)
     is_end = np.asarray(last) == np.arange(HORIZON)[:, None]
-    np.testing.assert_allclose(np.asarray(found.mean)[is_end], 0.0, atol=1e-6)
-    np.testing.assert_allclose(np.asarray(found.log_variance)[is_end], 0.0, atol=1e-6)
-    assert np.abs(np.asarray(found.mean)[~is_end]).max() > 0.1
+    np.testing.assert_allclose(np.asarray(gradient.mean)[is_end], 0.0, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(gradient.log_variance)[is_end], 0.0, atol=1e-6)
+    assert np.abs(np.asarray(gradient.mean)[~is_end]).max() > 0.1
 
 
 def test_boundary_loss_is_the_cross_entropy():
@@ -250,5 +253,5 @@ def test_boundary_loss_is_the_cross_entropy():
 
 
 def test_boundary_loss_is_finite_where_the_head_is_sure():
-    found = elbo.boundary_loss(jnp.array([200.0, 200.0, -200.0, -200.0]), jnp.array([1.0, 0.0, 1.0, 0.0]))
-    np.testing.assert_allclose(found, [0.0, 200.0, 200.0, 0.0], atol=1e-6)
+    loss = elbo.boundary_loss(jnp.array([200.0, 200.0, -200.0, -200.0]), jnp.array([1.0, 0.0, 1.0, 0.0]))
+    np.testing.assert_allclose(loss, [0.0, 200.0, 200.0, 0.0], atol=1e-6)

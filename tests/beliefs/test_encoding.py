@@ -1,4 +1,4 @@
-"""Beliefs along episodes: when acting, of whole episodes at once, by slow NumPy; recurrent and attending."""
+"""Beliefs along episodes: step by step, of all steps at once, and by slow NumPy; recurrent and attending."""
 
 import dataclasses
 from functools import partial
@@ -43,8 +43,8 @@ def test_beliefs_of_whole_episodes_are_those_of_acting(discrete, encoder):
     sign = 2.0 * environments.context[:-1] - 1.0
     np.testing.assert_allclose(rollout.reward, sign * rollout.observation[1:, :, 0], rtol=1e-6)
     # What the policy saw: the observation, then mean and log-variance.
-    seen = np.concatenate([rollout.observation[:-1], encoded.belief.mean, encoded.belief.log_variance], -1)
-    np.testing.assert_allclose(rollout.features[:-1], seen, rtol=1e-5, atol=1e-6)
+    expected = np.concatenate([rollout.observation[:-1], encoded.belief.mean, encoded.belief.log_variance], -1)
+    np.testing.assert_allclose(rollout.features[:-1], expected, rtol=1e-5, atol=1e-6)
     if not discrete:
         assert np.abs(rollout.action).max() > 1.0  # the policy sampled what the environment clipped
 
@@ -99,7 +99,10 @@ def test_the_transformer_attends_as_the_formula_says():
     block = Block(width=4, heads=1)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 4)), jnp.float32)
     mask = jnp.tril(jnp.ones((5, 5), bool))[None, None]
-    run = lambda module, x: module.finish(x, *module.project(x), mask)  # noqa: E731
+
+    def run(module, x):
+        return module.finish(x, *module.project(x), mask)
+
     params = scattered(jax.eval_shape(partial(block.init, method=run), jax.random.key(0), x))
     weights, x64 = to_numpy(params)["params"], np.asarray(x[0], float)
 

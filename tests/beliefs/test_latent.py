@@ -1,4 +1,4 @@
-"""The belief model: the whole objective against slow NumPy, its estimators, and where gradients go."""
+"""The belief model: its objective against slow NumPy, its estimators, and its gradients."""
 
 import dataclasses
 from functools import partial
@@ -96,9 +96,9 @@ def test_loss_equals_the_slow_objective(switches, space, valid, noise):
     env, hyper = drift(discrete, decodes), WEIGHTS.replace(**SWITCHES[switches])
     data = trajectories(discrete, valid=valid)
     belief, params = build(hyper, env)
-    found, terms = belief.loss(params, data, jax.random.key(0), hyper)
+    result, terms = belief.loss(params, data, jax.random.key(0), hyper)
     slow = expected(params, data, noise, hyper, env)
-    np.testing.assert_allclose(found, slow["loss"], rtol=2e-5)
+    np.testing.assert_allclose(result, slow["loss"], rtol=2e-5)
     present = {"loss", "reward_error", "kl"}
     present |= {
         name
@@ -160,14 +160,14 @@ def test_subsampled_reconstruction_estimates_the_whole_without_bias(terms, valid
     exact = belief.loss(params, data, jax.random.key(0), WEIGHTS)[1]
     hyper = WEIGHTS.replace(**terms)
     keys = jax.random.split(jax.random.key(1), 3000)
-    found = jax.jit(jax.vmap(lambda key: belief.loss(params, data, key, hyper)[1]))(keys)
-    assert found.keys() == exact.keys()
+    estimates = jax.jit(jax.vmap(lambda key: belief.loss(params, data, key, hyper)[1]))(keys)
+    assert estimates.keys() == exact.keys()
     for name in ("reward_error", "state_error"):
-        draws = np.asarray(found[name], float)
+        draws = np.asarray(estimates[name], float)
         assert draws.std() > 0.01 * float(exact[name])  # it is an estimate
         assert abs(draws.mean() - float(exact[name])) < 4 * draws.std() / len(keys) ** 0.5, name
     for name in ("kl", "consistency", "boundary"):  # these are never subsampled
-        np.testing.assert_allclose(found[name], exact[name], rtol=1e-5)
+        np.testing.assert_allclose(estimates[name], exact[name], rtol=1e-5)
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -178,8 +178,8 @@ def test_what_lies_behind_an_end_changes_neither_loss_nor_gradient(switches, ter
     data = trajectories(valid=VALID)
     loss = jax.jit(jax.value_and_grad(lambda params, data: belief.loss(params, data, jax.random.key(0), hyper)[0]))
     expected = loss(params, data)
-    for found in (loss(params, behind_the_end(data, number)) for number in (0.0, 1e6)):
-        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    for result in (loss(params, behind_the_end(data, number)) for number in (0.0, 1e6)):
+        for x, y in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
@@ -207,14 +207,14 @@ def test_expected_reward_is_the_mean_of_the_decoder_over_samples(monkeypatch):
     observation, action, following = rng.normal(size=(3, 4, 2))
     # Under vmap the patched draw is made once: every sample is the same.
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(next(draws), jnp.float32))
-    found = belief.decode_reward(params, z, jax.random.key(0), *map(jnp.asarray, (observation, action, following)))
+    reward = belief.decode_reward(params, z, jax.random.key(0), *map(jnp.asarray, (observation, action, following)))
     sample = np.asarray(z.mean) + np.exp(np.asarray(z.log_variance) / 2) * numbers[0]
     decoder = to_numpy(params)["params"]["reward_decoder"]
     slow = [
         reference.mlp(decoder, np.concatenate([observation[k], np.clip(action[k], -1, 1), following[k], sample]))[0]
         for k in range(4)
     ]
-    np.testing.assert_allclose(found, slow, rtol=2e-5)
+    np.testing.assert_allclose(reward, slow, rtol=2e-5)
 
 
 # -- gradients, and who decides a boundary ------------------------------------------------------------------------
@@ -237,7 +237,10 @@ def test_no_gradient_passes_the_gate_of_the_boundary_head():
 def test_the_boundary_head_learns_from_its_cross_entropy_alone():
     belief, params = build()
     data = trajectories()
-    loss = lambda params, hyper: belief.loss(params, data, jax.random.key(0), hyper)[0]  # noqa: E731
+
+    def loss(params, hyper):
+        return belief.loss(params, data, jax.random.key(0), hyper)[0]
+
     gradient = jax.jit(jax.grad(loss))
     without, head = (
         gradient(params, WEIGHTS.replace(boundary_weight=weight))["params"]["encoder"]["boundary"]
@@ -269,7 +272,7 @@ def test_the_predicted_boundary_decides_what_conditions_the_encoder():
     assert_same(always.previous, before)  # the belief that stood one step ago
     assert_same(never.previous, jax.tree.map(jnp.zeros_like, never.previous))  # standard normal
     assert bool(belief.boundary(always).all()) and not bool(belief.boundary(never).any())
-    # At t = 0 the two have seen the same and at t = 1 are conditioned alike; from t = 2 they part.
+    # At t = 0 the two have the same evidence and at t = 1 the same condition; from t = 2 on they differ.
     np.testing.assert_allclose(always.belief.mean[:2], never.belief.mean[:2], atol=1e-6)
     assert jnp.all(jnp.abs(always.belief.mean[2:] - never.belief.mean[2:]).max(-1) > 1e-4)
 
@@ -322,8 +325,8 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
 
 
 def test_varibad_is_dynamite_without_what_knows_of_sessions():
-    found = varibad.configure(Config(vae=WEIGHTS)).vae
-    assert found == WEIGHTS.replace(
+    vae = varibad.configure(Config(vae=WEIGHTS)).vae
+    assert vae == WEIGHTS.replace(
         session_mask=False,
         conditioning=False,
         consistency=False,
@@ -352,7 +355,7 @@ def test_varibad_reconstructs_the_whole_episode_and_chains_its_beliefs(noise):
     hyper = varibad.configure(Config(vae=WEIGHTS)).vae
     belief, params = build(hyper)
     data = trajectories()
-    found = belief.loss(params, data, jax.random.key(0), hyper)[0]
+    result = belief.loss(params, data, jax.random.key(0), hyper)[0]
     networks, plain = to_numpy(params)["params"], to_numpy(data)
     total = 0.0
     for b in range(BATCH):
@@ -362,14 +365,14 @@ def test_varibad_reconstructs_the_whole_episode_and_chains_its_beliefs(noise):
         for t, (mean, log_variance) in enumerate(beliefs):
             z = mean + np.exp(log_variance / 2) * noise[t, b]
             for j in range(HORIZON):
-                known = np.concatenate([observation[j], action[j]])
-                reward = reference.mlp(networks["reward_decoder"], np.concatenate([known, observation[j + 1], z]))[0]
-                following = observation[j] + reference.mlp(networks["state_decoder"], np.concatenate([known, z]))
+                inputs = np.concatenate([observation[j], action[j]])
+                reward = reference.mlp(networks["reward_decoder"], np.concatenate([inputs, observation[j + 1], z]))[0]
+                following = observation[j] + reference.mlp(networks["state_decoder"], np.concatenate([inputs, z]))
                 total += hyper.reward_weight * (reward - plain.reward[j, b]) ** 2 / 2
                 total += hyper.state_weight * ((following - observation[j + 1]) ** 2).sum() / 2
             before = beliefs[t - 1] if t else reference.standard_normal(LATENT)
             total += hyper.kl_weight * reference.kl((mean, log_variance), before)
-    np.testing.assert_allclose(found, total / (HORIZON * BATCH), rtol=2e-5)
+    np.testing.assert_allclose(result, total / (HORIZON * BATCH), rtol=2e-5)
 
 
 def test_varibad_ignores_the_labels():
@@ -377,15 +380,18 @@ def test_varibad_ignores_the_labels():
     belief, params = build(hyper)
     key = jax.random.key(0)
     loss = jax.jit(lambda data: belief.loss(params, data, key, hyper))
-    found = loss(trajectories())
+    expected = loss(trajectories())
     for session in (np.zeros_like(SESSION), SESSION[:, ::-1].copy(), np.tile(np.arange(HORIZON), (BATCH, 1)).T):
-        assert_same(loss(trajectories(session=session.astype(np.int32))), found)
+        assert_same(loss(trajectories(session=session.astype(np.int32))), expected)
 
 
 def test_boundaries_are_learnt_without_labels_where_predicted():
     hyper = WEIGHTS.replace(boundaries="predicted")
     belief, params = build(hyper)
-    loss = lambda data: belief.loss(params, data, jax.random.key(0), hyper)  # noqa: E731
+
+    def loss(data):
+        return belief.loss(params, data, jax.random.key(0), hyper)
+
     assert_same(loss(trajectories(session=np.zeros_like(SESSION))), loss(trajectories()))
 
 

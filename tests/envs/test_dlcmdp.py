@@ -228,7 +228,10 @@ def test_contexts_that_touch_only_the_reward_leave_physics_and_observations_alon
     still, moving = (play(registry.make(name, horizon=HORIZON, p=p)) for p in (0.0, 1.0))
     assert not same(still.context, moving.context)
     assert not same(still.reward, moving.reward)
-    moves = lambda x: (x.qpos, x.qvel) if has_physics(env) else x  # noqa: E731  what else it remembers may be of tasks
+
+    def moves(x):  # the rest of a physical state may be memory of the task
+        return (x.qpos, x.qvel) if has_physics(env) else x
+
     assert same(moves(still.physics), moves(moving.physics))
     assert same(still.obs, moving.obs)
 
@@ -292,8 +295,8 @@ def test_p_one_redraws_at_every_step(name):
 
 def test_a_switch_may_redraw_the_context_it_replaces():
     states = play(finite("probe_match", p=1.0, kernel=[[0.5, 0.5], [0.5, 0.5]]))
-    kept = np.asarray(states.context)[1:] == np.asarray(states.context)[:-1]
-    assert goodness([kept.sum(), (~kept).sum()], [0.5, 0.5]) > 1e-3
+    unchanged = np.asarray(states.context)[1:] == np.asarray(states.context)[:-1]
+    assert goodness([unchanged.sum(), (~unchanged).sum()], [0.5, 0.5]) > 1e-3
 
 
 @pytest.mark.parametrize("jumps", [False, True])

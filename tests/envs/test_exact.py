@@ -1,4 +1,4 @@
-"""Exact solutions are found by the class of an environment, and by nothing that the environment says."""
+"""Exact solutions are looked up by the class of an environment, and by nothing in the environment."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from dynamite_envs import exact, registry
 from dynamite_envs.exact import BayesFilter, ExactSolution, Regret, RewardPosterior
 from dynamite_envs.point_robot import PointRobot
 
-KNOWN = {
+SOLUTIONS = {
     "gridworld": {BayesFilter, Regret, RewardPosterior},
     "point_robot": {BayesFilter},
     "probe_match": set(),
@@ -19,10 +19,10 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", SOLUTIONS)
 def test_what_is_known_of_an_environment(name):
     solution = exact.find(registry.make(name))
-    assert {kind for kind in (BayesFilter, Regret, RewardPosterior) if isinstance(solution, kind)} == KNOWN[name]
+    assert {kind for kind in (BayesFilter, Regret, RewardPosterior) if isinstance(solution, kind)} == SOLUTIONS[name]
     assert type(solution) is not ExactSolution or solution.references() == {}
 
 
@@ -61,5 +61,5 @@ def test_solutions_are_imported_when_they_are_asked_for():
         "print('dynamite_envs.gridworld.exact' in sys.modules)",
         "print(type(exact.find(env)).__name__, 'dynamite_envs.point_robot' in sys.modules)",
     ]
-    said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["False", "GridworldSolution", "False"]
+    output = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["False", "GridworldSolution", "False"]

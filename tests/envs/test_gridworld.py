@@ -41,7 +41,7 @@ def at(agent: Any, goals: Any = ((0, 0), (4, 4))) -> Cells:
     return Cells(agent=jnp.array(agent, jnp.int32), goals=jnp.array(goals, jnp.int32))
 
 
-def paid(env: Gridworld, on: int | None, context: int) -> float:
+def reward_of(env: Gridworld, on: int | None, context: int) -> float:
     """Reward of a step that ends on goal `on`, or on none."""
     if on is None:
         return float(env.step_reward)
@@ -121,7 +121,10 @@ def test_swap_is_the_probability_that_a_switch_changes_the_goal():
 def test_goals_are_distinct_and_all_cells_are_drawn_uniformly(cells):
     env, n = make(cells=cells), cells**2
     physics = jax.jit(jax.vmap(env.init_physics))(jax.random.split(jax.random.key(0), 60_000))
-    index = lambda xy: np.asarray(xy)[..., 0] * cells + np.asarray(xy)[..., 1]  # noqa: E731
+
+    def index(xy):
+        return np.asarray(xy)[..., 0] * cells + np.asarray(xy)[..., 1]
+
     agent, first, second = index(physics.agent), index(physics.goals)[:, 0], index(physics.goals)[:, 1]
     assert min(agent.min(), first.min(), second.min()) == 0 and max(agent.max(), first.max(), second.max()) == n - 1
     assert np.all(first != second)
@@ -138,16 +141,16 @@ def test_goals_are_distinct_and_all_cells_are_drawn_uniformly(cells):
 @jax.jit
 def filtered(env: Gridworld, actions: Array) -> tuple[Cells, Array, Array]:
     """Physics, rewards and posteriors after every step, [H, N]."""
-    episodes, known = actions.shape[1], GridworldSolution(env)
+    episodes, solution = actions.shape[1], GridworldSolution(env)
 
     def step(carry, action):
         state, posterior = carry
         state = jax.vmap(env.step)(state, action)
-        posterior = jax.vmap(known.filter_step)(posterior, state.physics, state.reward)
+        posterior = jax.vmap(solution.filter_step)(posterior, state.physics, state.reward)
         return (state, posterior), (state.physics, state.reward, posterior)
 
     start = jax.vmap(env.reset)(jax.random.split(jax.random.key(2), episodes))
-    return jax.lax.scan(step, (start, jnp.tile(known.init_posterior(), (episodes, 1))), actions)[1]
+    return jax.lax.scan(step, (start, jnp.tile(solution.init_posterior(), (episodes, 1))), actions)[1]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -157,21 +160,21 @@ def test_the_filter_equals_the_sum_over_all_context_sequences(setting):
     physics, rewards, posteriors = filtered(env, jax.random.randint(jax.random.key(1), (steps, episodes), 0, 5))
     chain, initial = transition(env), np.asarray(env.initial, float)
     agents, goals, rewards = (np.asarray(x) for x in (physics.agent, physics.goals, rewards))
-    told = 0
+    hits = 0
     for episode in range(episodes):
         on_goal = (goals[:, episode] == agents[:, episode, None]).all(-1)
         on = [int(row.argmax()) if row.any() else None for row in on_goal]
-        told += int(on_goal.sum())
+        hits += int(on_goal.sum())
         weights = np.zeros((steps, 2))  # of the context after each step, given the rewards up to it
         for contexts in itertools.product((0, 1), repeat=steps + 1):
             weight = initial[contexts[0]]
             for t in range(steps):
-                likely = abs(paid(env, on[t], contexts[t]) - rewards[t, episode]) < 1e-6
+                likely = abs(reward_of(env, on[t], contexts[t]) - rewards[t, episode]) < 1e-6
                 weight *= likely * chain[contexts[t], contexts[t + 1]]
                 # the contexts that follow are summed out: each tail counts once
                 weights[t, contexts[t + 1]] += weight / 2 ** (steps - 1 - t)
         np.testing.assert_allclose(posteriors[:, episode], weights / weights.sum(1, keepdims=True), atol=2e-6)
-    assert told
+    assert hits
 
 
 def test_the_filter_starts_with_the_first_distribution():
@@ -204,8 +207,8 @@ def test_the_decoded_posterior_inverts_a_perfect_model_of_the_reward(weight, rew
 
 def test_the_decoded_posterior_of_an_imperfect_model_is_a_distribution():
     env = make()
-    for said, expected in [((5.0, -5.0), 1.0), ((0.8, 0.4), 0.7), ((1.0, 1.0), 0.5), ((-1.0, 0.5), 0.25)]:
-        posterior = GridworldSolution(env).decoded_posterior(at((3, 3)), lambda *_, said=said: jnp.array(said))
+    for decoded, expected in [((5.0, -5.0), 1.0), ((0.8, 0.4), 0.7), ((1.0, 1.0), 0.5), ((-1.0, 0.5), 0.25)]:
+        posterior = GridworldSolution(env).decoded_posterior(at((3, 3)), lambda *_, decoded=decoded: jnp.array(decoded))
         np.testing.assert_allclose(posterior, [expected, 1 - expected], atol=1e-6)
 
 
@@ -223,7 +226,10 @@ def geometry(side: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int
     """Cells, and the cell that each action reaches from each."""
     cells = [(x, y) for x in range(side) for y in range(side)]
     moves = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
-    clip = lambda v: min(max(v, 0), side - 1)  # noqa: E731
+
+    def clip(v):
+        return min(max(v, 0), side - 1)
+
     return cells, [[(clip(x + dx), clip(y + dy)) for dx, dy in moves] for x, y in cells]
 
 
@@ -242,7 +248,7 @@ def expectimax(env: Gridworld) -> float:
                 on = goals.index(following) if following in goals else None
                 outcomes = defaultdict(lambda: np.zeros(2))
                 for m, probability in enumerate((belief, 1 - belief)):
-                    outcomes[paid(env, on, m)][m] += probability
+                    outcomes[reward_of(env, on, m)][m] += probability
                 total = 0.0
                 for reward, joint in outcomes.items():
                     if joint.sum() > 0:
@@ -256,8 +262,8 @@ def expectimax(env: Gridworld) -> float:
     return float(np.mean([value_of(goals) for goals in itertools.permutations(cells, 2)]))
 
 
-def told(env: Gridworld) -> float:
-    """Return of the best policy that is told the context, by value iteration over (cell, context)."""
+def oracle_return(env: Gridworld) -> float:
+    """Return of the best policy that observes the context, by value iteration over (cell, context)."""
     cells, reached = geometry(env.cells)
     chain, initial = transition(env), np.asarray(env.initial, float)
     returns = []
@@ -266,7 +272,7 @@ def told(env: Gridworld) -> float:
         value = {(cell, m): 0.0 for cell in cells for m in (0, 1)}
         for _ in range(env.horizon):
             ahead = {(c, m): chain[m, 0] * value[c, 0] + chain[m, 1] * value[c, 1] for c in cells for m in (0, 1)}
-            pays = {(c, m): paid(env, on[c], m) + ahead[c, m] for c in cells for m in (0, 1)}
+            pays = {(c, m): reward_of(env, on[c], m) + ahead[c, m] for c in cells for m in (0, 1)}
             value = {(c, m): max(pays[n, m] for n in reached[i]) for i, c in enumerate(cells) for m in (0, 1)}
         returns.append(np.mean([initial @ [value[cell, 0], value[cell, 1]] for cell in cells]))
     return float(np.mean(returns))
@@ -281,9 +287,9 @@ def test_the_bayes_optimal_return_equals_a_search_over_the_belief_tree(setting, 
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_the_oracle_return_equals_value_iteration_with_the_context_told(setting):
+def test_the_oracle_return_equals_value_iteration_over_cells_and_contexts(setting):
     env = make(cells=3, horizon=7, **SETTINGS[setting])
-    assert gridworld_exact.solve(env).oracle == pytest.approx(told(env), abs=1e-7)
+    assert gridworld_exact.solve(env).oracle == pytest.approx(oracle_return(env), abs=1e-7)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -343,7 +349,7 @@ def test_references_are_the_exact_values():
 )
 def test_the_bayes_optimal_policy_earns_its_value_in_the_environment(options):
     episodes, env = 8192, make(**options)
-    known = GridworldSolution(env)
+    bayes_filter = GridworldSolution(env)
     solution, n = gridworld_exact.solve(env, with_actions=True), env.cells**2
     assert solution.actions is not None
     actions, beliefs, after, revealed = (
@@ -361,12 +367,12 @@ def test_the_bayes_optimal_policy_earns_its_value_in_the_environment(options):
         on_goal = jnp.all(state.physics.goals == state.physics.agent, -1)
         is_first = on_goal[0] == (state.reward == env.active_reward)
         index = jnp.where(jnp.any(on_goal), revealed[jnp.where(is_first, 0, 1)], after[index])
-        posterior = known.filter_step(posterior, state.physics, state.reward)
+        posterior = bayes_filter.filter_step(posterior, state.physics, state.reward)
         return (state, index, posterior), (state.reward, jnp.abs(posterior[0] - beliefs[index]))
 
     @jax.jit
     def play(key, actions):
-        start = (env.reset(key), jnp.int32(0), known.init_posterior())
+        start = (env.reset(key), jnp.int32(0), bayes_filter.init_posterior())
         rewards, errors = jax.lax.scan(step, start, actions)[1]
         return rewards.sum(), errors.max()
 
@@ -431,7 +437,10 @@ def test_the_best_policy_has_no_regret():
 
 def test_a_wasted_step_is_regretted_by_the_payment_it_costs():
     env = make(**ONE_GOAL)
-    wait = lambda t, state, key: jnp.where(t == 3, 0, to_the_first_goal(t, state, key))  # noqa: E731
+
+    def wait(t, state, key):
+        return jnp.where(t == 3, 0, to_the_first_goal(t, state, key))
+
     physics, action, reward = episodes(env, wait, 64)
     away = (physics.agent[3] != physics.goals[0][:, 0]).any(-1)
     assert 0 < away.sum() < 64

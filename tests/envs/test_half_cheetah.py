@@ -45,8 +45,8 @@ def uniform(x: np.ndarray, low: float, high: float) -> bool:
     return bool(stats.kstest(x, stats.uniform(low, high - low).cdf).pvalue > 1e-3)
 
 
-def share(x: np.ndarray, wanted: float) -> bool:
-    return bool(stats.binomtest(int(x.sum()), len(x), wanted).pvalue > 1e-3)
+def share(x: np.ndarray, probability: float) -> bool:
+    return bool(stats.binomtest(int(x.sum()), len(x), probability).pvalue > 1e-3)
 
 
 @pytest.mark.parametrize("name", VARIES)
@@ -55,8 +55,13 @@ def test_the_defaults_are_those_of_the_spec(name):
     assert (env.horizon, float(env.p), env.observation_size, env.action_space.size) == (200, np.float32(0.02), 17, 6)
     assert env.simulator.dt == pytest.approx(0.05) and not env.reset_on_switch and exact.find(env).references() == {}
     assert env.decode_state == ("wind" in name)
-    for value, wanted in ((env.top_speed, 3.0), (env.speed_deviation, 0.3), (env.flip, 0.8), (env.control_cost, 0.05)):
-        assert float(value) == np.float32(wanted)
+    for value, expected in (
+        (env.top_speed, 3.0),
+        (env.speed_deviation, 0.3),
+        (env.flip, 0.8),
+        (env.control_cost, 0.05),
+    ):
+        assert float(value) == np.float32(expected)
     np.testing.assert_allclose(env.wind, [10, 20])
 
 
@@ -73,8 +78,8 @@ def test_what_does_not_vary_stands_still(name):
 @pytest.mark.parametrize("name", VARIES)
 def test_who_is_told_the_context_is_told_what_varies(name):
     task = Task(jnp.float32(0.7), jnp.float32(-1.0), jnp.float32(13.0))
-    told = make(name).context_features(task)
-    np.testing.assert_allclose(told, [float(getattr(task, part)) for part in VARIES[name]])
+    features = make(name).context_features(task)
+    np.testing.assert_allclose(features, [float(getattr(task, part)) for part in VARIES[name]])
 
 
 def test_speeds_are_uniform_at_first():

@@ -106,16 +106,16 @@ def test_going_straight_to_a_goal_and_staying_there_earns_what_the_way_costs():
 @jax.jit
 def filtered(env: PointRobot, actions: Array, seed: int = 0) -> tuple[Array, Array, Array]:
     """Positions, rewards and posteriors after every step, [H, N, ...]."""
-    known = PointRobotSolution(env)
+    solution = PointRobotSolution(env)
 
     def step(carry, action):
         state, posterior = carry
         state = jax.vmap(env.step)(state, action)
-        posterior = jax.vmap(known.filter_step)(posterior, state.physics, state.reward)
+        posterior = jax.vmap(solution.filter_step)(posterior, state.physics, state.reward)
         return (state, posterior), (state.physics, state.reward, posterior)
 
     start = jax.vmap(env.reset)(jax.random.split(jax.random.key(seed), actions.shape[1]))
-    return jax.lax.scan(step, (start, jnp.tile(known.init_posterior(), (actions.shape[1], 1))), actions)[1]
+    return jax.lax.scan(step, (start, jnp.tile(solution.init_posterior(), (actions.shape[1], 1))), actions)[1]
 
 
 def by_all_sequences(env: PointRobot, position: np.ndarray, reward: np.ndarray) -> np.ndarray:
@@ -126,14 +126,14 @@ def by_all_sequences(env: PointRobot, position: np.ndarray, reward: np.ndarray) 
     likely = np.abs(distance + reward[:, None]) < 3e-6
     kernel, p = np.asarray(env.kernel, float), float(env.p)
     chain = (1 - p) * np.eye(n) + p * kernel
-    found = np.zeros((steps, n))
+    posterior = np.zeros((steps, n))
     for t in range(steps):
         for contexts in itertools.product(range(n), repeat=t + 2):
             weight = float(env.initial[contexts[0]])
             for s in range(t + 1):
                 weight *= likely[s, contexts[s]] * chain[contexts[s], contexts[s + 1]]
-            found[t, contexts[-1]] += weight
-    return found / found.sum(1, keepdims=True)
+            posterior[t, contexts[-1]] += weight
+    return posterior / posterior.sum(1, keepdims=True)
 
 
 SETTINGS = {
@@ -146,7 +146,7 @@ SETTINGS = {
 }
 WALKS: dict[str, Any] = {
     "anywhere": lambda rng, shape: rng.uniform(-1, 1, shape),
-    "stays": lambda rng, shape: np.zeros(shape),  # where all goals are equally far: nothing is told
+    "stays": lambda rng, shape: np.zeros(shape),  # where all goals are equally far: no reward is evidence
     "along the axis": lambda rng, shape: rng.uniform(0, 1, shape) * [0, 1],  # between goals that lie in mirror image
 }
 
@@ -159,15 +159,15 @@ def test_the_filter_equals_the_sum_over_all_sequences_of_goals(setting, walk):
     actions = WALKS[walk](np.random.default_rng(0), (steps, episodes, 2))
     position, reward, posterior = map(np.asarray, filtered(env, jnp.asarray(actions, jnp.float32)))
     for n in range(episodes):
-        wanted = by_all_sequences(env, position[:, n], reward[:, n])
-        np.testing.assert_allclose(posterior[:, n], wanted, atol=2e-6)
+        expected = by_all_sequences(env, position[:, n], reward[:, n])
+        np.testing.assert_allclose(posterior[:, n], expected, atol=2e-6)
 
 
 def test_the_filter_never_loses_the_goal_however_far_the_robot_goes():
     """Wherever a single reward tells the goal, what it leaves is that goal carried on by one step."""
     env = make()
     actions = jnp.tile(jnp.linspace(-1, 1, 64)[:, None], (env.horizon, 1, 1)) * jnp.ones(2).at[1].set(-0.6)
-    known = PointRobotSolution(env)
+    solution = PointRobotSolution(env)
 
     def step(state, action):
         after = jax.vmap(env.step)(state, action)
@@ -176,7 +176,7 @@ def test_the_filter_never_loses_the_goal_however_far_the_robot_goes():
     start = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 64))
     context, position, reward = jax.jit(lambda start: jax.lax.scan(step, start, actions)[1])(start)
     certain, uniform = jax.nn.one_hot(context, 8), jnp.full((8,), 1 / 8)
-    after = jax.jit(jax.vmap(jax.vmap(lambda s, r: known.filter_step(uniform, s, r))))(position, reward)
+    after = jax.jit(jax.vmap(jax.vmap(lambda s, r: solution.filter_step(uniform, s, r))))(position, reward)
     truth = 0.96 * certain + 0.04 * certain @ np.asarray(env.kernel)
     away = np.asarray(jnp.linalg.norm(position, axis=-1)) > 0.05
     np.testing.assert_allclose(np.asarray(after)[away], np.asarray(truth)[away], atol=1e-5)

@@ -30,8 +30,8 @@ def transition(env: FiniteDLCMDP) -> Array:
 def match_by_elimination(env: FiniteDLCMDP, belief: Array, action: Array, reward: Array, t: Array):
     """Act on the likeliest context; a reward tells whether the last action was the last context."""
     matched = jnp.arange(belief.shape[0]) == action
-    seen = belief * jnp.where(reward > 0.5, matched, ~matched)
-    belief = jnp.where(t == 0, belief, seen / seen.sum() @ transition(env))
+    likely = belief * jnp.where(reward > 0.5, matched, ~matched)
+    belief = jnp.where(t == 0, belief, likely / likely.sum() @ transition(env))
     return belief, jnp.argmax(belief)
 
 
@@ -116,11 +116,11 @@ def test_the_reference_of_leaving_holds_where_contexts_come_back():
 def test_leaving_pays_once_and_ends_the_episode():
     env = make("probe_termination", end=0.0, leave=2.5, horizon=4)
     state = env.reset(jax.random.key(0)).replace(context=jnp.array(1))
-    found = []
+    steps = []
     for action in (0, 1, 0, 0):
         state = env.step(state, jnp.array(action))
-        found.append((float(state.reward), bool(state.terminated)))
-    assert found == [(1.0, False), (2.5, True), (0.0, True), (0.0, True)]
+        steps.append((float(state.reward), bool(state.terminated)))
+    assert steps == [(1.0, False), (2.5, True), (0.0, True), (0.0, True)]
 
 
 def test_episodes_end_by_chance_as_often_as_is_said():

@@ -34,9 +34,9 @@ def circle(goals: int, radius: float = 0.16) -> np.ndarray:
     return radius * np.stack([np.cos(turn), np.sin(turn)], -1)
 
 
-def counts(found: np.ndarray, goals: int) -> np.ndarray:
-    """How often each goal of the circle was found; nothing else may be."""
-    distance = np.linalg.norm(found[:, None] - circle(goals), axis=-1)
+def counts(positions: np.ndarray, goals: int) -> np.ndarray:
+    """How often each goal of the circle occurs; there may be no other positions."""
+    distance = np.linalg.norm(positions[:, None] - circle(goals), axis=-1)
     assert distance.min(1).max() < 1e-6
     return np.bincount(distance.argmin(1), minlength=goals)
 
@@ -58,12 +58,12 @@ def test_the_first_goal_is_any_on_the_circle(goals):
 @pytest.mark.parametrize("goals, advance", [(8, 0.8), (5, 0.3), (8, 1.0)])
 def test_a_switch_goes_to_the_next_goal_or_anywhere(goals, advance):
     for old in (0, goals - 1):
-        wanted = np.full(goals, (1 - advance) / goals)
-        wanted[(old + 1) % goals] += advance
-        found = counts(following(make(goals=goals, advance=advance), circle(goals)[old]), goals)
-        assert not found[wanted == 0].any()
+        probabilities = np.full(goals, (1 - advance) / goals)
+        probabilities[(old + 1) % goals] += advance
+        observed = counts(following(make(goals=goals, advance=advance), circle(goals)[old]), goals)
+        assert not observed[probabilities == 0].any()
         if advance < 1:
-            assert stats.chisquare(found, wanted * len(KEYS)).pvalue > 1e-3
+            assert stats.chisquare(observed, probabilities * len(KEYS)).pvalue > 1e-3
 
 
 def test_goals_stay_on_the_circle_however_often_they_move():
@@ -77,8 +77,8 @@ def test_goals_stay_on_the_circle_however_often_they_move():
 
 def test_the_iid_option_draws_every_goal_from_the_disc():
     env = make(iid=True)
-    for found in (first(env), following(env, [0.16, 0.0])):
-        distance, turn = np.linalg.norm(found, axis=1), np.arctan2(found[:, 1], found[:, 0])
+    for goals in (first(env), following(env, [0.16, 0.0])):
+        distance, turn = np.linalg.norm(goals, axis=1), np.arctan2(goals[:, 1], goals[:, 0])
         assert stats.kstest((distance / 0.2) ** 2, "uniform").pvalue > 1e-3
         assert stats.kstest((turn + np.pi) / (2 * np.pi), "uniform").pvalue > 1e-3
 

@@ -98,8 +98,8 @@ def test_an_option_of_another_environment_is_unknown():
 def test_p_must_be_a_probability(name, value):
     message = refusal(name, p=value)
     assert name in message and "p" in message
-    said = "0.1, 0.2" if isinstance(value, list) else f"{value:.4}" if isinstance(value, float) else str(value)
-    assert said in message
+    shown = "0.1, 0.2" if isinstance(value, list) else f"{value:.4}" if isinstance(value, float) else str(value)
+    assert shown in message
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -230,8 +230,8 @@ def test_names_are_listed_without_jax_or_mujoco():
         "registry.make('gridworld'), registry.make('point_robot'), registry.make('probe_match')",
         f"print(sorted({heavy}))",
     ]
-    said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
-    assert said.splitlines() == [f"{len(NAMES)} set()", "['flax', 'jax']"]
+    output = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines() == [f"{len(NAMES)} set()", "['flax', 'jax']"]
 
 
 @pytest.fixture

@@ -73,18 +73,18 @@ def test_a_switch_moves_the_itch_to_the_other_limb_and_redraws_its_place(options
     assert stats.kstest(new.angle, stats.uniform(-np.pi / 2, np.pi).cdf).pvalue > 1e-3
 
 
-def test_itches_move_nothing_and_are_not_seen():
+def test_itches_move_nothing_and_are_not_observed():
     """The same actions under other itches: other scratches and rewards, the same motion and observations."""
     before, action, after = played("scripted")
     start = jax.tree.map(lambda x: x[0], before)
     other = start.replace(
         latent_key=jax.random.split(jax.random.key(7), EPISODES), context=jax.tree.map(lambda x: x[::-1], start.context)
     )
-    found = replay(make(), other, action)
+    moved_itch = replay(make(), other, action)
     for name in ("qpos", "qvel", "force", "tip"):
-        np.testing.assert_array_equal(getattr(found.physics, name), getattr(after.physics, name), err_msg=name)
-    np.testing.assert_array_equal(found.obs, after.obs)
-    assert found.physics.scratches[-1].sum() < 0.5 * after.physics.scratches[-1].sum()
+        np.testing.assert_array_equal(getattr(moved_itch.physics, name), getattr(after.physics, name), err_msg=name)
+    np.testing.assert_array_equal(moved_itch.obs, after.obs)
+    assert moved_itch.physics.scratches[-1].sum() < 0.5 * after.physics.scratches[-1].sum()
 
 
 @jax.jit
@@ -104,10 +104,10 @@ def test_an_agent_that_is_told_sees_the_whole_itch():
 # -- scratches and reward ------------------------------------------------------------------------------------------
 
 
-def touch(place: Any, force: float = 3.0, found: bool = True) -> Contact:
+def touch(place: Any, force: float = 3.0, active: bool = True) -> Contact:
     """Of the forearm; the upper arm is not touched."""
     return Contact(
-        jnp.array([False, found]), jnp.array([0.0, force]), jnp.stack([jnp.zeros(3), jnp.array(place, jnp.float32)])
+        jnp.array([False, active]), jnp.array([0.0, force]), jnp.stack([jnp.zeros(3), jnp.array(place, jnp.float32)])
     )
 
 
@@ -137,7 +137,7 @@ def test_force_of_10_n_is_no_scratch(force, soft):
 
 
 def test_no_contact_is_no_scratch_and_the_harder_of_two_is_where_it_was():
-    assert not bool(scratch(touch(ITCH, found=False), ITCH, LAST)[1])
+    assert not bool(scratch(touch(ITCH, active=False), ITCH, LAST)[1])
     both = Contact(jnp.array([True, True]), jnp.array([2.0, 3.0]), jnp.stack([ITCH, ITCH + 0.01]))
     force, scratched, last = scratch(both, ITCH, LAST)
     assert float(force) == 5.0 and bool(scratched)
@@ -217,16 +217,16 @@ def test_hard_force_on_the_itch_costs():
     before, action, _ = played("scripted")
     env = make()
     free = env.replace(hard_cost=jnp.float32(0.0))
-    found = 0
+    charged = 0
     for t in range(40, 200, 20):
         deep, actions = jax.tree.map(lambda x, t=t: x[t], (before, action))
         deep = deep.replace(physics=deep.physics.replace(qvel=deep.physics.qvel + towards_itch(env, deep)))
         with_cost, without = again_under(env, deep, actions), again_under(free, deep, actions)
         costs, force = np.asarray(without.reward - with_cost.reward), np.asarray(with_cost.physics.force)
-        hard = costs > 1e-6  # the whole force is on the itch, unless both limbs are touched
+        hard = costs > 1e-6  # all of the force is on the itch, unless both limbs are touched
         assert np.all((costs[hard] >= 0.5) & (costs[hard] <= 0.05 * force[hard] * 1.001))
-        found += np.sum(np.isclose(costs[hard], 0.05 * force[hard], rtol=1e-3))
-    assert found >= 10
+        charged += np.sum(np.isclose(costs[hard], 0.05 * force[hard], rtol=1e-3))
+    assert charged >= 10
 
 
 def towards_itch(env: ScratchItch, states: State) -> jax.Array:

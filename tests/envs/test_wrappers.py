@@ -36,13 +36,16 @@ def states(env: DLCMDP, key: jax.Array) -> State:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_observed_context_is_that_of_the_next_step_and_changes_nothing_else(name, reset_on_switch):
     env = registry.make(name, p=0.4, horizon=8, reset_on_switch=reset_on_switch)
-    shown = ObserveContext.of(env)
-    plain, observed = states(env, jax.random.key(0)), states(shown, jax.random.key(0))
+    wrapped = ObserveContext.of(env)
+    plain, observed = states(env, jax.random.key(0)), states(wrapped, jax.random.key(0))
     features = jax.vmap(jax.vmap(env.context_features))(plain.context)
-    assert shown.observation_size == env.observation_size + features.shape[-1] == observed.obs.shape[-1]
+    assert wrapped.observation_size == env.observation_size + features.shape[-1] == observed.obs.shape[-1]
     # Two programs, whose sums the compiler orders as it likes.
     np.testing.assert_allclose(observed.obs, jnp.concatenate([plain.obs, features], -1), atol=1e-6)
-    labels = lambda state: (state.context, state.session, state.switched, state.latent_key, state.key)  # noqa: E731
+
+    def labels(state):
+        return (state.context, state.session, state.switched, state.latent_key, state.key)
+
     assert_same(labels(observed), labels(plain))
     for a, b in zip(jax.tree.leaves(observed.physics), jax.tree.leaves(plain.physics), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -64,10 +67,10 @@ def test_acting_on_the_context_that_is_shown_is_always_right():
 
 def test_a_wrapped_environment_keeps_its_numbers_and_its_exact_solution():
     env = registry.make("gridworld", p=0.2, horizon=9)
-    shown = ObserveContext.of(env)
-    assert (float(shown.p), shown.horizon, shown.action_space) == (np.float32(0.2), 9, env.action_space)
-    assert shown.unwrapped is env and env.unwrapped is env
-    solution = exact.find(shown)
+    wrapped = ObserveContext.of(env)
+    assert (float(wrapped.p), wrapped.horizon, wrapped.action_space) == (np.float32(0.2), 9, env.action_space)
+    assert wrapped.unwrapped is env and env.unwrapped is env
+    solution = exact.find(wrapped)
     assert isinstance(solution, GridworldSolution) and solution.env is env
 
 

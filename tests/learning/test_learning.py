@@ -25,8 +25,8 @@ def evaluation(out: Path, *flags: str) -> dict:
 def test_probe_is_learnt_to_its_known_value(env, tmp_path):
     result = evaluation(tmp_path / "run", "--env", env, "--eval-episodes", "8192")
     best = result["references"]["bayes_optimal"]
-    for found in result["return"]["per_seed"]:
-        assert found == pytest.approx(best, rel=0.03, abs=0.03)
+    for value in result["return"]["per_seed"]:
+        assert value == pytest.approx(best, rel=0.03, abs=0.03)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What the methods beside DynaMITE and VariBAD do differently, against slow NumPy and exact filters."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,10 @@ def test_the_loss_of_the_policy_trains_the_memory_of_rl2_alone(method):
 
 def gru(params, hidden, from_input, names):
     """One step of a GRU from its input gates, in NumPy."""
-    sigmoid = lambda x: 1.0 / (1.0 + np.exp(-x))  # noqa: E731
+
+    def sigmoid(x):
+        return 1.0 / (1.0 + np.exp(-x))
+
     reset_in, update_in, new_in = np.split(from_input, 3)
     reset_h, update_h, new_h = np.split(reference.dense(params[names], hidden), 3)
     update = sigmoid(update_in + update_h)
@@ -149,8 +153,8 @@ def test_what_lies_behind_an_end_changes_neither_loss_nor_gradient(method, terms
     hyper, data = VAEConfig(elbo_terms=terms), trajectories(valid=VALID)
     loss = jax.jit(jax.value_and_grad(lambda params, data: belief.loss(params, data, jax.random.key(0), hyper)[0]))
     expected = loss(params, data)
-    for found in (loss(params, behind_the_end(data, number)) for number in (0.0, 1e6)):
-        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    for result in (loss(params, behind_the_end(data, number)) for number in (0.0, 1e6)):
+        for x, y in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
@@ -159,11 +163,13 @@ def test_anchors_are_a_sample_of_the_steps():
     belief, params = belief_of("contrabar")
     data = trajectories()
 
-    keys = jax.random.split(jax.random.key(0), 400)
-    mean = lambda terms: jax.jit(  # noqa: E731
-        lambda: jax.lax.map(lambda k: belief.loss(params, data, k, VAEConfig(elbo_terms=terms))[1]["positive"], keys)
-    )()
-    few, every = mean(HORIZON - 1), mean(0)
+    def losses(terms):
+        def loss(key):
+            return belief.loss(params, data, key, VAEConfig(elbo_terms=terms))[1]["positive"]
+
+        return jax.jit(partial(jax.lax.map, loss))(jax.random.split(jax.random.key(0), 400))
+
+    few, every = losses(HORIZON - 1), losses(0)
     assert np.ptp(every) < 1e-6
     assert np.std(few) > 1e-4
 
@@ -172,21 +178,21 @@ def test_anchors_are_a_sample_of_the_steps():
 
 
 def slow_actions(data, b):
-    """Encoded actions of a trajectory, [H, A], and what stands before the first."""
+    """Encoded actions of a trajectory, [H, A], and the one before the first step."""
     action = np.asarray(data.action[:, b])
     return (np.eye(3)[action], np.eye(3)[0]) if action.ndim == 1 else (np.clip(action, -1, 1), np.zeros(2))
 
 
 def slow_hidden(weights, data, b, rows):
-    """Recurrent state that has seen the evidence of these steps of a trajectory and nothing else."""
+    """Recurrent state after the evidence of these steps of a trajectory alone."""
     hidden, (actions, idle) = np.zeros(6), slow_actions(data, b)
     for t in rows:
         action, reward = (actions[t - 1], data.reward[t - 1, b]) if t else (idle, 0.0)
-        hidden = taken_in(weights, hidden, data.observation[t, b], action, reward)
+        hidden = encoder_update(weights, hidden, data.observation[t, b], action, reward)
     return hidden
 
 
-def taken_in(weights, hidden, observation, action, reward):
+def encoder_update(weights, hidden, observation, action, reward):
     """Recurrent state after one more step."""
     x = np.concatenate([observation, action, [reward]])
     gates = reference.dense(weights["input_gates"], np.maximum(reference.dense(weights["input"], x), 0))
@@ -203,7 +209,7 @@ def slow_filter(belief, params, data, b, rate):
     action, idle = slow_actions(data, b)
 
     def encoded(start, t):
-        """Mean after the transitions start .. t - 1; the first segment has also seen s_0."""
+        """Mean after the transitions start .. t - 1; the first segment also holds s_0."""
         rows = range(start + 1 if start else 0, t + 1)
         return reference.gaussian(weights["encoder"]["head"], slow_hidden(weights["encoder"], data, b, rows))[0]
 
@@ -223,7 +229,7 @@ def slow_filter(belief, params, data, b, rate):
                 grown = likelihood(t - 1, encoded(t - 1 - length, t - 1))
                 new[length + 1] = weight * grown * ((1 - rate) if length else 1.0)
             # A new segment knows nothing but the state in which it begins.
-            nothing = taken_in(weights["encoder"], np.zeros(6), observation[t - 1], idle, 0.0)
+            nothing = encoder_update(weights["encoder"], np.zeros(6), observation[t - 1], idle, 0.0)
             nothing = likelihood(t - 1, reference.gaussian(weights["encoder"]["head"], nothing)[0])
             begun = rate * nothing * sum(weight for length, weight in odds.items() if length)
             new[1] = new.get(1, 0.0) + begun
@@ -244,26 +250,26 @@ def test_the_filter_over_segments_is_the_one_that_counts_every_start(rate, discr
     belief, params = segment_belief(rate, env=drift(discrete))
     data = trajectories(discrete)
     states = acted(belief, params, data)
-    shown = jax.vmap(belief.summary)(states).mean
+    means = jax.vmap(belief.summary)(states).mean
     for b in range(BATCH):
         for t, expected in enumerate(slow_filter(belief, params, data, b, rate)):
             weight, length = np.exp(states.log_weight[t, b]), np.asarray(states.length[t, b])
-            found = {n: float(weight[length == n].sum()) for n in set(length[weight > 1e-9].tolist())}
+            probability = {n: float(weight[length == n].sum()) for n in set(length[weight > 1e-9].tolist())}
             expected = {n: x for n, x in expected.items() if x[0] > 1e-9}
-            assert found.keys() == expected.keys()
+            assert probability.keys() == expected.keys()
             for n, (odds, _) in expected.items():
-                assert found[n] == pytest.approx(odds, rel=2e-3, abs=1e-6)
+                assert probability[n] == pytest.approx(odds, rel=2e-3, abs=1e-6)
             best = max(expected, key=lambda n: expected[n][0])
-            np.testing.assert_allclose(shown[t, b], expected[best][1], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(means[t, b], expected[best][1], rtol=1e-3, atol=1e-4)
 
 
 def test_a_boundary_is_where_the_likeliest_segment_has_one_transition():
     data = trajectories()
     for rate, expected in ((0.0, False), (1.0, True)):
         belief, params = segment_belief(rate)
-        found = np.asarray(jax.vmap(belief.boundary)(acted(belief, params, data)))
-        assert not found[:2].any()  # the first transition begins no new segment
-        assert np.all(found[2:] == expected)
+        boundaries = np.asarray(jax.vmap(belief.boundary)(acted(belief, params, data)))
+        assert not boundaries[:2].any()  # the first transition begins no new segment
+        assert np.all(boundaries[2:] == expected)
 
 
 def test_few_hypotheses_keep_the_newest_and_the_likeliest():
@@ -329,5 +335,5 @@ def test_the_policy_sees_the_latent_of_the_likeliest_segment():
     states = jax.tree.map(lambda x: x[-1], acted(belief, params, trajectories()))
     best = np.argmax(states.log_weight, axis=1)
     expected = jax.tree.map(lambda x: x[np.arange(BATCH), best], states.encoded.belief)
-    seen = belief.features(states)
-    np.testing.assert_array_equal(seen, np.concatenate([expected.mean, expected.log_variance], -1))
+    features = belief.features(states)
+    np.testing.assert_array_equal(features, np.concatenate([expected.mean, expected.log_variance], -1))

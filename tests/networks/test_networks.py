@@ -52,14 +52,20 @@ def encoder(conditioning, boundary_head):
 def some_state(seed=2) -> BeliefState:
     """A state in mid-episode."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     beliefs = [Gaussian(draw(BATCH, LATENT), draw(BATCH, LATENT)) for _ in range(2)]
     return BeliefState(draw(BATCH, HIDDEN), beliefs[0], beliefs[1], draw(BATCH))
 
 
 def grucell(params):
     """The encoder's weights in the names of flax: input biases of r and z, and of n inside and outside the reset."""
-    part = lambda name, which, k: params[name][which][..., k * HIDDEN : (k + 1) * HIDDEN]  # noqa: E731
+
+    def part(name, which, k):
+        return params[name][which][..., k * HIDDEN : (k + 1) * HIDDEN]
+
     cell = {}
     for k, gate in enumerate("rzn"):
         bias_in, bias_h = (part(name, "bias", k) for name in ("input_gates", "recurrent_gates"))
@@ -92,20 +98,20 @@ def test_conditioning_by_a_standard_normal_belief_changes_nothing(boundary_head)
     plain = Encoder(HIDDEN, EMBEDDING, LATENT, False, boundary_head)
     weights = {"params": {name: w for name, w in params["params"].items() if name != "previous_gates"}}
     state = some_state().replace(previous=Gaussian.standard((BATCH, LATENT)))
-    found, expected = apply(module, params, state, *inputs()), apply(plain, weights, state, *inputs())
-    np.testing.assert_allclose(found.hidden, expected.hidden, atol=1e-6)
+    result, expected = apply(module, params, state, *inputs()), apply(plain, weights, state, *inputs())
+    np.testing.assert_allclose(result.hidden, expected.hidden, atol=1e-6)
     assert params["params"]["previous_gates"].keys() == {"kernel"}  # a bias would tell
 
 
 def test_conditioning_adds_mean_and_log_variance_of_the_previous_belief_to_all_gates():
     module, params = encoder(True, False)
-    state, given = some_state(), inputs()
+    state, arguments = some_state(), inputs()
     kernel = params["params"]["previous_gates"]["kernel"]
-    embedded = apply(module, params, *given, method="embed")
+    embedded = apply(module, params, *arguments, method="embed")
     shift = jnp.concatenate([state.previous.mean, state.previous.log_variance], -1) @ kernel
     plain = Encoder(HIDDEN, EMBEDDING, LATENT, False, False)
     expected = apply(plain, params, state, embedded + shift, method="step")
-    np.testing.assert_allclose(apply(module, params, state, *given).hidden, expected.hidden, atol=1e-6)
+    np.testing.assert_allclose(apply(module, params, state, *arguments).hidden, expected.hidden, atol=1e-6)
 
 
 def test_a_predicted_boundary_moves_the_belief_before_the_step_to_previous():
@@ -117,9 +123,9 @@ def test_a_predicted_boundary_moves_the_belief_before_the_step_to_previous():
     np.testing.assert_allclose(after.boundary_logit, logit, rtol=1e-4, atol=1e-5)
     assert 0 < (logit > 0).sum() < BATCH
     for b in range(BATCH):
-        kept = state.belief if logit[b] > 0 else state.previous
-        np.testing.assert_array_equal(after.previous.mean[b], kept.mean[b])
-        np.testing.assert_array_equal(after.previous.log_variance[b], kept.log_variance[b])
+        expected = state.belief if logit[b] > 0 else state.previous
+        np.testing.assert_array_equal(after.previous.mean[b], expected.mean[b])
+        np.testing.assert_array_equal(after.previous.log_variance[b], expected.log_variance[b])
 
 
 def test_without_a_boundary_head_no_boundary_is_ever_predicted():
@@ -146,11 +152,11 @@ def test_gaussian_head_is_linear_with_log_variances_in_their_range():
     head = GaussianHead(LATENT)
     x = jnp.asarray(np.random.default_rng(3).normal(size=(BATCH, HIDDEN)), jnp.float32)
     params = parameters(head, x)
-    found = apply(head, params, x)
+    gaussian = apply(head, params, x)
     for b in range(BATCH):
         mean, log_variance = reference.gaussian(to_numpy(params)["params"], np.asarray(x[b], float))
-        np.testing.assert_allclose(found.mean[b], mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(found.log_variance[b], log_variance, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(gaussian.mean[b], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(gaussian.log_variance[b], log_variance, rtol=1e-4, atol=1e-5)
     for scale, end in ((1e4, 4.0), (-1e4, -10.0)):
         beyond = jax.tree.map(jnp.zeros_like, params)
         beyond["params"]["Dense_0"]["bias"] = jnp.full(2 * LATENT, scale)
@@ -193,19 +199,19 @@ def test_decoders_take_step_and_latent_and_the_next_state_is_a_change_of_the_sta
 def test_the_prior_of_the_next_session_reads_mean_and_log_variance():
     module, params = model()
     previous = some_state().previous
-    found = apply(module, params, previous, method="prior")
+    prior = apply(module, params, previous, method="prior")
     for b in range(BATCH):
         belief = tuple(np.asarray(x[b], float) for x in (previous.mean, previous.log_variance))
         mean, log_variance = reference.prior(to_numpy(params)["params"], belief)
-        np.testing.assert_allclose(found.mean[b], mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(found.log_variance[b], log_variance, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(prior.mean[b], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(prior.log_variance[b], log_variance, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_has_the_networks_that_it_uses_and_no_others():
     everything = {"encoder", "reward_decoder", "state_decoder", "prior_body", "prior_head"}
-    whole = model()[1]["params"]
-    assert whole.keys() == everything
-    assert whole["encoder"].keys() == {"input", "input_gates", "recurrent_gates", "previous_gates", "head", "boundary"}
+    params = model()[1]["params"]
+    assert params.keys() == everything
+    assert params["encoder"].keys() == {"input", "input_gates", "recurrent_gates", "previous_gates", "head", "boundary"}
     bare = model(False, False, False, False)[1]["params"]
     assert bare.keys() == {"encoder", "reward_decoder"}
     assert bare["encoder"].keys() == {"input", "input_gates", "recurrent_gates", "head"}
@@ -252,9 +258,9 @@ def test_the_deviation_of_actions_stays_within_its_bounds():
 def test_the_gradient_at_a_bound_leads_back_and_never_on(x, leads):
     """Descent moves against the gradient: one that would move x on beyond -2 or 2 is dropped, one back is kept."""
     for slope in (1.5, -1.5):
-        found = jax.grad(lambda x, slope=slope: slope * bounded(x, -2.0, 2.0))(x)
+        gradient = jax.grad(lambda x, slope=slope: slope * bounded(x, -2.0, 2.0))(x)
         moves = "down" if slope > 0 else "up"
-        assert found == (slope if leads in (moves, "both") else 0.0)
+        assert gradient == (slope if leads in (moves, "both") else 0.0)
 
 
 def test_descent_comes_back_from_a_bound():

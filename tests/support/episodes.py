@@ -22,7 +22,7 @@ SESSION = np.array(
 HORIZON, BATCH = SESSION.shape
 LATENT = 2
 NETWORK = NetworkConfig(latent=LATENT, hidden=6, embedding=5, decoder_hidden=(7, 4), policy_hidden=(4,))
-# Weights that are all different, so that no term can stand in for another.
+# Weights that are all different, so that no term can be mistaken for another.
 WEIGHTS = VAEConfig(
     reward_weight=0.7,
     state_weight=0.3,
@@ -111,8 +111,8 @@ def behind_the_end(data: Trajectories, number: float) -> Trajectories:
 def statistics(features, observation):
     """Running statistics in which no mean is 0 and no deviation 1."""
     state, rng = running_statistics.init(features, observation), np.random.default_rng(0)
-    seen = (jnp.asarray(rng.normal(0.3, 0.5, (1, 9, *x.value.shape)), jnp.float32) for x in state.mean)
-    return running_statistics.update(state, running_statistics.Quantities(*seen), jnp.ones((1, 9), bool))
+    samples = (jnp.asarray(rng.normal(0.3, 0.5, (1, 9, *x.value.shape)), jnp.float32) for x in state.mean)
+    return running_statistics.update(state, running_statistics.Quantities(*samples), jnp.ones((1, 9), bool))
 
 
 def to_numpy(tree):

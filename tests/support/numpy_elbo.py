@@ -42,8 +42,8 @@ def predicted_sessions(logits) -> list[int]:
     """Sessions of the steps when a boundary is wherever its predicted probability exceeds one half."""
     sessions = [0]
     for step in range(1, len(logits)):
-        seen_at = step + 1  # its reward is the evidence
-        begins = seen_at < len(logits) and 1 / (1 + np.exp(-logits[seen_at])) > 0.5
+        evidence_step = step + 1  # its reward is the evidence
+        begins = evidence_step < len(logits) and 1 / (1 + np.exp(-logits[evidence_step])) > 0.5
         sessions.append(sessions[-1] + int(begins))
     return sessions
 
@@ -77,10 +77,10 @@ def cross_entropy(logit, label) -> float:
 
 
 def boundary_posterior(params, data, b, action, beliefs, t, hyper) -> float:
-    """What takes the label's place without labels: Bayes' rule on the reward of step t - 1.
+    """Probability of a boundary, which replaces the label: Bayes' rule on the reward of step t - 1.
 
-    Either it was made under the belief that stood before it, or a switch came first, with probability
-    `boundary_rate`, and it was made under the prior of the next session; Gaussian of deviation `boundary_noise`.
+    Either the reward is of the belief before it, or, after a switch with probability `boundary_rate`, of the prior of
+    the next session; Gaussian of deviation `boundary_noise`.
     """
     if t < 2:
         return 0.0
@@ -88,8 +88,8 @@ def boundary_posterior(params, data, b, action, beliefs, t, hyper) -> float:
     after = prior(params, beliefs[j]) if hyper.conditioning else standard_normal(len(beliefs[j][0]))
     joint = []
     for chance, (z, _) in ((hyper.boundary_rate, after), (1 - hyper.boundary_rate, beliefs[j])):
-        known = np.concatenate([data.observation[j, b], action[j], data.observation[j + 1, b], z])
-        error = mlp(params["reward_decoder"], known)[0] - data.reward[j, b]
+        inputs = np.concatenate([data.observation[j, b], action[j], data.observation[j + 1, b], z])
+        error = mlp(params["reward_decoder"], inputs)[0] - data.reward[j, b]
         joint.append(chance * np.exp(-(error**2) / (2 * hyper.boundary_noise**2)))
     return joint[0] / sum(joint)
 
@@ -115,7 +115,10 @@ def prior(params, belief):
 
 def encode(params, observation, action, reward, start_action, conditioning, boundary_head):
     """Beliefs and boundary logits of one trajectory: observation [H + 1, O], encoded action [H, A], reward [H]."""
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
     params = params["encoder"]
     hidden = np.zeros(params["recurrent_gates"]["kernel"].shape[0])
     belief = previous = standard_normal(params["head"]["Dense_0"]["kernel"].shape[1] // 2)
@@ -132,7 +135,7 @@ def encode(params, observation, action, reward, start_action, conditioning, boun
         hidden = (1 - update) * np.tanh(n_in + reset * n_h) + update * hidden
         logits.append(dense(params["boundary"], hidden)[0] if boundary_head else -np.inf)
         if boundary_head and sigmoid(logits[t]) > 0.5:
-            previous = belief  # the one before this step, which has not seen the new session
+            previous = belief  # the one before this step, without evidence of the new session
         belief = gaussian(params["head"], hidden)
         beliefs.append(belief)
     return beliefs, logits
@@ -167,9 +170,9 @@ def objective(params, data, noise, hyper, encode_action, decode_state, target_pa
         session = labels = list(data.session[:horizon, b])
         if hyper.boundaries == "predicted":
             session = predicted_sessions(logits)
-        whole = [0] * horizon
-        covered = session if hyper.session_mask else whole
-        chained = session if hyper.conditioning else whole
+        one_session = [0] * horizon
+        covered = session if hyper.session_mask else one_session
+        chained = session if hyper.conditioning else one_session
         for t in range(horizon):
             z = beliefs[t][0] + np.exp(beliefs[t][1]) ** 0.5 * noise[t, b]
             for j in steps_of_session(covered, t):

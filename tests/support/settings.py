@@ -13,12 +13,12 @@ BASE = Config(num_envs=1024, chunk=10, steps=20_000_000, vae=VAEConfig(minibatch
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every field that is not a section, by its dotted name."""
-    found = {}
+    values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         nested = dataclasses.is_dataclass(value)
-        found |= flat(value, f"{prefix}{field.name}.") if nested else {prefix + field.name: value}
-    return found
+        values |= flat(value, f"{prefix}{field.name}.") if nested else {prefix + field.name: value}
+    return values
 
 
 def change(config: Any, **values: Any) -> Any:
