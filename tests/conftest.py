@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -29,7 +31,16 @@ from dynamite_jax.runtime.program import Program
 
 pytest_plugins = ("refusals",)  # the fixture of commands that must refuse their input
 
+_MAPS = Path("/proc/self/maps")  # Linux ends a process that asks for more than 65,530 of them
+_tests_run = itertools.count(1)
+
 devices.setup(seeds=2)  # two seeds on as many devices as there are cores, as `make train` would lay them out
+
+
+def pytest_runtest_teardown() -> None:
+    """Forget compiled programs before their memory maps are as many as a process may have."""
+    if next(_tests_run) % 10 == 0 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

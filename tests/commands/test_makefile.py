@@ -38,7 +38,8 @@ ODD = "runs/it's a $HOME rün"
     ],
 )
 def test_make_hands_a_path_on_as_it_was_typed(target, variable, said):
-    found = subprocess.run(["make", "-n", target, f"{variable}={ODD}"], capture_output=True, text=True, cwd=CHECKOUT)
+    command = ["make", "--no-print-directory", "-n", target, f"{variable}={ODD}"]  # also where make runs the tests
+    found = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT)
     assert found.returncode == 0, found.stderr
     assert found.stdout.endswith(said)
 
