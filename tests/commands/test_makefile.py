@@ -1,13 +1,22 @@
 """The Makefile hands variables on to commands, and refuses those that a target does not take."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from refusals import CHECKOUT
+
+# A make that runs these tests hands its own variables down.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
+
+
+def make(*arguments: str, folder: Path = CHECKOUT) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=folder, env=ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +30,7 @@ from refusals import CHECKOUT
     ],
 )
 def test_make_refuses_a_variable_that_would_change_nothing(arguments, message):
-    process = subprocess.run(["make", "-n", *arguments], capture_output=True, text=True, cwd=CHECKOUT)
+    process = make("-n", *arguments)
     assert process.returncode == 2
     assert message in process.stderr
 
@@ -30,18 +39,17 @@ ODD = "runs/it's a $HOME rün"
 
 
 @pytest.mark.parametrize(
-    "target, variable, said",
+    "target, variable, end",
     [
         ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
         ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
         ("animate", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
     ],
 )
-def test_make_hands_a_path_on_as_it_was_typed(target, variable, said):
-    command = ["make", "--no-print-directory", "-n", target, f"{variable}={ODD}"]  # also where make runs the tests
-    found = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.endswith(said)
+def test_make_hands_a_path_on_as_it_was_typed(target, variable, end):
+    process = make("-n", target, f"{variable}={ODD}")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.endswith(end)
 
 
 def test_make_runs_on_paths_with_spaces(tmp_path):
@@ -56,7 +64,7 @@ def test_make_runs_on_paths_with_spaces(tmp_path):
     for name in ("my rün", "other"):
         shutil.copytree(CHECKOUT / "tests" / "files" / "run_v0", tmp_path / "runs" / name)
     arguments = ["plot", "RUNS='runs/my rün' runs/other", "ARGS=--out 'two runs.png'"]
-    process = subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    process = make(*arguments, folder=tmp_path)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "two runs.png").stat().st_size > 1000
 
@@ -67,5 +75,5 @@ def test_make_takes_every_variable_that_its_help_names():
             target, description = match.groups()
             variables = set(re.findall(r"[A-Z]+(?==)", description))
             arguments = [f"{name}=1" for name in variables - {"EXTRAS", "SCALE"}]
-            process = subprocess.run(["make", "-n", target, *arguments], capture_output=True, text=True, cwd=CHECKOUT)
+            process = make("-n", target, *arguments)
             assert process.returncode == 0, process.stderr
