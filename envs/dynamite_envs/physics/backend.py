@@ -6,7 +6,7 @@ before a model is loaded or stepped.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -69,9 +69,6 @@ class Pose(struct.PyTreeNode):
     axis: Array
 
 
-Step = Callable[[Motion, Array, Array], tuple[Motion, Contact]]
-
-
 class Backend(Protocol):
     """Steps one model inside compiled programs, under vmap over environments and over seeds."""
 
@@ -92,12 +89,10 @@ class Backend(Protocol):
         """Make all substeps under one control, see `Simulator.advance`."""
         ...
 
-    def stepper(self, **changes: Array) -> Step:
-        """A function that makes one step of a changed model, see `Simulator.stepper`."""
-        ...
-
-    def pose(self, qpos: Array) -> Pose:
-        """Where the bodies are, see `Simulator.pose`."""
+    def advance_with_contacts(
+        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[Motion, Contact]:
+        """Make all substeps of a changed model, see `Simulator.advance_with_contacts`."""
         ...
 
 
@@ -167,22 +162,28 @@ class Simulator:
         """
         return self.backend.advance(motion, control, applied)
 
-    def stepper(self, **changes: Array) -> Step:
-        """A function that makes one step of the model, for a control that changes between substeps or for contacts.
+    def advance_with_contacts(
+        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[Motion, Contact]:
+        """Move on by one step of the environment, of a model whose pairs of geoms make frictional contacts (condim 3).
 
         Args:
-            **changes: numbers of the model in place of the asset's, such as `geom_pos` [ngeom, 3]; they may be traced,
-                and differ from environment to environment.
+            motion: state of the model.
+            control: of the actuators, held for the step, [nu].
+            applied: generalised forces beside them, in N and N m, [nv].
+            changes: numbers of the model in place of the asset's, of `geom_pos` [ngeom, 3], `geom_quat` [ngeom, 4] and
+                `geom_size` [ngeom, 3]; they may be traced, and differ from environment to environment.
 
         Returns:
-            (motion, control [nu], applied [nv]) -> (motion after `timestep`, contacts as the step began). The model
-            must have frictional contacts of three dimensions only.
+            State after `substeps` steps, and contacts as the last of them began.
         """
-        return self.backend.stepper(**changes)
+        return self.backend.advance_with_contacts(motion, control, applied, changes)
 
     def pose(self, qpos: Array) -> Pose:
         """Where the links of a `chain` are, at joint positions [nq]."""
-        return self.backend.pose(qpos)
+        from dynamite_envs.physics import chain  # here, since it brings MuJoCo along
+
+        return chain.pose(self.model, qpos)
 
 
 class MuJoCoDLCMDP(DLCMDP):
