@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.errors import UserError
+from dynamite_jax import config as configs
 from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms.algorithm import Algorithm, Metrics
 from dynamite_jax.config import Config
@@ -29,7 +30,7 @@ class Program:
     a device with one seed less computes its last seed twice: `gather` and `spread` go from rows to seeds and back.
 
     Attributes:
-        config: the run.
+        config: the run, with the physics that is used.
         env: its environment, as the method observes it.
         algorithm: what trains its agents.
         blocks: seeds on each device.
@@ -43,6 +44,7 @@ class Program:
         Raises:
             UserError: the run can't be computed with this JAX.
         """
+        config = configs.settled(config, env)
         if reason := devices.here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
             raise UserError(reason)
         method = METHODS[config.method]

@@ -43,10 +43,11 @@ def train(
     start = time.perf_counter()
     first = jax.process_index() == 0  # of several processes the first one writes and talks
     console = Console(stderr=True, quiet=not first)
-    env = configs.validate(config)
+    config = run_folder.continued(config, out) if resume else config
+    program = Program(config, configs.validate(config))
+    config = program.config
     if wandb:
         loggers.check_wandb()
-    program = Program(config, env)
     with contextlib.ExitStack() as stack:
         if first:
             try:

@@ -97,6 +97,11 @@ def maker(name: str) -> Callable[..., DLCMDP]:
     return entry.load() if isinstance(entry, Maker) else entry
 
 
+def has_physics(name: str) -> bool:
+    """Whether an environment lets its maker choose who computes its physics."""
+    return OF_PHYSICS[0] in inspect.signature(maker(name)).parameters
+
+
 def make(name: str, **options: Any) -> DLCMDP:
     """Build an environment.
 

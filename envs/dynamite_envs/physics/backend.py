@@ -6,6 +6,7 @@ before a model is loaded or stepped.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,16 @@ import numpy as np
 from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP, check_count
-from dynamite_envs.errors import UserError
+from dynamite_envs.errors import FallbackWarning, UserError
 
 Array = jax.Array
 
 ASSETS = Path(__file__).parents[1] / "assets"
-BACKENDS = {"jax": "dynamite_envs.physics.mjx:MJX", "warp": "dynamite_envs.physics.warp:Warp"}
+BACKENDS = {
+    "jax": "dynamite_envs.physics.mjx:MJX",
+    "c": "dynamite_envs.physics.c:C",
+    "warp": "dynamite_envs.physics.warp:Warp",
+}
 
 
 class Motion(struct.PyTreeNode):
@@ -103,8 +108,8 @@ class Simulator:
     Attributes:
         asset: name of the model's file, without its ending.
         substeps: steps of the model, one `timestep` each.
-        impl: name of the backend: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for
-            bit.
+        impl: name of the backend: `c` on CPUs, the fastest there; `jax` everywhere; `warp` on NVIDIA GPUs, faster
+            there and not reproducible bit for bit.
         worlds: environments that `warp` steps at once, at most, whose contacts share one array; other backends need no
             bound.
         chain: whether links hang one from the other in a long row, by a hinge each; see `chain.pose`.
@@ -117,11 +122,12 @@ class Simulator:
     chain: bool = False
 
     def run_by(self, impl: str, worlds: int | None) -> "Simulator":
-        """The same by another backend.
+        """The same by another backend, or by that which `auto` names here.
 
         Raises:
             UserError: this machine can't run it, or it needs to know the number of `worlds`.
         """
+        impl = resolve(impl)
         check_implementation(impl)
         if impl == "warp":
             check_count("worlds", worlds, least=1)
@@ -196,6 +202,23 @@ class MuJoCoDLCMDP(DLCMDP):
     simulator: Simulator = struct.field(pytree_node=False, kw_only=True)
 
 
+def resolve(impl: str) -> str:
+    """Name of a backend; `auto` is `c` on CPUs and `jax` elsewhere.
+
+    Where `c` can't be had on a CPU, `auto` is `jax` too, with a `FallbackWarning` that says why.
+    """
+    if impl != "auto":
+        return impl
+    if jax.default_backend() != "cpu":
+        return "jax"
+    try:
+        check_implementation("c")
+    except UserError as error:
+        warnings.warn(f"physics is computed by MJX, which is slower: {error}", FallbackWarning, stacklevel=2)
+        return "jax"
+    return "c"
+
+
 def check_implementation(impl: str) -> None:
     """Refuse a physics backend that does not exist or that this machine can't run.
 
@@ -203,7 +226,7 @@ def check_implementation(impl: str) -> None:
         UserError: names the value and what is allowed.
     """
     if impl not in BACKENDS:
-        raise UserError(f"impl is {impl!r}; it must be one of {', '.join(BACKENDS)}")
+        raise UserError(f"impl is {impl!r}; it must be one of auto, {', '.join(BACKENDS)}")
     resolve_name(BACKENDS[impl]).check_machine()
 
 

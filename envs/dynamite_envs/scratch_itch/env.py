@@ -272,9 +272,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def make(iid: bool = False, **fields) -> ScratchItch:
-    """An itch that mostly changes the limb when it moves, or moves anywhere where `iid`."""
+def make(iid: bool = False, impl: str = "auto", worlds: int | None = None, **fields) -> ScratchItch:
+    """An itch that mostly changes the limb when it moves, or moves anywhere where `iid`.
+
+    `impl` and `worlds` are as in `physics.Simulator`.
+    """
     check_flag("iid", iid)
+    if impl == "warp":
+        raise UserError("impl is 'warp', whose contacts can't be read; in scratch_itch it must be auto, c or jax")
+    simulator = ROBOT.run_by(impl, worlds)
     if iid and "other" in fields:
         raise UserError(f"other is {fields['other']!r}; where iid is {iid} it would change nothing")
     if fields.get("reset_on_switch"):
@@ -282,4 +288,4 @@ def make(iid: bool = False, **fields) -> ScratchItch:
     for name in ("other", "female"):
         check_probability(name, fields.get(name, 0.5))
     check_not_negative(**{name: value for name, value in fields.items() if name.endswith(("_cost", "_reward"))})
-    return ScratchItch(simulator=ROBOT, **{"p": 0.02, "horizon": 200, "iid": float(iid), **fields})
+    return ScratchItch(simulator=simulator, **{"p": 0.02, "horizon": 200, "iid": float(iid), **fields})
