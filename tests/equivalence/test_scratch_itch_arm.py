@@ -146,12 +146,17 @@ def test_quaternions_turn_as_c_mujocos():
     np.testing.assert_allclose(cross(v, jnp.asarray(turned)), np.cross(v, turned), atol=1e-6)
 
 
+@pytest.fixture(params=["jax", "c"])
+def impl(request) -> str:
+    return request.param
+
+
 @functools.cache
-def stepper(female: bool, x64: bool = False):
+def stepper(impl: str, female: bool, x64: bool = False):
     """The compiled step of 40 arms."""
 
     def one(motion: Motion, control: jax.Array) -> tuple[Motion, Contact]:
-        once = dataclasses.replace(ROBOT, substeps=1)
+        once = dataclasses.replace(ROBOT, substeps=1, impl=impl)
         return once.advance_with_contacts(motion, control, jnp.zeros(7), person(jnp.float32(female)))
 
     jax.clear_caches()  # parts of MJX that were traced in the other precision would be taken up again
@@ -186,10 +191,10 @@ def c_run(model: Any, data: Any, steps: int, seed: int) -> tuple[Motion, np.ndar
 
 
 @pytest.mark.parametrize("x64, position, velocity", [(False, 1e-6, 1e-6), (True, 1e-12, 1e-11)])
-def test_a_step_of_the_free_arm_is_that_of_c_mujoco(x64, position, velocity):
+def test_a_step_of_the_free_arm_is_that_of_c_mujoco(impl, x64, position, velocity):
     for seed in range(5):
         before, control, after = c_run(*arm(), 40, seed)
-        found, contact = stepper(False, x64)(before, control)
+        found, contact = stepper(impl, False, x64)(before, control)
         assert not contact.touching.any() and not contact.force.any()
         assert found.qpos.dtype == (np.float64 if x64 else np.float32)
         assert np.abs(found.qpos - after.qpos).max() <= position
@@ -199,7 +204,7 @@ def test_a_step_of_the_free_arm_is_that_of_c_mujoco(x64, position, velocity):
 
 
 @pytest.mark.parametrize("female", [False, True])
-def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(female):
+def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(impl, female):
     """From states that the reference policy comes to, either limb touched; forces and places too."""
     before, _, _ = played("scripted")
     physics = before.physics
@@ -207,8 +212,8 @@ def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(female):
     at = tuple(at[:: len(at) // 40][:40].T)
     motion = Motion(physics.qpos[at], physics.qvel[at], physics.warmstart[at])
     model, data = arm(female)
-    control = (motion.qpos + np.random.default_rng(0).uniform(-0.25, 0.25, (40, 7))).astype(np.float32)
-    after, contact = stepper(female)(motion, control)
+    control = np.asarray(motion.qpos + np.random.default_rng(0).uniform(-0.25, 0.25, (40, 7)), np.float32)
+    after, contact = stepper(impl, female)(motion, control)
     touched = np.zeros(2)
     for n in range(40):
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = motion.qpos[n], motion.qvel[n], motion.warmstart[n]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -42,6 +42,9 @@ class Motion(struct.PyTreeNode):
     qpos: Array
     qvel: Array
     warmstart: Array
+
+
+M = TypeVar("M", bound=Motion)
 
 
 class Contact(struct.PyTreeNode):
@@ -90,13 +93,13 @@ class Backend(Protocol):
         """
         ...
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Make all substeps under one control, see `Simulator.advance`."""
         ...
 
     def advance_with_contacts(
-        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[Motion, Contact]:
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
         """Make all substeps of a changed model, see `Simulator.advance_with_contacts`."""
         ...
 
@@ -134,9 +137,14 @@ class Simulator:
         return dataclasses.replace(self, impl=impl, worlds=worlds)
 
     @property
+    def file(self) -> Path:
+        """Where the model is stored."""
+        return ASSETS / f"{self.asset}.xml"
+
+    @property
     def model(self) -> Any:
         """The model as C MuJoCo holds it, an `MjModel`."""
-        return load(self.asset)
+        return load(self.file)
 
     @property
     def joint_limits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +163,7 @@ class Simulator:
         """What steps the model."""
         return resolve_name(BACKENDS[self.impl])(self)
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Move on by one step of the environment.
 
         Args:
@@ -169,8 +177,8 @@ class Simulator:
         return self.backend.advance(motion, control, applied)
 
     def advance_with_contacts(
-        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[Motion, Contact]:
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
         """Move on by one step of the environment, of a model whose pairs of geoms make frictional contacts (condim 3).
 
         Args:
@@ -231,8 +239,8 @@ def check_implementation(impl: str) -> None:
 
 
 @functools.cache
-def load(asset: str) -> Any:
-    """The `MjModel` in `envs/dynamite_envs/assets/ASSET.xml`."""
+def load(file: Path) -> Any:
+    """The `MjModel` in a file."""
     import mujoco
 
-    return mujoco.MjModel.from_xml_path(str(ASSETS / f"{asset}.xml"))  # pyright: ignore[reportAttributeAccessIssue]
+    return mujoco.MjModel.from_xml_path(str(file))  # pyright: ignore[reportAttributeAccessIssue]

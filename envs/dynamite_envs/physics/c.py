@@ -12,7 +12,7 @@ import numpy as np
 
 from dynamite_envs.errors import UserError
 from dynamite_envs.physics import ffi
-from dynamite_envs.physics.backend import ASSETS, Contact, Motion, Simulator
+from dynamite_envs.physics.backend import Contact, M, Motion, Simulator
 
 Array = jax.Array
 
@@ -41,21 +41,21 @@ class C:
         if reason := _unusable():
             raise UserError(f"impl is 'c'; {reason}")
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Make all substeps under one control."""
         return self._advance(motion, control, applied, {}, contacts=False)[0]
 
     def advance_with_contacts(
-        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[Motion, Contact]:
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
         """Make all substeps of a changed model, and return the contacts of the last one."""
         motion, numbers = self._advance(motion, control, applied, changes, contacts=True)
         contact = numbers.reshape(-1, 7)  # force in the contact's frame, distance, place
         return motion, Contact(contact[:, 3] < 0.0, contact[:, 0], contact[:, 4:])
 
     def _advance(
-        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array], contacts: bool
-    ) -> tuple[Motion, Array]:
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array], contacts: bool
+    ) -> tuple[M, Array]:
         """Later motion, and the numbers of the contacts."""
         model, dtype = self.simulator.model, jnp.result_type(motion.qpos)
         changed = tuple(name for name in CHANGEABLE if name in changes)
@@ -86,12 +86,12 @@ def _load(simulator: Simulator, changed: tuple[str, ...], contacts: bool) -> tup
     """
     from dynamite_envs.physics.mujoco_batch import Stepper
 
-    file = ASSETS / f"{simulator.asset}.xml"
-    what = f"{simulator.substeps} {changed} {contacts}".encode() + file.read_bytes()
+    ffi.register(OPERATION, _step_rows)
+    what = f"{simulator.substeps} {changed} {contacts}".encode() + simulator.file.read_bytes()
     key = f"{simulator.asset}-{hashlib.blake2b(what, digest_size=8).hexdigest()}"
     stepper = _steppers.get(key.encode())
     if stepper is None:
-        stepper = Stepper(str(file), simulator.substeps, changed, contacts)
+        stepper = Stepper(str(simulator.file), simulator.substeps, changed, contacts)
         _steppers[key.encode()] = stepper
     stepper.threads = max(1, cores() // jax.local_device_count())  # one device uses all cores, one each a single one
     return key, stepper.layout.result
@@ -116,26 +116,32 @@ def _unusable() -> str | None:
 
 @functools.cache
 def _unusable_on_cpu() -> str | None:
-    """The same, tried once: one step of a known model must be MuJoCo's to the bit."""
+    """The same, tried once."""
+    import mujoco
+
+    try:
+        from dynamite_envs.physics.mujoco_batch import VERSIONS
+
+        if mujoco.__version__ not in VERSIONS:
+            return f"it needs MuJoCo {' or '.join(VERSIONS)}, and {mujoco.__version__} is installed"
+        return None if _steps_as_mujoco() else "its first step here is not MuJoCo's"
+    except (ImportError, OSError, AttributeError, ffi.Unsupported) as error:
+        return f"it can't be called here: {error}"
+
+
+def _steps_as_mujoco() -> bool:
+    """Whether a compiled program moves a known model to where MuJoCo moves it, to the bit."""
     import mujoco as untyped
 
     mujoco: Any = untyped
-    try:
-        from dynamite_envs.physics import mujoco_batch
-
-        if mujoco.__version__ not in mujoco_batch.VERSIONS:
-            return f"it needs MuJoCo {' or '.join(mujoco_batch.VERSIONS)}, and {mujoco.__version__} is installed"
-        ffi.register(OPERATION, _step_rows)
-    except (ImportError, OSError, AttributeError, ffi.Unsupported) as error:
-        return f"it can't be called here: {error}"
     simulator = Simulator("reacher", substeps=2)
     data = mujoco.MjData(simulator.model)
     data.qpos[:], data.qvel[:], data.ctrl[:] = (0.5, -1.0), (2.0, -3.0), (0.25, -0.5)
     start = Motion(*(jnp.asarray(x, jnp.float32) for x in (data.qpos, data.qvel, data.qacc_warmstart)))
+    control = jnp.asarray(data.ctrl, jnp.float32)
     for _ in range(simulator.substeps):
         mujoco.mj_step(simulator.model, data)
     with jax.ensure_compile_time_eval():
-        after = jax.jit(C(simulator).advance)(start, jnp.array([0.25, -0.5]), jnp.zeros(2))
-    expected = Motion(*(np.float32(x) for x in (data.qpos, data.qvel, data.qacc_warmstart)))
-    same = jax.tree.map(np.array_equal, after, expected)
-    return None if all(jax.tree.leaves(same)) else "its first step here is not MuJoCo's"
+        after = jax.jit(C(simulator).advance)(start, control, jnp.zeros(2))
+    expected = (data.qpos, data.qvel, data.qacc_warmstart)
+    return all(np.array_equal(x, np.float32(y)) for x, y in zip(jax.tree.leaves(after), expected, strict=True))

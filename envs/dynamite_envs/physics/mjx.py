@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dynamite_envs.physics import chain
-from dynamite_envs.physics.backend import Contact, Motion, Simulator
+from dynamite_envs.physics.backend import Contact, M, Simulator
 from dynamite_envs.physics.quaternions import matrix, multiply, rotate
 from dynamite_envs.physics.quiet_mjx import mjx
 
@@ -27,30 +27,30 @@ class MJX:
     def check_machine() -> None:
         """It runs everywhere."""
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Make all substeps under one control."""
         model, blank = self._constants()
 
-        def substep(motion: Motion, _: None) -> tuple[Motion, None]:
+        def substep(motion: M, _: None) -> tuple[M, None]:
             return self._step(model, blank, motion, control, applied)[0], None
 
         return jax.lax.scan(substep, motion, length=self.simulator.substeps)[0]
 
     def advance_with_contacts(
-        self, motion: Motion, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[Motion, Contact]:
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
         """Make all substeps of a changed model, and return the contacts of the last one."""
         model, blank = self._constants()
         model = model.replace(**changes)
 
-        def substep(motion: Motion, _: None) -> tuple[Motion, Contact]:
+        def substep(motion: M, _: None) -> tuple[M, Contact]:
             motion, data = self._step(model, blank, motion, control, applied)
             return motion, _contacts(data)
 
         motion, contacts = jax.lax.scan(substep, motion, length=self.simulator.substeps)
         return motion, jax.tree.map(lambda x: x[-1], contacts)
 
-    def _step(self, model: Any, blank: Any, motion: Motion, control: Array, applied: Array) -> tuple[Motion, Any]:
+    def _step(self, model: Any, blank: Any, motion: M, control: Array, applied: Array) -> tuple[M, Any]:
         """The motion after one step of the model, and the `mjx.Data` of it."""
         data = blank.replace(
             qpos=motion.qpos,

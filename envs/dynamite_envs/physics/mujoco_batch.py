@@ -86,7 +86,8 @@ class Stepper:
         key = len(argument), min(self.threads, len(argument))
         with self._mode():
             with self._lock:
-                rows = (free := self._free.setdefault(key, [])) and free.pop()
+                free = self._free.setdefault(key, [])
+                rows = free.pop() if free else None
             rows = rows or _Rows(self, *key)
             rows.step(argument, result)
             with self._lock:
@@ -141,7 +142,9 @@ class _Rows:
 def _sound(rows: np.ndarray) -> np.ndarray | None:
     """Which rows hold nothing but numbers that MuJoCo takes for good, [n]; None where all do."""
     size = np.abs(rows)
-    return None if size.max() <= MOST else (size <= MOST).all(axis=1)
+    if size.max() <= MOST:
+        return None
+    return np.all(size <= MOST, axis=1)
 
 
 def _add_contact_sensor(spec: Any, pair: Any) -> None:
