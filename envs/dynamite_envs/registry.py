@@ -120,12 +120,15 @@ def make(name: str, **options: Any) -> DLCMDP:
     from dynamite_envs.dlcmdp import FiniteDLCMDP
 
     build = maker(name)
-    default = build()
     own = [
         q.name
         for q in inspect.signature(build).parameters.values()
         if q.kind in (q.KEYWORD_ONLY, q.POSITIONAL_OR_KEYWORD)
     ]
+    try:
+        default = build(**{key: options[key] for key in OF_PHYSICS if key in own and key in options})
+    except UserError as error:
+        raise UserError(f"env_options: {error}") from None
     fields = {f.name: f for f in dataclasses.fields(default)}
     allowed = [key for key in dict.fromkeys([*own, *fields]) if key not in (*OF_PHYSICS, *FIXED)]
     for key in options:
