@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_type_hints
 
+from dynamite_envs.errors import UserError
 from dynamite_jax import rules
 from dynamite_jax.errors import ConfigError
 
@@ -226,8 +227,9 @@ class NetworkConfig:
 class PhysicsConfig:
     """How MuJoCo's physics is computed, in environments that have it."""
 
-    impl: Literal["jax", "warp"] = "jax"
-    """MJX in JAX, or in Warp: the latter only on NVIDIA GPUs, and not reproducible bit for bit."""
+    impl: Literal["auto", "c", "jax", "warp"] = "auto"
+    """C MuJoCo (`c`, on CPUs), MJX (`jax`), or Warp (`warp`, on NVIDIA GPUs, not reproducible bit for bit); `auto` is
+    `c` on CPUs and `jax` elsewhere, and the config of a run says which it was."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +291,24 @@ def validate(config: Config) -> "DLCMDP":
     return env
 
 
+def settled(config: Config, env: "DLCMDP") -> Config:
+    """The config with the name of the backend that computes the physics of its environment, in place of `auto`."""
+    simulator = getattr(env, "simulator", None)
+    return dataclasses.replace(config, physics=PhysicsConfig(simulator.impl)) if simulator else config
+
+
+def foreign_physics(config: Config) -> str | None:
+    """Why the physics of a run can't be computed here as it was, None where it can."""
+    from dynamite_envs.physics.backend import check_implementation
+
+    try:
+        if config.physics.impl != "auto":
+            check_implementation(config.physics.impl)
+    except UserError as error:
+        return f"physics.{error}"
+    return None
+
+
 def changed(config: Config, changes: dict[str, Any]) -> Config:
     """The config with some fields changed, each named as in `--help`: `steps`, `ppo.lr`."""
     for name, value in changes.items():
@@ -300,12 +320,14 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """Arguments of the environment: its options, and physics where it is not by `jax`."""
+    """Arguments of the environment: its options, and who computes its physics."""
+    from dynamite_envs.registry import has_physics
+
     options = dict(config.env_options)
     for name in ("impl", "worlds"):
         if name in options:
             raise ConfigError(f"env_options sets {name} to {options[name]!r}; it is set by physics.impl")
-    if config.physics != PhysicsConfig():
+    if has_physics(config.env):
         worlds = max(config.seeds * config.num_envs, config.eval_episodes)  # evaluation takes one seed at a time
         options |= {"impl": config.physics.impl, "worlds": worlds}
     return options

@@ -7,12 +7,13 @@ import io
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamite_envs.errors import UserError
+from dynamite_envs.errors import FallbackWarning, UserError
 from dynamite_jax.cli import COMMANDS
 
 
@@ -23,19 +24,35 @@ class ConfigError(UserError):
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a command: a `UserError` becomes one line on stderr and exit code 2; every other exception traces.
 
+    A `FallbackWarning` is one line, too.
+
     Plugins that the command line names are imported first.
     """
 
     @functools.wraps(main)
     def wrapped(*arguments: Any) -> Any:
-        try:
-            _import_plugins(sys.argv[1:])
-            return main(*arguments)
-        except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise SystemExit(2) from None
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warning(warnings.showwarning)
+            try:
+                _import_plugins(sys.argv[1:])
+                return main(*arguments)
+            except UserError as error:
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                raise SystemExit(2) from None
 
     return wrapped
+
+
+def _one_line_warning(show: Callable[..., None]) -> Callable[..., None]:
+    """Show what concerns the user without the line of code that warns of it, and everything else as before."""
+
+    def show_warning(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, FallbackWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest, **named)
+
+    return show_warning
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Rules for the values of a config's fields, alone, together, and with a method in an environment."""
 
 import dataclasses
-import inspect
 import math
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -153,14 +152,15 @@ def check_abilities(config: "Config") -> None:
         ConfigError: names the field, its value and what is allowed.
     """
     from dynamite_envs.physics.backend import check_implementation
-    from dynamite_envs.registry import maker
+    from dynamite_envs.registry import has_physics
     from dynamite_jax.methods import METHODS
 
-    if config.physics.impl != "jax":
-        if "impl" not in inspect.signature(maker(config.env)).parameters:
-            raise ConfigError(f"physics.impl is {config.physics.impl!r}; in {config.env} it must be 'jax'")
+    impl = config.physics.impl
+    if impl not in ("auto", "jax") and not has_physics(config.env):
+        raise ConfigError(f"physics.impl is {impl!r}; in {config.env} it must be 'auto'")
+    if impl != "auto":
         try:
-            check_implementation(config.physics.impl)
+            check_implementation(impl)
         except UserError as error:
             raise ConfigError(f"physics.{error}") from None
     method = METHODS[config.method]

@@ -67,7 +67,7 @@ def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
             configs.validate(config)
 
 
-@pytest.mark.parametrize(("env", "cause"), [("gridworld", "in gridworld it must be 'jax'"), ("reacher", "it needs ")])
+@pytest.mark.parametrize(("env", "cause"), [("gridworld", "in gridworld it must be 'auto'"), ("reacher", "it needs ")])
 def test_physics_that_can_not_run_is_refused(env, cause):
     configs.validate(change(BASE, env=env))
     with pytest.raises(ConfigError, match=f"^physics.impl is 'warp'; {cause}"):

@@ -112,6 +112,9 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
 
     config = run_folder.read_config(run)
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
+    if reason := configs.foreign_physics(config):
+        print(f"warning: {reason}; using what runs here", file=sys.stderr)
+        config = dataclasses.replace(config, physics=configs.PhysicsConfig())
     env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
         raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")

@@ -54,8 +54,9 @@ def _report(result: loggers.Record) -> None:
     table.add_row("environment alone, steps/s", f"{1e6 / environment:,.0f}")
     table.add_row("acting and learning add to that", f"{result['overhead']:.0%}")
     table.add_row("environment, belief and policy, steps/s", f"{1e6 / (environment + acting):,.0f}")
-    if "c_mujoco_steps_per_s" in result:
-        table.add_row("C MuJoCo on all cores, steps/s", f"{result['c_mujoco_steps_per_s']:,.0f}")
+    names = {"jax": "MJX", "c": "C MuJoCo in the program", "c_mujoco": "mujoco.rollout on all cores"}
+    for way, rate in result.get("physics", {}).items():
+        table.add_row(f"physics alone, {names[way]}, steps/s", "not here" if rate is None else f"{rate:,.0f}")
     floor = result["floor"]
     needed, rate = floor["flops_per_step"] / 1e3, floor["matrix_gflops"]
     table.add_row("arithmetic", f"{needed:.0f} kFLOP a step; {rate:.0f} GFLOP/s measured")

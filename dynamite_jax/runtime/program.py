@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.errors import UserError
+from dynamite_jax import config as configs
 from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms.algorithm import Algorithm, Metrics
 from dynamite_jax.config import Config
@@ -30,7 +31,7 @@ class Program:
     seeds and back.
 
     Attributes:
-        config: the run.
+        config: the run, with the physics that is used.
         env: its environment, as the method observes it.
         algorithm: trains its agents.
         blocks: seeds on each device.
@@ -44,6 +45,7 @@ class Program:
         Raises:
             UserError: the run can't be computed with this JAX.
         """
+        config = configs.settled(config, env)
         if reason := devices.unusable_here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
             raise UserError(reason)
         method = METHODS[config.method]
@@ -90,7 +92,9 @@ class Program:
             partial(jax.lax.map, init_seed), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False
         )
         # Given also on a single device, where JAX would drop the sharding and a restored state would compile anew.
-        return jax.jit(init_rows, out_shardings=NamedSharding(self.mesh, SEEDS))(seed_ids[self._seed_of_row])
+        ids_of_rows = seed_ids[self._seed_of_row]
+        init = jax.jit(init_rows, out_shardings=NamedSharding(self.mesh, SEEDS)).lower(ids_of_rows)
+        return init.compile(devices.compiler_options(runs_once=True))(ids_of_rows)
 
     def gather(self, rows: Any) -> Any:
         """Arrays of the seeds, [seeds, ...], from those on the devices; the same arrays where there is no padding."""
@@ -133,7 +137,8 @@ class Program:
             chunk_of_device, mesh=self.mesh, in_specs=(SAME, hyper_spec, SEEDS), out_specs=SEEDS, check_vma=False
         )
         start = time.perf_counter()
-        executable = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states).compile()
+        lowered = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states)
+        executable = lowered.compile(devices.compiler_options())
         self.compile_s = time.perf_counter() - start
         chunk_of_rows = partial(executable, self.env, hyper)
         if not self.padded and jax.process_count() == 1:

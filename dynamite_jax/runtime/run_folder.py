@@ -1,6 +1,7 @@
 """A run's folder: claimed at the start, locked while the run goes on, marked as finished by its summary."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import time
@@ -55,6 +56,18 @@ def claimed(out: Path, config: Config, resume: bool) -> Iterator[None]:
             with writing(out):
                 configs.save(config, out / "config.json")
         yield
+
+
+def continued(config: Config, out: Path) -> Config:
+    """The config of a run that goes on, its physics computed as so far unless it is named.
+
+    Raises:
+        ConfigError: the folder's config can't be read.
+    """
+    path = out / "config.json"
+    if config.physics.impl != "auto" or not path.is_file():
+        return config
+    return dataclasses.replace(config, physics=configs.load(path).physics)
 
 
 def _check_empty(out: Path) -> None:

@@ -1,6 +1,5 @@
 """Speed of training: steps a second, the share of each phase, and the distance from the arithmetic floor."""
 
-import copy
 import math
 import tempfile
 import time
@@ -9,21 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
-from mujoco import rollout as c_rollout
 
 from dynamite_envs.errors import UserError
-from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
+from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_jax import config as configs
 from dynamite_jax.algorithms.meta_ppo import MetaPPO, TrainState
 from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import Array, Rollout
-from dynamite_jax.runtime import devices, loggers, provenance
+from dynamite_jax.runtime import devices, loggers, physics_speed, provenance
+from dynamite_jax.runtime.physics_speed import Episodes
 from dynamite_jax.runtime.program import Program
-
-MAX_ENVIRONMENTS = 1024  # stepped in C MuJoCo
 
 
 def measure(config: Config, repeats: int) -> loggers.Record:
@@ -36,8 +32,8 @@ def measure(config: Config, repeats: int) -> loggers.Record:
     Returns:
         `steps_per_s` and its quartiles, `compile_s` with an empty cache and `warm_compile_s` with a full one,
         `peak_mb`, `phases` with the microseconds and the matrix products of a step, `overhead`, the time of training
-        over that of the environment alone, minus 1, and `floor`; in environments with physics `c_mujoco_steps_per_s`,
-        the speed of C MuJoCo on all cores; `config`, `commit`, `versions` and `machine`.
+        over that of the environment alone, minus 1, and `floor`; in environments with physics `physics`, the
+        speed of that alone by several ways, see `physics_speed`; `config`, `commit`, `versions` and `machine`.
     """
     env = configs.validate(config)
     with tempfile.TemporaryDirectory() as cache:
@@ -61,10 +57,10 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         steps = program.steps_per_chunk * config.seeds
         phases, actions = _phases(program, states, repeats)
     rates = steps / np.array(seconds)
-    c_mujoco = {}
+    physics = {}
     if isinstance(env, MuJoCoDLCMDP):
-        physics = states.environment.physics
-        c_mujoco["c_mujoco_steps_per_s"] = _c_mujoco(env, physics, actions, repeats=repeats)
+        episodes = Episodes(env.simulator, states.environment.physics, actions)
+        physics["physics"] = physics_speed.measure(program, episodes, repeats)
     return {
         "env": config.env,
         "method": config.method,
@@ -77,7 +73,7 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         "peak_mb": peak_mb,
         "phases": phases,
         "overhead": 1e6 / float(np.median(rates)) / phases["environment"]["us"] - 1.0,
-        **c_mujoco,
+        **physics,
         "floor": _floor(phases, float(np.median(rates))),
         "config": configs.to_dict(config),
         "commit": provenance.commit(),
@@ -133,37 +129,9 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
     return phases, rollout.action
 
 
-def _c_mujoco(env: MuJoCoDLCMDP, physics: Motion, actions: jax.Array, *, repeats: int) -> float:
-    """Environment steps per second of C MuJoCo on all cores, without rewards, contexts and observations.
-
-    The first `MAX_ENVIRONMENTS` environments are stepped, since C MuJoCo keeps every state of them in memory.
-
-    Args:
-        env: the environment, whose model is stepped.
-        physics: first states of the episodes, leaves [seeds, E, ...].
-        actions: executed in them, [seeds, H, E, A].
-        repeats: timed executions.
-    """
-    model, substeps = env.simulator.model, env.simulator.substeps
-    data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
-    qpos, qvel = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (physics.qpos, physics.qvel))
-    starts = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], axis=1)  # the first number is the time
-    control = np.swapaxes(np.asarray(actions, np.float64), 1, 2).reshape(len(qpos), env.horizon, model.nu)
-    starts = starts[:MAX_ENVIRONMENTS]
-    control = np.repeat(control[:MAX_ENVIRONMENTS], substeps, axis=1)  # the model clips it
-    threads = [copy.copy(data) for _ in range(devices.cores())]
-    seconds = []
-    for _ in range(repeats + 1):  # the first one starts the threads
-        start = time.perf_counter()
-        c_rollout.rollout(model, threads, starts, control, persistent_pool=True)
-        seconds.append(time.perf_counter() - start)
-    c_rollout.shutdown_persistent_pool()
-    return len(starts) * env.horizon / float(np.median(seconds[1:]))
-
-
 def _time(function: Callable, repeats: int, *arguments: Any) -> tuple[Any, float]:
     """Result of a jitted function, and the median seconds of running it."""
-    compiled = jax.jit(function).lower(*arguments).compile()
+    compiled = jax.jit(function).lower(*arguments).compile(devices.compiler_options())
     result = jax.block_until_ready(compiled(*arguments))
     seconds = []
     for _ in range(repeats):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis.evaluation import evaluate
@@ -43,10 +44,11 @@ def train(
     start = time.perf_counter()
     is_writer = jax.process_index() == 0  # of several processes the first one writes and prints
     console = Console(stderr=True, quiet=not is_writer)
-    env = configs.validate(config)
+    config = run_folder.continued(config, out) if resume else config
+    program = Program(config, configs.validate(config))
+    config = program.config
     if wandb:
         loggers.check_wandb()
-    program = Program(config, env)
     with contextlib.ExitStack() as stack:
         if is_writer:
             try:
@@ -71,7 +73,7 @@ def train(
         if completed_chunks < program.chunks:
             steps = program.chunks * program.steps_per_chunk
             line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
-            line += f"; preset {presets.source(config)}; compiling"
+            line += f"; preset {presets.source(config)}{_physics(config)}; compiling"
             console.print(line, markup=False, soft_wrap=True)
             step = program.compile(states)
             console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
@@ -89,6 +91,12 @@ def train(
             run_folder.write_summary(out, summary)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
         return summary
+
+
+def _physics(config: Config) -> str:
+    """The backend of the physics in words, nothing of an environment without any."""
+    names = {"c": "C MuJoCo", "jax": "MJX", "warp": "MuJoCo Warp"}
+    return f"; physics by {names[config.physics.impl]}" if registry.has_physics(config.env) else ""
 
 
 def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.Record]]:

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Commands print it without a traceback and end with exit code 2. Every other exception is a bug and traces.
     """
+
+
+class FallbackWarning(UserWarning):
+    """What was asked for can't be had here, and something else that does the same is used."""

@@ -134,7 +134,7 @@ class HalfCheetah(MuJoCoDLCMDP):
         return task.replace(**fixed)
 
 
-def make(*varies: str, iid: bool = False, impl: str = "jax", worlds: int | None = None, **fields) -> HalfCheetah:
+def make(*varies: str, iid: bool = False, impl: str = "auto", worlds: int | None = None, **fields) -> HalfCheetah:
     """A half-cheetah whose `varies` change from session to session; `impl` and `worlds` as in `physics.Simulator`."""
     check_flag("iid", iid)
     used_where = {

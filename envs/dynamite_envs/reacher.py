@@ -95,7 +95,7 @@ def _polar(radius: Array | float, angle: Array) -> Array:
     return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
-def make(iid: bool = False, impl: str = "jax", worlds: int | None = None, **fields) -> Reacher:
+def make(iid: bool = False, impl: str = "auto", worlds: int | None = None, **fields) -> Reacher:
     """Goals in order: a switch goes to the next one with probability `advance`, else anywhere; or all `iid`.
 
     `impl` and `worlds` are as in `physics.Simulator`.

@@ -97,6 +97,11 @@ def maker(name: str) -> Callable[..., DLCMDP]:
     return entry.load() if isinstance(entry, Maker) else entry
 
 
+def has_physics(name: str) -> bool:
+    """Whether an environment lets its maker choose who computes its physics."""
+    return OF_PHYSICS[0] in inspect.signature(maker(name)).parameters
+
+
 def make(name: str, **options: Any) -> DLCMDP:
     """Build an environment.
 
@@ -115,12 +120,15 @@ def make(name: str, **options: Any) -> DLCMDP:
     from dynamite_envs.dlcmdp import FiniteDLCMDP
 
     build = maker(name)
-    default = build()
     own = [
         q.name
         for q in inspect.signature(build).parameters.values()
         if q.kind in (q.KEYWORD_ONLY, q.POSITIONAL_OR_KEYWORD)
     ]
+    try:
+        default = build(**{key: options[key] for key in OF_PHYSICS if key in own and key in options})
+    except UserError as error:
+        raise UserError(f"env_options: {error}") from None
     fields = {f.name: f for f in dataclasses.fields(default)}
     allowed = [key for key in dict.fromkeys([*own, *fields]) if key not in (*OF_PHYSICS, *FIXED)]
     for key in options:

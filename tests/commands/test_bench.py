@@ -1,15 +1,23 @@
 """The benchmark: what it counts, and that it measures a real run of every method."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import mujoco as untyped
 import numpy as np
 import pytest
 
 from conftest import tiny_config
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import speed
+from dynamite_jax.runtime import devices, physics_speed, speed
+from dynamite_jax.runtime.physics_speed import Episodes
+from dynamite_jax.runtime.program import Program
+
+mujoco: Any = untyped
 
 
 def test_matrix_products_are_counted_as_often_as_they_run():
@@ -28,29 +36,56 @@ def test_matrix_products_are_counted_as_often_as_they_run():
     assert speed._matrix_flops(batched) == 4 * 2 * 3 * 35
 
 
-def test_c_mujoco_is_given_the_episodes_of_the_policy(monkeypatch):
-    """Every environment of every seed from its own start, each of its actions for all substeps."""
+def test_physics_is_compared_on_the_same_episodes():
+    """Every environment of every seed from its own start, each of its actions for all substeps, by all three ways."""
+    config = tiny_config("reacher", env_options={"horizon": 3})
     env = registry.make("reacher", horizon=3)
     assert isinstance(env, MuJoCoDLCMDP)
-    rng, calls = np.random.default_rng(0), []
-    qpos, qvel, actions = rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 3, 5, 2))
-    monkeypatch.setattr(speed.c_rollout, "rollout", lambda *inputs, **_: calls.append(inputs))
-    physics = Motion(*map(jnp.asarray, (qpos, qvel, 0.0 * qvel)))
-    assert speed._c_mujoco(env, physics, jnp.asarray(actions), repeats=1) > 0
-    model, _, starts, control = calls[-1]
-    assert model is env.simulator.model and len(calls) == 2 and control.dtype == np.float64
+    program, rng = Program(config, env), np.random.default_rng(0)
+    sizes = ((2, 5, 2), (2, 5, 2), (2, 3, 5, 2))
+    qpos, qvel, control = (rng.normal(size=size).astype(np.float32) for size in sizes)
+    episodes = Episodes(env.simulator, Motion(*map(jnp.asarray, (qpos, qvel, 0.0 * qvel))), jnp.asarray(control))
+    runs = [physics_speed._compiled(program, episodes, impl) for impl in ("c", "jax")]
+    ends = [run().qpos for run in runs if run]
+    states, _ = physics_speed._rollout(episodes)()
+    ends.append(states[:, -1, 1:3].reshape(2, 5, 2))
+    data = mujoco.MjData(env.simulator.model)
     for seed in range(2):
         for n in range(5):
-            np.testing.assert_allclose(starts[5 * seed + n], [0, *qpos[seed, n], *qvel[seed, n]], rtol=1e-6)
-            expected = [actions[seed, t, n] for t in range(3) for _ in range(env.simulator.substeps)]
-            np.testing.assert_allclose(control[5 * seed + n], expected, rtol=1e-6)
+            mujoco.mj_resetData(env.simulator.model, data)
+            data.qpos[:], data.qvel[:] = qpos[seed, n], qvel[seed, n]
+            for step in range(3):
+                data.ctrl[:] = control[seed, step, n]
+                for _ in range(env.simulator.substeps):
+                    mujoco.mj_step(env.simulator.model, data)
+            assert len(ends) == 3
+            for end in ends:
+                np.testing.assert_allclose(end[seed, n], data.qpos, atol=1e-5)
+    rates = physics_speed.measure(program, episodes, repeats=1)
+    assert list(rates) == ["jax", "c", "c_mujoco"] and all(rate and rate > 0 for rate in rates.values())
+
+
+def test_a_way_that_can_not_be_had_is_left_out(monkeypatch):
+    monkeypatch.setattr(devices, "unusable_here", lambda mjx: "it hangs" if mjx else None)
+    monkeypatch.setattr(physics_speed, "check_implementation", check_all_but_c)
+    env = registry.make("reacher", horizon=3)
+    assert isinstance(env, MuJoCoDLCMDP)
+    start = Motion(*(jnp.zeros((2, 5, 2)) for _ in range(3)))
+    episodes = Episodes(env.simulator, start, jnp.zeros((2, 3, 5, 2)))
+    rates = physics_speed.measure(Program(tiny_config("reacher"), env), episodes, repeats=1)
+    assert rates["jax"] is rates["c"] is None and rates["c_mujoco"]
+
+
+def check_all_but_c(impl: str) -> None:
+    if impl == "c":
+        raise UserError("impl is 'c'; it can't be called here")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env, method", [("reacher", "dynamite"), *(("probe_match", method) for method in METHODS)])
 def test_every_method_can_be_measured(env, method):
     result = speed.measure(tiny_config(env, method, steps=3200), repeats=1)
-    assert (result.get("c_mujoco_steps_per_s", 0) > 0) == (env == "reacher")
+    assert ("physics" in result) == (env == "reacher")
     assert result["steps_per_s"] > 0 and result["compile_s"] > 0 and result["peak_mb"] > 0
     assert {"environment", "encoder and policy", "ppo update"} <= result["phases"].keys()
     assert sum(phase["flops"] for phase in result["phases"].values()) == result["floor"]["flops_per_step"]

@@ -15,7 +15,7 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.physics.backend import Contact
 from dynamite_envs.scratch_itch import env as scratch_itch
 from dynamite_envs.scratch_itch.env import Itch, ScratchItch, itch_frame, scratch
-from scratching import EPISODES, KEYS, arm, make, played, servo
+from scratching import EPISODES, KEYS, arm, make, played
 
 mujoco: Any = untyped
 
@@ -156,7 +156,7 @@ def test_a_step_and_its_reward_are_those_of_c_mujoco_and_numpy():
         limits = np.where(model.jnt_limited[:, None], model.jnt_range, [-np.inf, np.inf]).T
         target = np.clip(data.qpos + 0.25 * action[t, n], *limits)
         for _ in range(5):
-            data.ctrl[:] = servo(data, target)
+            data.ctrl[:] = target
             mujoco.mj_step(model, data)
         itch = np.asarray(itch_frame(jnp.asarray(now.female), jax.tree.map(jnp.asarray, context))[0])
         total = on_itch = hardest = 0.0

@@ -1,4 +1,4 @@
-"""MJX against C MuJoCo, and our models against Gymnasium's."""
+"""Physics backends against C MuJoCo, and our models against Gymnasium's."""
 
 import dataclasses
 import functools
@@ -30,6 +30,11 @@ OPTIONS = ("timestep", "gravity", "integrator", "solver", "cone", "impratio", "d
 
 def gymnasiums(name: str) -> Any:
     return mujoco.MjModel.from_xml_path(str(TEMPLATE / f"{name}.xml"))
+
+
+@pytest.fixture(params=["jax", "c"])
+def impl(request) -> str:
+    return request.param
 
 
 @functools.cache
@@ -132,11 +137,11 @@ def test_the_reacher_is_gymnasiums_arm():
 
 @pytest.mark.parametrize("x64, position, velocity", [(True, 1e-12, 1e-10), (False, 5e-5, 1e-3)])
 @pytest.mark.parametrize("wind", [0.0, 20.0])
-def test_a_step_of_the_half_cheetah_is_that_of_c_mujoco(x64, position, velocity, wind):
+def test_a_step_of_the_half_cheetah_is_that_of_c_mujoco(impl, x64, position, velocity, wind):
     """Gymnasium's solver makes up to 100 iterations and 50 of the line search, ours 4 and 4."""
     states, controls, applied = cheetah_run(wind)
     before, after = jax.tree.map(lambda x: x[:-1], states), jax.tree.map(lambda x: x[1:], states)
-    result = stepper(BODY, x64)(before, controls, applied)
+    result = stepper(BODY.run_by(impl, None), x64)(before, controls, applied)
     assert result.qpos.dtype == (np.float64 if x64 else np.float32)
     qpos, qvel = error(result, after)
     assert qpos <= position and qvel <= velocity
@@ -169,13 +174,14 @@ def open_loop(simulator: Simulator, reference: Any, *, x64: bool, steps: int, to
     return worst
 
 
-def test_the_half_cheetah_stays_with_gymnasiums_for_a_second():
+def test_the_half_cheetah_stays_with_gymnasiums_for_a_second(impl):
     """Against their own model, uncorrected."""
-    assert open_loop(BODY, gymnasiums("half_cheetah"), x64=False, steps=20, torque=0.3).max() <= 1e-4
-    assert np.median(open_loop(BODY, gymnasiums("half_cheetah"), x64=True, steps=20, torque=1.0)) <= 1e-10
+    body = BODY.run_by(impl, None)
+    assert open_loop(body, gymnasiums("half_cheetah"), x64=False, steps=20, torque=0.3).max() <= 1e-4
+    assert np.median(open_loop(body, gymnasiums("half_cheetah"), x64=True, steps=20, torque=1.0)) <= 1e-10
 
 
-def test_a_step_starts_from_the_warm_start(tmp_path, monkeypatch):
+def test_a_step_starts_from_the_warm_start(impl, tmp_path, monkeypatch):
     """One iteration that starts from the solution stays there, and from rest does not reach it everywhere."""
     text = (physics.ASSETS / "half_cheetah.xml").read_text()
     (tmp_path / "once.xml").write_text(text.replace(' iterations="4"', ' iterations="1"'))
@@ -184,7 +190,7 @@ def test_a_step_starts_from_the_warm_start(tmp_path, monkeypatch):
     states = stacked(c_steps(model, start_of(model, rng), substeps=1, controls=controls, applied=none))
     monkeypatch.setattr(physics, "ASSETS", tmp_path)
     before, after = (jax.tree.map(lambda x, i=i: x[i : i + BATCH], states) for i in (80, 81))
-    step = stepper(Simulator("once", substeps=1), x64=True)
+    step = stepper(Simulator("once", substeps=1, impl=impl), x64=True)
     for warmstart, near in ((after.warmstart, True), (0.0 * after.warmstart, False)):
         qvel = error(step(before.replace(warmstart=warmstart), controls[80:], none[:BATCH]), after)[1]
         assert (qvel < 1e-9) == near and (near or qvel > 1e-2)
@@ -194,14 +200,15 @@ NO_EULERDAMP = ('ls_iterations="4"/>', 'ls_iterations="4"><flag eulerdamp="disab
 
 
 @pytest.mark.parametrize("old, new", [(' iterations="4"', ' iterations="1"'), NO_EULERDAMP])
-def test_a_half_cheetah_that_is_solved_worse_does_not(old, new, tmp_path, monkeypatch):
+def test_a_half_cheetah_that_is_solved_worse_does_not(impl, old, new, tmp_path, monkeypatch):
     text = (physics.ASSETS / "half_cheetah.xml").read_text()
     assert text.count(old) == 1
     (tmp_path / "worse.xml").write_text(text.replace(old, new))
     monkeypatch.setattr(physics, "ASSETS", tmp_path)
     physics.load.cache_clear()
     stepper.cache_clear()
-    assert open_loop(Simulator("worse", 5), gymnasiums("half_cheetah"), x64=False, steps=20, torque=0.3).max() > 1e-3
+    worse = Simulator("worse", substeps=5, impl=impl)
+    assert open_loop(worse, gymnasiums("half_cheetah"), x64=False, steps=20, torque=0.3).max() > 1e-3
     physics.load.cache_clear()
 
 
@@ -219,29 +226,29 @@ def test_wind_on_rootx_is_a_horizontal_force_through_the_origin_of_the_torso():
     assert abs(pitch) < 0.5
 
 
-def test_wind_pushes_the_half_cheetah_by_rootx():
+def test_wind_pushes_the_half_cheetah_by_rootx(impl):
     states, controls, applied = cheetah_run(0.0)
     before = jax.tree.map(lambda x: x[:-1], states)
     applied[:, 0] = 15.0
-    pushed = stepper(BODY)(before, controls, applied)
+    pushed = stepper(BODY.run_by(impl, None))(before, controls, applied)
     env = registry.make("halfcheetah_wind")
     still, wind = jnp.ones(BATCH), jnp.full(BATCH, 15.0)
-    after, reward = at_once("halfcheetah_wind", before, Task(1.5 * still, still, wind), controls)
+    after, reward = at_once("halfcheetah_wind", impl, before, Task(1.5 * still, still, wind), controls)
     speed = (np.asarray(after.qpos)[:, 0] - np.asarray(before.qpos)[:, 0]) / 0.05
     np.testing.assert_allclose(reward, -np.abs(speed - 1.5) - 0.05 * (controls**2).sum(1), atol=1e-3)
     assert env.decode_state
     np.testing.assert_allclose(after.qvel, pushed.qvel, atol=1e-3)
-    calm, _ = at_once("halfcheetah_wind", before, Task(still, still, 0.0 * wind), controls)
+    calm, _ = at_once("halfcheetah_wind", impl, before, Task(still, still, 0.0 * wind), controls)
     assert (after.qvel[:, 0] - calm.qvel[:, 0]).min() > 0.01
 
 
-def test_ten_newtons_move_a_cheetah_that_does_nothing_by_a_third_of_a_metre_in_ten_seconds():
+def test_ten_newtons_move_a_cheetah_that_does_nothing_by_a_third_of_a_metre_in_ten_seconds(impl):
     applied = np.zeros((BATCH, 9))
     none: Any = 0.0 * applied
     motion = Motion(none, none, none)
     applied[:, 0] = 10.0
     for _ in range(round(10 / BODY.dt)):
-        motion = stepper(BODY)(motion, np.zeros((BATCH, 6)), applied)
+        motion = stepper(BODY.run_by(impl, None))(motion, np.zeros((BATCH, 6)), applied)
     assert motion.qpos[:, 0] == pytest.approx(0.32, abs=0.02)
 
 
@@ -293,7 +300,7 @@ def test_the_reacher_in_warp_stays_with_c_mujoco_for_a_second():
 
 
 @pytest.mark.parametrize("x64, position, velocity", [(True, 1e-8, 1e-6), (False, 5e-5, 5e-3)])
-def test_a_step_of_the_reacher_at_its_limit_is_that_of_gymnasiums_solver(x64, position, velocity):
+def test_a_step_of_the_reacher_at_its_limit_is_that_of_gymnasiums_solver(impl, x64, position, velocity):
     """Full torque throws the elbow into its limit; the reference makes up to 100 iterations where ours makes 4."""
     reference = mujoco.MjModel.from_xml_path(str(physics.ASSETS / "reacher.xml"))
     theirs = gymnasiums("reacher").opt
@@ -305,13 +312,13 @@ def test_a_step_of_the_reacher_at_its_limit_is_that_of_gymnasiums_solver(x64, po
     chosen = np.argsort(-np.abs(states.qpos[:-1, 1]))[:BATCH]
     assert np.abs(states.qpos[chosen, 1]).max() > 3.0
     before, after = (jax.tree.map(lambda x, i=index: x[i], states) for index in (chosen, chosen + 1))
-    qpos, qvel = error(stepper(ARM, x64)(before, controls[chosen], np.zeros((BATCH, 2))), after)
+    qpos, qvel = error(stepper(ARM.run_by(impl, None), x64)(before, controls[chosen], np.zeros((BATCH, 2))), after)
     assert qpos <= position and qvel <= velocity
 
 
 @pytest.mark.parametrize("x64, tolerance", [(False, 1e-5), (True, 1e-12)])
-def test_the_reacher_stays_with_c_mujoco_for_a_second(x64, tolerance):
-    assert open_loop(ARM, ARM.model, x64=x64, steps=50, torque=0.1).max() <= tolerance
+def test_the_reacher_stays_with_c_mujoco_for_a_second(impl, x64, tolerance):
+    assert open_loop(ARM.run_by(impl, None), ARM.model, x64=x64, steps=50, torque=0.1).max() <= tolerance
 
 
 # -- rewards and observations --------------------------------------------------------------------------------------
@@ -332,19 +339,19 @@ def in_gymnasium(name: str, steps: int, torque: float) -> list[tuple[Any, ...]]:
 
 
 @functools.cache
-def dynamics(name: str) -> Any:
-    env = registry.make(name)
+def dynamics(name: str, impl: str) -> Any:
+    env = registry.make(name, impl=impl)
     return jax.jit(jax.vmap(lambda state, context, action: env.dynamics(state, context, action, jax.random.key(0))[:2]))
 
 
-def at_once(name: str, before: Motion, context: Any, actions: np.ndarray) -> tuple[Motion, np.ndarray]:
+def at_once(name: str, impl: str, before: Motion, context: Any, actions: np.ndarray) -> tuple[Motion, np.ndarray]:
     """Our steps from the states of a run."""
     state = jax.tree.map(lambda x: jnp.array(x, jnp.float32), before)
-    after, reward = dynamics(name)(state, context, jnp.array(actions, jnp.float32))
+    after, reward = dynamics(name, impl)(state, context, jnp.array(actions, jnp.float32))
     return after, np.asarray(reward)
 
 
-def test_a_cheetah_is_paid_gymnasiums_terms():
+def test_a_cheetah_is_paid_gymnasiums_terms(impl):
     run = in_gymnasium("HalfCheetah-v5", 64, 1.0)
     before, actions, _, terms, observations = (list(x) for x in zip(*run, strict=True))
     speed = np.array([term["x_velocity"] for term in terms])
@@ -352,7 +359,7 @@ def test_a_cheetah_is_paid_gymnasiums_terms():
     sides, targets = np.where(np.arange(64) % 2, -1.0, 1.0), np.linspace(0, 3, 64)
     for name, expected in (("halfcheetah_dir", sides * speed), ("halfcheetah_vel", -np.abs(speed - targets))):
         context = Task(*(jnp.array(x, jnp.float32) for x in (targets, sides, np.zeros(64))))
-        after, reward = at_once(name, stacked(before), context, np.stack(actions))
+        after, reward = at_once(name, impl, stacked(before), context, np.stack(actions))
         np.testing.assert_allclose(reward, expected + control, atol=1e-3)
         observed = jax.vmap(registry.make(name).observe)(after)
         np.testing.assert_allclose(observed, np.stack(observations), atol=1e-3)
@@ -371,12 +378,12 @@ def test_the_position_of_the_torso_can_be_observed():
     np.testing.assert_allclose(observed[17:], data.body("torso").xpos, atol=1e-6)
 
 
-def test_a_reacher_is_paid_gymnasiums_terms():
+def test_a_reacher_is_paid_gymnasiums_terms(impl):
     run = in_gymnasium("Reacher-v5", 50, 0.3)
     before, actions, places, terms, expected_observation = (list(x) for x in zip(*run, strict=True))
     arms = [Motion(*(x[:2] for x in (state.qpos, state.qvel, state.warmstart))) for state in before]
     goals = np.stack([place[2:] for place in places])
-    after, reward = at_once("reacher", stacked(arms), jnp.array(goals, jnp.float32), np.stack(actions))
+    after, reward = at_once("reacher", impl, stacked(arms), jnp.array(goals, jnp.float32), np.stack(actions))
     expected = [term["reward_dist"] + term["reward_ctrl"] for term in terms]
     np.testing.assert_allclose(reward, expected, atol=1e-5)
     env = registry.make("reacher")
@@ -391,8 +398,10 @@ def test_a_reacher_is_paid_gymnasiums_terms():
 
 
 @pytest.mark.parametrize("name", ["reacher", "halfcheetah_wind"])
-@pytest.mark.parametrize("impl", ["cuda", "warp"])
-def test_an_implementation_that_can_not_run_here_is_refused(name, impl, monkeypatch):
+@pytest.mark.parametrize(
+    "impl, reason", [("cuda", "it must be one of auto, jax, c, warp"), ("warp", "it needs ")], ids=["cuda", "warp"]
+)
+def test_an_implementation_that_can_not_run_here_is_refused(name, impl, reason, monkeypatch):
     monkeypatch.setattr("mujoco.mjx.warp.WARP_INSTALLED", False)
-    with pytest.raises(UserError, match=f"impl is '{impl}'; it (must be one of jax, warp|needs )"):
+    with pytest.raises(UserError, match=f"impl is '{impl}'; {reason}"):
         registry.make(name, impl=impl)

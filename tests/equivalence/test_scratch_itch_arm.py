@@ -1,5 +1,6 @@
 """The arm that scratches: its model by published numbers, its steps against C MuJoCo, its start poses."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,7 +16,7 @@ from dynamite_envs.physics.quaternions import cross, matrix, multiply, rotate
 from dynamite_envs.scratch_itch import env as scratch_itch
 from dynamite_envs.scratch_itch import poses as scratch_itch_poses
 from dynamite_envs.scratch_itch.env import ROBOT, Scratching, person
-from scratching import KEYS, arm, make, played, servo
+from scratching import KEYS, arm, make, played
 
 mujoco: Any = untyped
 POSE = np.array([1.5597, 1.9166, -1.4941, 1.9663, -2.7696, 1.215, -4.4972])
@@ -80,9 +81,9 @@ def test_the_model_has_the_published_numbers():
         np.testing.assert_array_equal(joint.axis, [0, 0, 1])
     np.testing.assert_array_equal(model.dof_armature, np.full(7, 0.05))
     assert not model.dof_damping.any() and not model.jnt_stiffness.any() and not model.dof_frictionloss.any()
-    np.testing.assert_array_equal(model.actuator_ctrlrange, np.tile([-1.0, 1.0], (7, 1)))
+    np.testing.assert_array_equal(model.actuator_forcerange, np.tile([-1.0, 1.0], (7, 1)))
     np.testing.assert_array_equal(model.actuator_gear[:, 0], np.ones(7))
-    assert model.actuator_ctrllimited.all()
+    assert model.actuator_forcelimited.all() and not model.actuator_ctrllimited.any()
     np.testing.assert_allclose(model.body("base").pos, [-0.35, -0.3, 0.36])
     np.testing.assert_allclose(model.body("base").quat, [np.sqrt(0.5), 0, 0, -np.sqrt(0.5)], atol=1e-12)
     np.testing.assert_allclose(model.body("tool").pos, [0, 0, -0.16])
@@ -145,12 +146,18 @@ def test_quaternions_turn_as_c_mujocos():
     np.testing.assert_allclose(cross(v, jnp.asarray(turned)), np.cross(v, turned), atol=1e-6)
 
 
+@pytest.fixture(params=["jax", "c"])
+def impl(request) -> str:
+    return request.param
+
+
 @functools.cache
-def stepper(female: bool, x64: bool = False):
+def stepper(impl: str, female: bool, x64: bool = False):
     """The compiled step of 40 arms."""
 
     def one(motion: Motion, control: jax.Array) -> tuple[Motion, Contact]:
-        return ROBOT.stepper(**person(jnp.float32(female)))(motion, control, jnp.zeros(7))
+        once = dataclasses.replace(ROBOT, substeps=1, impl=impl)
+        return once.advance_with_contacts(motion, control, jnp.zeros(7), person(jnp.float32(female)))
 
     jax.clear_caches()  # parts of MJX that were traced in the other precision would be taken up again
     with jax.enable_x64(x64):
@@ -168,14 +175,14 @@ def stepper(female: bool, x64: bool = False):
 
 
 def c_run(model: Any, data: Any, steps: int, seed: int) -> tuple[Motion, np.ndarray, Motion]:
-    """C MuJoCo under random targets: states before and after each step of the model, and controls."""
+    """C MuJoCo under random targets: states before and after each step of the model, and the targets."""
     rng, rows = np.random.default_rng(seed), []
     data.qpos[:] = scratch_itch_poses.load()[rng.integers(512)]
     for step in range(steps):
         if step % 5 == 0:
             target = data.qpos + scratch_itch.REACH * rng.uniform(-1, 1, 7)
         before = Motion(data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy())
-        data.ctrl[:] = servo(data, target)
+        data.ctrl[:] = target
         mujoco.mj_step(model, data)
         rows.append((before, data.ctrl.copy(), Motion(data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy())))
     before, control, after = zip(*rows, strict=True)
@@ -187,10 +194,10 @@ def c_run(model: Any, data: Any, steps: int, seed: int) -> tuple[Motion, np.ndar
 
 
 @pytest.mark.parametrize("x64, position, velocity", [(False, 1e-6, 1e-6), (True, 1e-12, 1e-11)])
-def test_a_step_of_the_free_arm_is_that_of_c_mujoco(x64, position, velocity):
+def test_a_step_of_the_free_arm_is_that_of_c_mujoco(impl, x64, position, velocity):
     for seed in range(5):
         before, control, after = c_run(*arm(), 40, seed)
-        result, contact = stepper(False, x64)(before, control)
+        result, contact = stepper(impl, False, x64)(before, control)
         assert not contact.touching.any() and not contact.force.any()
         assert result.qpos.dtype == (np.float64 if x64 else np.float32)
         assert np.abs(result.qpos - after.qpos).max() <= position
@@ -200,7 +207,7 @@ def test_a_step_of_the_free_arm_is_that_of_c_mujoco(x64, position, velocity):
 
 
 @pytest.mark.parametrize("female", [False, True])
-def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(female):
+def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(impl, female):
     """From states that the reference policy comes to, either limb touched; forces and places too."""
     before, _, _ = played("scripted")
     physics = before.physics
@@ -208,8 +215,8 @@ def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(female):
     at = tuple(at[:: len(at) // 40][:40].T)
     motion = Motion(physics.qpos[at], physics.qvel[at], physics.warmstart[at])
     model, data = arm(female)
-    control = np.random.default_rng(0).uniform(-1, 1, (40, 7)).astype(np.float32)
-    after, contact = stepper(female)(motion, control)
+    control = np.asarray(motion.qpos + np.random.default_rng(0).uniform(-0.25, 0.25, (40, 7)), np.float32)
+    after, contact = stepper(impl, female)(motion, control)
     touched = np.zeros(2)
     for n in range(40):
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = motion.qpos[n], motion.qvel[n], motion.warmstart[n]
@@ -226,6 +233,20 @@ def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(female):
             np.testing.assert_allclose(contact.place[n, limb], data.contact[c].pos, atol=3e-6)
             touched[limb] += 1
     assert touched.min() >= 5
+
+
+def test_a_joint_is_driven_to_its_target_by_a_limited_torque():
+    """The published law: a commanded velocity for each rad from the target, a torque for each rad/s short of that."""
+    model, data = arm()
+    rng, limited = np.random.default_rng(0), 0
+    for _ in range(20):
+        data.qpos[:], data.qvel[:] = scratch_itch_poses.load()[rng.integers(512)], 0.3 * rng.normal(size=7)
+        data.ctrl[:] = data.qpos + scratch_itch.REACH * rng.uniform(-1, 1, 7)
+        mujoco.mj_forward(model, data)
+        torque = np.array([8, 8, 4, 4, 2, 2, 2]) * (2.5 * (data.ctrl - data.qpos) - data.qvel)
+        np.testing.assert_allclose(data.qfrc_actuator, np.clip(torque, -1, 1), atol=1e-12)
+        limited += np.sum(np.abs(torque) > 1)
+    assert 20 < limited < 120
 
 
 def test_a_joint_answers_a_step_as_the_originals():

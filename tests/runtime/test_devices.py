@@ -27,7 +27,7 @@ def test_a_hang_is_refused_before_the_folder_is_claimed(tmp_path):
         "import jax, sys; from dynamite_jax.commands import train; from dynamite_jax.runtime import devices\n"
         "devices.jaxlib.__version__ = '0.12.0'; train.main()"
     )
-    flags = ["--env", "reacher", "--out", str(tmp_path / "run")]
+    flags = ["--env", "reacher", "--physics.impl", "jax", "--out", str(tmp_path / "run")]
     process = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr.startswith("error: jaxlib is 0.12.0") and process.stderr.count("\n") == 1

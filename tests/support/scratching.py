@@ -57,7 +57,3 @@ def arm(female: bool = False) -> tuple[Any, Any]:
         getattr(model, name)[:] = value
     model.opt.iterations, model.opt.ls_iterations = 100, 50
     return model, mujoco.MjData(model)
-
-
-def servo(data: Any, target: np.ndarray) -> np.ndarray:
-    return np.clip(np.array([8, 8, 4, 4, 2, 2, 2]) * (2.5 * (target - data.qpos) - data.qvel), -1, 1)

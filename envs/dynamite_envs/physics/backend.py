@@ -6,23 +6,28 @@ before a model is loaded or stepped.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
 from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP, check_count
-from dynamite_envs.errors import UserError
+from dynamite_envs.errors import FallbackWarning, UserError
 
 Array = jax.Array
 
 ASSETS = Path(__file__).parents[1] / "assets"
-BACKENDS = {"jax": "dynamite_envs.physics.mjx:MJX", "warp": "dynamite_envs.physics.warp:Warp"}
+BACKENDS = {
+    "jax": "dynamite_envs.physics.mjx:MJX",
+    "c": "dynamite_envs.physics.c:C",
+    "warp": "dynamite_envs.physics.warp:Warp",
+}
 
 
 class Motion(struct.PyTreeNode):
@@ -37,6 +42,9 @@ class Motion(struct.PyTreeNode):
     qpos: Array
     qvel: Array
     warmstart: Array
+
+
+M = TypeVar("M", bound=Motion)
 
 
 class Contact(struct.PyTreeNode):
@@ -69,9 +77,6 @@ class Pose(struct.PyTreeNode):
     axis: Array
 
 
-Step = Callable[[Motion, Array, Array], tuple[Motion, Contact]]
-
-
 class Backend(Protocol):
     """Steps one model inside compiled programs, under vmap over environments and over seeds."""
 
@@ -88,16 +93,14 @@ class Backend(Protocol):
         """
         ...
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Make all substeps under one control, see `Simulator.advance`."""
         ...
 
-    def stepper(self, **changes: Array) -> Step:
-        """A function that makes one step of a changed model, see `Simulator.stepper`."""
-        ...
-
-    def pose(self, qpos: Array) -> Pose:
-        """Where the bodies are, see `Simulator.pose`."""
+    def advance_with_contacts(
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
+        """Make all substeps of a changed model, see `Simulator.advance_with_contacts`."""
         ...
 
 
@@ -108,8 +111,8 @@ class Simulator:
     Attributes:
         asset: name of the model's file, without its ending.
         substeps: steps of the model, one `timestep` each.
-        impl: name of the backend: `jax` everywhere; `warp` on NVIDIA GPUs, faster there and not reproducible bit for
-            bit.
+        impl: name of the backend: `c` on CPUs, the fastest there; `jax` everywhere; `warp` on NVIDIA GPUs, faster
+            there and not reproducible bit for bit.
         worlds: environments that `warp` steps at once, at most, whose contacts share one array; other backends need no
             bound.
         chain: whether links hang one from the other in a long row, by a hinge each; see `chain.pose`.
@@ -122,20 +125,26 @@ class Simulator:
     chain: bool = False
 
     def run_by(self, impl: str, worlds: int | None) -> "Simulator":
-        """The same by another backend.
+        """The same by another backend, or by that which `auto` names here.
 
         Raises:
             UserError: this machine can't run it, or it needs to know the number of `worlds`.
         """
+        impl = resolve(impl)
         check_implementation(impl)
         if impl == "warp":
             check_count("worlds", worlds, least=1)
         return dataclasses.replace(self, impl=impl, worlds=worlds)
 
     @property
+    def file(self) -> Path:
+        """Where the model is stored."""
+        return ASSETS / f"{self.asset}.xml"
+
+    @property
     def model(self) -> Any:
         """The model as C MuJoCo holds it, an `MjModel`."""
-        return load(self.asset)
+        return load(self.file)
 
     @property
     def joint_limits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +163,7 @@ class Simulator:
         """What steps the model."""
         return resolve_name(BACKENDS[self.impl])(self)
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Move on by one step of the environment.
 
         Args:
@@ -167,22 +176,28 @@ class Simulator:
         """
         return self.backend.advance(motion, control, applied)
 
-    def stepper(self, **changes: Array) -> Step:
-        """A function that makes one step of the model, for a control that changes between substeps or for contacts.
+    def advance_with_contacts(
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
+        """Move on by one step of the environment, of a model whose pairs of geoms make frictional contacts (condim 3).
 
         Args:
-            **changes: numbers of the model in place of the asset's, such as `geom_pos` [ngeom, 3]; they may be traced,
-                and differ from environment to environment.
+            motion: state of the model.
+            control: of the actuators, held for the step, [nu].
+            applied: generalised forces beside them, in N and N m, [nv].
+            changes: numbers of the model in place of the asset's, of `geom_pos` [ngeom, 3], `geom_quat` [ngeom, 4] and
+                `geom_size` [ngeom, 3]; they may be traced, and differ from environment to environment.
 
         Returns:
-            (motion, control [nu], applied [nv]) -> (motion after `timestep`, contacts as the step began). The model
-            must have frictional contacts of three dimensions only.
+            State after `substeps` steps, and contacts as the last of them began.
         """
-        return self.backend.stepper(**changes)
+        return self.backend.advance_with_contacts(motion, control, applied, changes)
 
     def pose(self, qpos: Array) -> Pose:
         """Where the links of a `chain` are, at joint positions [nq]."""
-        return self.backend.pose(qpos)
+        from dynamite_envs.physics import chain  # here, since it brings MuJoCo along
+
+        return chain.pose(self.model, qpos)
 
 
 class MuJoCoDLCMDP(DLCMDP):
@@ -195,6 +210,23 @@ class MuJoCoDLCMDP(DLCMDP):
     simulator: Simulator = struct.field(pytree_node=False, kw_only=True)
 
 
+def resolve(impl: str) -> str:
+    """Name of a backend; `auto` is `c` on CPUs and `jax` elsewhere.
+
+    Where `c` can't be had on a CPU, `auto` is `jax` too, with a `FallbackWarning` that says why.
+    """
+    if impl != "auto":
+        return impl
+    if jax.default_backend() != "cpu":
+        return "jax"
+    try:
+        check_implementation("c")
+    except UserError as error:
+        warnings.warn(f"physics is computed by MJX, which is slower: {error}", FallbackWarning, stacklevel=2)
+        return "jax"
+    return "c"
+
+
 def check_implementation(impl: str) -> None:
     """Refuse a physics backend that does not exist or that this machine can't run.
 
@@ -202,13 +234,13 @@ def check_implementation(impl: str) -> None:
         UserError: names the value and what is allowed.
     """
     if impl not in BACKENDS:
-        raise UserError(f"impl is {impl!r}; it must be one of {', '.join(BACKENDS)}")
+        raise UserError(f"impl is {impl!r}; it must be one of auto, {', '.join(BACKENDS)}")
     resolve_name(BACKENDS[impl]).check_machine()
 
 
 @functools.cache
-def load(asset: str) -> Any:
-    """The `MjModel` in `envs/dynamite_envs/assets/ASSET.xml`."""
+def load(file: Path) -> Any:
+    """The `MjModel` in a file."""
     import mujoco
 
-    return mujoco.MjModel.from_xml_path(str(ASSETS / f"{asset}.xml"))  # pyright: ignore[reportAttributeAccessIssue]
+    return mujoco.MjModel.from_xml_path(str(file))  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,12 +1,14 @@
 """Physics by MJX, MuJoCo in JAX."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dynamite_envs.physics import chain
-from dynamite_envs.physics.backend import Contact, Motion, Pose, Simulator, Step
+from dynamite_envs.physics.backend import Contact, M, Simulator
+from dynamite_envs.physics.quaternions import matrix, multiply, rotate
 from dynamite_envs.physics.quiet_mjx import mjx
 
 Array = jax.Array
@@ -25,33 +27,30 @@ class MJX:
     def check_machine() -> None:
         """It runs everywhere."""
 
-    def advance(self, motion: Motion, control: Array, applied: Array) -> Motion:
+    def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Make all substeps under one control."""
         model, blank = self._constants()
 
-        def substep(motion: Motion, _: None) -> tuple[Motion, None]:
+        def substep(motion: M, _: None) -> tuple[M, None]:
             return self._step(model, blank, motion, control, applied)[0], None
 
         return jax.lax.scan(substep, motion, length=self.simulator.substeps)[0]
 
-    def stepper(self, **changes: Array) -> Step:
-        """A function that makes one step of a changed model, and returns its contacts."""
+    def advance_with_contacts(
+        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
+    ) -> tuple[M, Contact]:
+        """Make all substeps of a changed model, and return the contacts of the last one."""
         model, blank = self._constants()
         model = model.replace(**changes)
 
-        def step(motion: Motion, control: Array, applied: Array) -> tuple[Motion, Contact]:
-            after, data = self._step(model, blank, motion, control, applied)
-            return after, _contacts(data)
+        def substep(motion: M, _: None) -> tuple[M, Contact]:
+            motion, data = self._step(model, blank, motion, control, applied)
+            return motion, _contacts(data)
 
-        return step
+        motion, contacts = jax.lax.scan(substep, motion, length=self.simulator.substeps)
+        return motion, jax.tree.map(lambda x: x[-1], contacts)
 
-    def pose(self, qpos: Array) -> Pose:
-        """Where the links of a chain are."""
-        model, blank = self._constants()
-        data = chain.pose(model, blank.replace(qpos=qpos))
-        return Pose(data.xpos, data.xquat, data.xanchor, data.xaxis)
-
-    def _step(self, model: Any, blank: Any, motion: Motion, control: Array, applied: Array) -> tuple[Motion, Any]:
+    def _step(self, model: Any, blank: Any, motion: M, control: Array, applied: Array) -> tuple[M, Any]:
         """The motion after one step of the model, and the `mjx.Data` of it."""
         data = blank.replace(
             qpos=motion.qpos,
@@ -60,7 +59,7 @@ class MJX:
             ctrl=control,
             qfrc_applied=applied,
         )
-        one_step = chain.step if self.simulator.chain else mjx.step
+        one_step = _step_chain if self.simulator.chain else mjx.step
         with jax.default_matmul_precision("highest"):
             data = one_step(model, data)
         return motion.replace(qpos=data.qpos, qvel=data.qvel, warmstart=data.qacc_warmstart), data
@@ -78,6 +77,42 @@ class MJX:
     def _blank(self) -> Any:
         """An `mjx.Data` of the model."""
         return mjx.make_data(self.simulator.model, impl="jax")
+
+
+def _step_chain(model: Any, data: Any) -> Any:
+    """`mjx.step` of a model of rigid bodies by Euler's method, its kinematics those of `chain.pose`."""
+    for stage in (
+        _chain_kinematics,
+        mjx.com_pos,
+        mjx.crb,
+        mjx.factor_m,
+        mjx.collision,
+        mjx.make_constraint,
+        mjx.transmission,
+        mjx.fwd_velocity,
+        mjx.fwd_actuation,
+        mjx.fwd_acceleration,
+        mjx.solve,
+        mjx.euler,
+    ):
+        data = stage(model, data)
+    return data
+
+
+def _chain_kinematics(model: Any, data: Any) -> Any:
+    """`mjx.kinematics` of a chain."""
+    pose = chain.pose(model, data.qpos)
+
+    def parts(of: Any, offset: Array, turn: Array) -> tuple[Array, Array]:
+        """Positions and matrices of what is fixed to bodies."""
+        place, frame = pose.position[of], pose.quaternion[of]
+        return place + rotate(frame, offset), matrix(multiply(frame, turn))
+
+    xipos, ximat = parts(slice(None), model.body_ipos, model.body_iquat)
+    geom_xpos, geom_xmat = parts(model.geom_bodyid, model.geom_pos, model.geom_quat)
+    data = data.replace(xpos=pose.position, xquat=pose.quaternion, xmat=matrix(pose.quaternion))
+    data = data.replace(xanchor=pose.anchor, xaxis=pose.axis)
+    return data.replace(xipos=xipos, ximat=ximat, geom_xpos=geom_xpos, geom_xmat=geom_xmat)
 
 
 def _contacts(data: Any) -> Contact:

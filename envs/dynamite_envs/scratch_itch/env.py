@@ -33,8 +33,6 @@ RADIUS = np.array([[0.043, 0.033], [0.0355, 0.027]])
 HAND = np.array([0.043, 0.0355])
 
 REACH = 0.25  # how far in front of a joint its target goes at most, rad
-STIFFNESS = 2.5  # commanded velocity for each rad from the target, 1/s
-DAMPING = np.array([8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 2.0])  # torque for each rad/s short of that, N m s/rad; at most 1 N m
 
 NEAR = 0.025  # contact as near as this is on the itch, m
 MOVED = 0.01  # and scratches once it is farther than this from the last scratch, m
@@ -154,17 +152,12 @@ class ScratchItch(MuJoCoDLCMDP):
         """0.1 s towards the joints' targets; the reward by contacts as its last 0.02 s began, all else by its end."""
         low, high = self.simulator.joint_limits
         target = jnp.clip(physics.qpos + REACH * action, low, high)
-        step = self.simulator.stepper(**person(physics.female))
-
-        def substep(physics: Any, _: None) -> tuple[Any, Contact]:
-            torque = DAMPING * (STIFFNESS * (target - physics.qpos) - physics.qvel)  # which the model clips
-            return step(physics, torque, jnp.zeros(7))
-
-        after, touched = jax.lax.scan(substep, physics, length=self.simulator.substeps)
+        after, contact = self.simulator.advance_with_contacts(
+            physics, control=target, applied=jnp.zeros(7), changes=person(physics.female)
+        )
         pose = self.simulator.pose(after.qpos)
         tip, orientation = tool(pose)
         velocity = jnp.sum(after.qvel[:, None] * jacobian(pose, pose.position[-1]), axis=0)
-        contact = jax.tree.map(lambda x: x[-1], touched)
         itch, _, _ = itch_frame(physics.female, context)
         on_itch, scratched, last = scratch(contact, itch, physics.last)
         after = after.replace(
@@ -279,9 +272,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def make(iid: bool = False, **fields) -> ScratchItch:
-    """An itch that mostly changes the limb when it moves, or moves anywhere where `iid`."""
+def make(iid: bool = False, impl: str = "auto", worlds: int | None = None, **fields) -> ScratchItch:
+    """An itch that mostly changes the limb when it moves, or moves anywhere where `iid`.
+
+    `impl` and `worlds` are as in `physics.Simulator`.
+    """
     check_flag("iid", iid)
+    if impl == "warp":
+        raise UserError("impl is 'warp', whose contacts can't be read; in scratch_itch it must be auto, c or jax")
+    simulator = ROBOT.run_by(impl, worlds)
     if iid and "other" in fields:
         raise UserError(f"other is {fields['other']!r}; where iid is {iid} it would change nothing")
     if fields.get("reset_on_switch"):
@@ -289,4 +288,4 @@ def make(iid: bool = False, **fields) -> ScratchItch:
     for name in ("other", "female"):
         check_probability(name, fields.get(name, 0.5))
     check_not_negative(**{name: value for name, value in fields.items() if name.endswith(("_cost", "_reward"))})
-    return ScratchItch(simulator=ROBOT, **{"p": 0.02, "horizon": 200, "iid": float(iid), **fields})
+    return ScratchItch(simulator=simulator, **{"p": 0.02, "horizon": 200, "iid": float(iid), **fields})

@@ -1,0 +1,461 @@
+"""The C engine inside compiled programs: the bits of a plain loop over `mj_step`, whatever surrounds the call."""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco as untyped
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from dynamite_envs import registry
+from dynamite_envs.errors import FallbackWarning, UserError
+from dynamite_envs.half_cheetah import BODY
+from dynamite_envs.physics import backend, c, ffi, mujoco_batch
+from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.physics.mujoco_batch import Stepper
+from dynamite_envs.reacher import ARM
+from dynamite_envs.scratch_itch import poses
+from dynamite_envs.scratch_itch.env import ROBOT, person
+
+mujoco: Any = untyped
+MODELS = {"half_cheetah": BODY, "reacher": ARM, "scratch_itch": ROBOT}
+ENVIRONMENTS, STEPS = 96, 12
+
+
+def single(numbers: Any) -> Any:
+    """In the precision in which programs hold them."""
+    return np.asarray(numbers, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """Controls of many environments, and what a loop over `mj_step` makes of them in single precision."""
+
+    simulator: Simulator
+    start: Motion  # [N, ...]
+    control: np.ndarray  # [T, N, nu]
+    applied: np.ndarray  # [T, N, nv]
+    states: Motion  # after each step, [T, N, ...]
+
+
+@functools.cache
+def episodes(name: str) -> Episodes:
+    simulator = dataclasses.replace(MODELS[name], impl="c")
+    model, rng = simulator.model, np.random.default_rng(0)
+    qpos = single(model.qpos0 + rng.uniform(-0.1, 0.1, (ENVIRONMENTS, model.nq)))
+    if name == "scratch_itch":
+        qpos = single(poses.load()[:ENVIRONMENTS])
+    qvel = single(rng.normal(size=(ENVIRONMENTS, model.nv)))
+    control = single(rng.uniform(-1.2, 1.2, (STEPS, ENVIRONMENTS, model.nu)))
+    applied = single(0.1 * rng.normal(size=(STEPS, ENVIRONMENTS, model.nv)))
+    start = Motion(qpos, qvel, 0.0 * qvel)
+    rows = [[] for _ in range(STEPS)]
+    data = mujoco.MjData(model)
+    for n in range(ENVIRONMENTS):
+        mujoco.mj_resetData(model, data)
+        now = jax.tree.map(lambda x, n=n: x[n], start)
+        for t in range(STEPS):
+            data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = now.qpos, now.qvel, now.warmstart
+            data.ctrl[:], data.qfrc_applied[:] = control[t, n], applied[t, n]
+            for _ in range(simulator.substeps):
+                mujoco.mj_step(model, data)
+            now = Motion(*(single(x) for x in (data.qpos, data.qvel, data.qacc_warmstart)))
+            rows[t].append(now)
+    states = jax.tree.map(lambda *x: np.stack(x).reshape(STEPS, ENVIRONMENTS, -1), *(m for row in rows for m in row))
+    return Episodes(simulator, start, control, applied, states)
+
+
+def rollout(step: Any, start: Motion, control: Any, applied: Any) -> tuple[Motion, Motion]:
+    """The last state and all states of a scan over `step`."""
+
+    def advance(motion: Motion, inputs: tuple[Any, Any]) -> tuple[Motion, Motion]:
+        after = step(motion, *inputs)
+        return after, after
+
+    return jax.lax.scan(advance, start, (control, applied))
+
+
+def assert_bits(states: Motion, expected: Motion) -> None:
+    for name in ("qpos", "qvel", "warmstart"):
+        np.testing.assert_array_equal(getattr(states, name), getattr(expected, name), err_msg=name)
+
+
+# -- the same bits, however it is called ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [1, 3, 32, 96])
+def test_batches_of_any_size_have_the_bits_of_a_loop(name, size):
+    known = episodes(name)
+    run = jax.jit(functools.partial(rollout, jax.vmap(known.simulator.advance)))
+    for first in range(0, ENVIRONMENTS if size > 1 else 4, size):
+        here = slice(first, first + size)
+        start = jax.tree.map(lambda x, here=here: jnp.array(x[here]), known.start)
+        _, states = run(start, known.control[:, here], known.applied[:, here])
+        assert_bits(states, jax.tree.map(lambda x, here=here: x[:, here], known.states))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nested_batches_on_two_devices_with_a_donated_state_have_them_too(name):
+    known = episodes(name)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("seed",), axis_types=(AxisType.Auto,))
+    seeds, later_seeds = PartitionSpec("seed"), PartitionSpec(None, "seed")
+    step = functools.partial(rollout, jax.vmap(jax.vmap(known.simulator.advance)))
+    run = jax.shard_map(
+        step, mesh=mesh, in_specs=(seeds, later_seeds, later_seeds), out_specs=(seeds, later_seeds), check_vma=False
+    )
+    start = jax.device_put(jax.tree.map(lambda x: x.reshape(4, 24, -1), known.start), jax.NamedSharding(mesh, seeds))
+    control, applied = (x.reshape(STEPS, 4, 24, -1) for x in (known.control, known.applied))
+    _, states = jax.jit(run, donate_argnums=0)(start, control, applied)
+    assert all(x.is_deleted() for x in jax.tree.leaves(start))
+    assert_bits(jax.tree.map(lambda x: np.asarray(x).reshape(STEPS, ENVIRONMENTS, -1), states), known.states)
+
+
+def rows_of(known: Episodes, step: int = 0) -> np.ndarray:
+    """Arguments of a `Stepper`."""
+    parts = (known.start.qpos, known.start.qvel, known.start.warmstart, known.control[step], known.applied[step])
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("name", MODELS)
+def test_threads_change_no_bit(name, threads):
+    known = episodes(name)
+    stepper = Stepper(str(known.simulator.file), known.simulator.substeps)
+    stepper.threads = threads
+    rows = rows_of(known)
+    result = np.empty((ENVIRONMENTS, stepper.layout.result), np.float32)
+    stepper(rows, result)
+    after = jax.tree.map(lambda x: x[0], known.states)
+    np.testing.assert_array_equal(result, np.concatenate(jax.tree.leaves(after), axis=1))
+
+
+def test_a_single_device_uses_all_cores_and_each_of_two_its_share(monkeypatch):
+    for devices, cores, threads in ((1, 8, 8), (2, 8, 4), (4, 2, 1)):
+        monkeypatch.setattr(jax, "local_device_count", lambda devices=devices: devices)
+        monkeypatch.setattr(c, "cores", lambda cores=cores: cores)
+        key, _ = c._load(BODY, (), contacts=False)
+        assert c._steppers[key.encode()].threads == threads
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_numbers_too_small_for_xla_are_kept(name):
+    """XLA's threads flush them to zero, and MuJoCo's bits must not depend on who calls it."""
+    known = episodes(name)
+    small = np.full_like(known.start.qvel, 1e-41)
+    start = known.start.replace(qvel=small, warmstart=-small)
+    control = np.full_like(known.control[0], 2e-42)
+    applied = np.full_like(known.applied[0], 1e-43)
+    after = jax.jit(jax.vmap(known.simulator.advance))(start, control, applied)
+    model = known.simulator.model
+    data = mujoco.MjData(model)
+    for n in range(8):
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = start.qpos[n], start.qvel[n], start.warmstart[n]
+        data.ctrl[:], data.qfrc_applied[:] = control[n], applied[n]
+        assert data.qvel.all() and data.ctrl.all()
+        for _ in range(known.simulator.substeps):
+            mujoco.mj_step(model, data)
+        np.testing.assert_array_equal(after.qvel[n], single(data.qvel))
+
+
+def test_double_precision_is_mujocos_own():
+    known = episodes("half_cheetah")
+    inputs = (known.start, known.control[0], known.applied[0])
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        inputs = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), inputs)
+        after = jax.jit(jax.vmap(known.simulator.advance))(*inputs)
+    jax.clear_caches()
+    model = BODY.model
+    data = mujoco.MjData(model)
+    for n in range(8):
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = (x[n] for x in jax.tree.leaves(known.start))
+        data.ctrl[:], data.qfrc_applied[:] = known.control[0, n], known.applied[0, n]
+        for _ in range(BODY.substeps):
+            mujoco.mj_step(model, data)
+        assert after.qpos.dtype == np.float64
+        np.testing.assert_array_equal(after.qpos[n], data.qpos)
+
+
+# -- contacts and changed geoms ------------------------------------------------------------------------------------
+
+
+def test_contacts_of_changed_geoms_are_those_of_mujoco():
+    """Limbs of random sizes about the tip, each row its own: none, one or both touched."""
+    simulator = dataclasses.replace(ROBOT, substeps=1, impl="c")
+    model, rng = mujoco.MjModel.from_xml_path(str(ROBOT.file)), np.random.default_rng(0)
+    data = mujoco.MjData(model)
+    data.qpos[:] = poses.load()[0]
+    mujoco.mj_forward(model, data)
+    tip, limbs = data.geom("tip").xpos.copy(), [model.geom(name).id for name in ("upper_arm", "forearm")]
+    n = 64
+    changes = {name: np.tile(single(getattr(model, name)), (n, 1, 1)) for name in c.CHANGEABLE}
+    changes["geom_pos"][:, limbs] = tip + rng.uniform(-0.2, 0.2, (n, 2, 3))
+    changes["geom_size"][:, limbs, :2] = rng.uniform(0.01, 0.2, (n, 2, 2))
+    qpos, qvel = single(np.tile(poses.load()[0], (n, 1))), single(rng.normal(size=(n, 7)))
+    motion = Motion(qpos, qvel, 0.0 * qvel)
+    control = motion.qpos + single(rng.uniform(-0.2, 0.2, (n, 7)))
+    step = jax.jit(jax.vmap(simulator.advance_with_contacts))
+    after, contact = step(motion, control, np.zeros((n, 7), np.float32), changes)
+    touched = np.zeros(3, int)
+    for row in range(n):
+        for name, values in changes.items():
+            getattr(model, name)[:] = values[row]
+        model.geom_rbound[limbs] = model.geom_size[limbs, 0] + model.geom_size[limbs, 1]
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = motion.qpos[row], motion.qvel[row], 0.0
+        data.ctrl[:] = control[row]
+        mujoco.mj_step(model, data)
+        np.testing.assert_array_equal(after.qvel[row], single(data.qvel))
+        touched[data.ncon] += 1
+        expected = {limb: (0.0, np.zeros(3)) for limb in limbs}
+        for k in range(data.ncon):
+            force = np.zeros(6)
+            mujoco.mj_contactForce(model, data, k, force)
+            expected[min(data.contact[k].geom)] = force[0], data.contact[k].pos.copy()
+        touching = [limb in {min(x.geom) for x in data.contact} for limb in limbs]
+        np.testing.assert_array_equal(contact.touching[row], touching)
+        np.testing.assert_array_equal(contact.force[row], single([force for force, _ in expected.values()]))
+        np.testing.assert_array_equal(contact.place[row], single([place for _, place in expected.values()]))
+    assert touched.min() >= 5
+
+
+def test_a_geom_that_grows_is_not_overlooked():
+    """Collisions are sorted out by bounding spheres, which must grow with it."""
+    simulator = dataclasses.replace(ROBOT, substeps=1, impl="c")
+    model, qpos = ROBOT.model, jnp.asarray(poses.load()[0], jnp.float32)
+    motion = Motion(qpos, 0.0 * qpos, 0.0 * qpos)
+    grown = {name: single(getattr(model, name)) for name in c.CHANGEABLE}
+    grown["geom_size"][model.geom("upper_arm").id, 0] = 0.6
+    step = jax.jit(simulator.advance_with_contacts)
+    for changes, touching in (({}, False), (person(jnp.float32(1)), False), (grown, True)):
+        assert bool(step(motion, qpos, 0.0 * qpos, changes)[1].touching[0]) == touching
+
+
+def test_only_geoms_can_change():
+    qpos = jnp.zeros(7)
+    robot, motion = dataclasses.replace(ROBOT, impl="c"), Motion(qpos, qpos, qpos)
+    with pytest.raises(ValueError, match="C MuJoCo is given body_mass; only geom_pos, geom_quat, geom_size can change"):
+        robot.advance_with_contacts(motion, qpos, qpos, {"body_mass": qpos})
+
+
+# -- what is broken ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_not_finite_stays_in_its_environment_and_makes_no_noise(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    known = episodes(name)
+    start, control = jax.tree.map(np.array, known.start), known.control.copy()
+    start.qpos[3, 1], start.qvel[4, 0], start.warmstart[5, 1] = np.nan, np.inf, -np.inf
+    start.qvel[6, 1], start.qpos[7, 0] = 1e11, 1e38
+    control[2, 8, 1], control[0, 9, 0] = np.nan, np.inf
+    broken, late = [3, 4, 5, 6, 7, 9], 8
+    run = jax.jit(functools.partial(rollout, jax.vmap(known.simulator.advance)))
+    for _ in range(2):  # the second call meets what the first one left
+        _, states = run(jax.tree.map(jnp.array, start), control, known.applied)
+        for leaf, expected in zip(jax.tree.leaves(states), jax.tree.leaves(known.states), strict=True):
+            sound = np.setdiff1d(np.arange(ENVIRONMENTS), [*broken, late])
+            np.testing.assert_array_equal(leaf[:, sound], expected[:, sound])
+            np.testing.assert_array_equal(leaf[:2, late], expected[:2, late])
+            assert np.isnan(leaf[:, broken]).all() and np.isnan(leaf[2:, late]).all()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+def with_memory(tmp_path: Path, amount: str) -> Stepper:
+    text = BODY.file.read_text()
+    (tmp_path / "small.xml").write_text(text.replace("<option ", f'<size memory="{amount}"/><option ', 1))
+    return Stepper(str(tmp_path / "small.xml"), 1)
+
+
+def fallen(stepper: Stepper, rows: int) -> np.ndarray:
+    """Every other cheetah lies on the ground."""
+    row = np.zeros((rows, stepper.layout.inputs), np.float32)
+    row[::2, 1] = -0.6
+    return row
+
+
+def test_contacts_that_find_no_room_are_no_silent_error(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stepper, roomy = with_memory(tmp_path, "18400"), with_memory(tmp_path, "1M")
+    rows = fallen(stepper, 6)
+    result, expected = (np.empty((6, stepper.layout.result), np.float32) for _ in range(2))
+    for _ in range(2):
+        stepper(rows, result)
+        roomy(rows, expected)
+        assert np.isnan(result[::2]).all()
+        np.testing.assert_array_equal(result[1::2], expected[1::2])
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_an_error_of_the_engine_is_an_exception(tmp_path, monkeypatch):
+    """By itself MuJoCo would end the process."""
+    stepper = with_memory(tmp_path, "2K")
+    rows = fallen(stepper, 2)
+    result = np.empty((2, stepper.layout.result), np.float32)
+    with pytest.raises(Exception, match="stack overflow"):
+        stepper(rows, result)
+    monkeypatch.setattr(backend, "ASSETS", tmp_path)
+    step = jax.jit(jax.vmap(Simulator("small", 1, "c").advance))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="stack overflow"):
+        jax.block_until_ready(step(Motion(*jnp.split(rows[:, :27], 3, axis=1)), rows[:, 27:33], rows[:, 33:]))
+
+
+def test_a_gradient_through_physics_is_refused():
+    known = episodes("reacher")
+    motion = jax.tree.map(lambda x: jnp.array(x[0]), known.start)
+
+    def loss(control: jax.Array) -> jax.Array:
+        return jnp.sum(known.simulator.advance(motion, control, jnp.zeros(2)).qpos)
+
+    with pytest.raises(TypeError, match="C MuJoCo has no gradient; impl 'jax' has"):
+        jax.grad(loss)(jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "before, added, reason",
+    [
+        ("</mujoco>", '<sensor><jointpos joint="rooty"/></sensor>', "activations, delays or sensors"),
+        ("</worldbody>", '<geom type="ellipsoid" size="0.1 0.2 0.3"/>', "bounding spheres are not known"),
+    ],
+    ids=["sensor", "ellipsoid"],
+)
+def test_a_model_that_rows_have_no_place_for_is_refused(before, added, reason, tmp_path):
+    (tmp_path / "other.xml").write_text(BODY.file.read_text().replace(before, added + before))
+    with pytest.raises(ValueError, match=reason):
+        Stepper(str(tmp_path / "other.xml"), 1)
+
+
+# -- where it runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untried():
+    """As in a process that has not looked yet whether the engine can be called."""
+    c._unusable_on_cpu.cache_clear()
+    yield
+    c._unusable_on_cpu.cache_clear()
+
+
+def refused(reason: str) -> None:
+    """`c` is refused for a reason; `auto` goes on by MJX and says so."""
+    with pytest.raises(UserError, match=f"impl is 'c'; {reason}"):
+        registry.make("reacher", impl="c")
+    with pytest.warns(FallbackWarning, match=f"MJX, which is slower: impl is 'c'; {reason}"):
+        assert backend.resolve("auto") == "jax"
+
+
+def test_it_is_the_default_on_cpus():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("halfcheetah_vel", "reacher", "scratch_itch"):
+            env = registry.make(name)
+            assert isinstance(env, MuJoCoDLCMDP) and env.simulator.impl == "c"
+
+
+def test_another_mujoco_is_refused(untried, monkeypatch):
+    monkeypatch.setattr(mujoco, "__version__", "3.18.0")
+    refused("it needs MuJoCo 3.17.0, and 3.18.0 is installed")
+
+
+def test_another_interface_of_xla_is_refused(untried, monkeypatch):
+    monkeypatch.setattr(ffi, "VERSIONS", ((9, 9),))
+    monkeypatch.setattr(c, "OPERATION", "dynamite_mujoco_steps_of_a_test")  # a name that is not registered yet
+    refused("it can't be called here: XLA's foreign functions are of version 0.[345], and known are 9.9")
+
+
+def test_a_library_that_can_not_be_had_is_refused(untried, monkeypatch):
+    def default_mode() -> Any:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(c, "_steppers", {})
+    monkeypatch.setattr(mujoco_batch, "default_mode", default_mode)
+    refused("it can't be called here: no such library")
+
+
+def test_an_engine_that_steps_otherwise_is_refused(untried, monkeypatch):
+    step = Stepper.__call__
+
+    def other(self: Stepper, argument: np.ndarray, result: np.ndarray) -> None:
+        step(self, argument, result)
+        result[:, 0] = np.nextafter(result[:, 0], 1)
+
+    monkeypatch.setattr(Stepper, "__call__", other)
+    refused("its first step here is not MuJoCo's")
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_on_an_accelerator_it_is_refused_and_the_default_is_mjx(platform, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    with pytest.raises(UserError, match=f"impl is 'c'; it runs on CPUs, and JAX runs on {platform}"):
+        registry.make("reacher", impl="c")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend.resolve("auto") == "jax"
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+jax.config.update("jax_compilation_cache_dir", {folder!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+from dynamite_envs import registry
+env = registry.make("scratch_itch")
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("cache_hits") else None)
+@jax.jit
+def steps(env, key):
+    start = jax.vmap(env.reset)(jax.random.split(key, 4))
+    step = lambda state, _: (jax.vmap(env.step)(state, jnp.ones((4, 7))), None)
+    return jax.lax.scan(step, start, length=20)[0].obs
+obs = steps(env, jax.random.key(0))
+print(len(hits) > 0, obs.tobytes().hex())
+"""
+
+
+def test_a_second_process_takes_the_program_from_the_cache(tmp_path):
+    command = [sys.executable, "-c", PROGRAM.format(folder=str(tmp_path / "cache"))]
+    outputs, files = [], []
+    for _ in range(2):
+        outputs.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        files.append(sorted(path.name for path in (tmp_path / "cache").glob("*-cache")))
+    assert [hit for hit, _ in outputs] == ["False", "True"] and files[0] == files[1]
+    assert outputs[0][1] == outputs[1][1]
+
+
+# -- for long ------------------------------------------------------------------------------------------------------
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+@pytest.mark.parametrize("name", ["halfcheetah_wind", "reacher", "scratch_itch"])
+def test_ten_thousand_steps_under_full_torque_stay_finite_and_leak_nothing(name):
+    env = registry.make(name)
+
+    @jax.jit
+    def play(env: Any, state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            action = jax.random.rademacher(key, (4, env.action_space.size), jnp.float32)
+            state = jax.vmap(env.step)(state, action)
+            return state, jnp.all(jnp.isfinite(state.obs)) & jnp.all(jnp.isfinite(state.reward))
+
+        return jax.lax.scan(step, state, jax.random.split(key, 1000))
+
+    state = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 4))
+    memory = []
+    for part in range(10):
+        state, finite = play(env, state, jax.random.key(part))
+        assert bool(jnp.all(finite))
+        memory.append(resident_mb())
+    assert memory[-1] - memory[1] < 8
