@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dynamite_envs.dlcmdp import DLCMDP
-from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch, itch_frame, person
+from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch, itch_frame, people
 from dynamite_jax.analysis import readout
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import AgentParams, Array
@@ -55,8 +55,8 @@ class Scene:
     def __init__(self, env: ScratchItch, female: Array):
         """Shape the model's person like this one; `close` frees the renderer."""
         self._model = copy.copy(env.simulator.model)
-        for name, value in person(female).items():
-            getattr(self._model, name)[:] = np.asarray(value)
+        for name, values in people().items():
+            getattr(self._model, name)[:] = values[int(female)]
         self._data = mujoco.MjData(self._model)
         self._renderer = mujoco.Renderer(self._model, HEIGHT, WIDTH)
 

@@ -19,11 +19,11 @@ from dynamite_envs import registry
 from dynamite_envs.errors import FallbackWarning, UserError
 from dynamite_envs.half_cheetah import BODY
 from dynamite_envs.physics import backend, c, ffi, mujoco_batch
-from dynamite_envs.physics.backend import Motion, MuJoCoDLCMDP, Simulator
+from dynamite_envs.physics.backend import Contact, Motion, MuJoCoDLCMDP, Pose, Simulator
 from dynamite_envs.physics.mujoco_batch import Stepper
 from dynamite_envs.reacher import ARM
 from dynamite_envs.scratch_itch import poses
-from dynamite_envs.scratch_itch.env import ROBOT, person
+from dynamite_envs.scratch_itch.env import ROBOT
 
 mujoco: Any = untyped
 MODELS = {"half_cheetah": BODY, "reacher": ARM, "scratch_itch": ROBOT}
@@ -142,7 +142,7 @@ def test_a_single_device_uses_all_cores_and_each_of_two_its_share(monkeypatch):
     for devices, cores, threads in ((1, 8, 8), (2, 8, 4), (4, 2, 1)):
         monkeypatch.setattr(jax, "local_device_count", lambda devices=devices: devices)
         monkeypatch.setattr(c, "cores", lambda cores=cores: cores)
-        key, _ = c._load(BODY, (), contacts=False)
+        key, _ = c._load(BODY, variants={}, details=False)
         assert c._steppers[key.encode()].threads == threads
 
 
@@ -197,18 +197,22 @@ def test_contacts_of_changed_geoms_are_those_of_mujoco():
     mujoco.mj_forward(model, data)
     tip, limbs = data.geom("tip").xpos.copy(), [model.geom(name).id for name in ("upper_arm", "forearm")]
     n = 64
-    changes = {name: np.tile(single(getattr(model, name)), (n, 1, 1)) for name in c.CHANGEABLE}
-    changes["geom_pos"][:, limbs] = tip + rng.uniform(-0.2, 0.2, (n, 2, 3))
-    changes["geom_size"][:, limbs, :2] = rng.uniform(0.01, 0.2, (n, 2, 2))
+    variants = {name: np.tile(getattr(model, name), (n, 1, 1)) for name in mujoco_batch.CHANGEABLE}
+    variants["geom_pos"][:, limbs] = tip + rng.uniform(-0.2, 0.2, (n, 2, 3))
+    variants["geom_size"][:, limbs, :2] = rng.uniform(0.01, 0.2, (n, 2, 2))
     qpos, qvel = single(np.tile(poses.load()[0], (n, 1))), single(rng.normal(size=(n, 7)))
     motion = Motion(qpos, qvel, 0.0 * qvel)
     control = motion.qpos + single(rng.uniform(-0.2, 0.2, (n, 7)))
-    step = jax.jit(jax.vmap(simulator.advance_with_contacts))
-    after, contact = step(motion, control, np.zeros((n, 7), np.float32), changes)
+    variant = rng.permutation(n)
+
+    def step(motion: Motion, control: jax.Array, variant: jax.Array) -> tuple[Motion, Contact, Pose]:
+        return simulator.advance_chain(motion, control, jnp.zeros(7), variants=variants, variant=variant)
+
+    after, contact, pose = jax.jit(jax.vmap(step))(motion, control, variant)
     touched = np.zeros(3, int)
     for row in range(n):
-        for name, values in changes.items():
-            getattr(model, name)[:] = values[row]
+        for name, values in variants.items():
+            getattr(model, name)[:] = values[variant[row]]
         model.geom_rbound[limbs] = model.geom_size[limbs, 0] + model.geom_size[limbs, 1]
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = motion.qpos[row], motion.qvel[row], 0.0
         data.ctrl[:] = control[row]
@@ -224,6 +228,10 @@ def test_contacts_of_changed_geoms_are_those_of_mujoco():
         np.testing.assert_array_equal(contact.touching[row], touching)
         np.testing.assert_array_equal(contact.force[row], single([force for force, _ in expected.values()]))
         np.testing.assert_array_equal(contact.place[row], single([place for _, place in expected.values()]))
+        mujoco.mj_kinematics(model, data)  # at the end of the step
+        for name, values in (("xpos", pose.position), ("xquat", pose.quaternion), ("xanchor", pose.anchor)):
+            np.testing.assert_array_equal(values[row], single(getattr(data, name)), err_msg=name)
+        np.testing.assert_array_equal(pose.axis[row], single(data.xaxis))
     assert touched.min() >= 5
 
 
@@ -232,18 +240,23 @@ def test_a_geom_that_grows_is_not_overlooked():
     simulator = dataclasses.replace(ROBOT, substeps=1, impl="c")
     model, qpos = ROBOT.model, jnp.asarray(poses.load()[0], jnp.float32)
     motion = Motion(qpos, 0.0 * qpos, 0.0 * qpos)
-    grown = {name: single(getattr(model, name)) for name in c.CHANGEABLE}
-    grown["geom_size"][model.geom("upper_arm").id, 0] = 0.6
-    step = jax.jit(simulator.advance_with_contacts)
-    for changes, touching in (({}, False), (person(jnp.float32(1)), False), (grown, True)):
-        assert bool(step(motion, qpos, 0.0 * qpos, changes)[1].touching[0]) == touching
+    sizes = np.tile(model.geom_size, (2, 1, 1))
+    sizes[1, model.geom("upper_arm").id, 0] = 0.6
+
+    @jax.jit
+    def touching(variant: jax.Array) -> jax.Array:
+        inputs = {"variants": {"geom_size": sizes}, "variant": variant}
+        return simulator.advance_chain(motion, qpos, 0.0 * qpos, **inputs)[1].touching[0]
+
+    assert [bool(touching(variant)) for variant in (0, 1, 0, 1, 1)] == [False, True, False, True, True]
 
 
 def test_only_geoms_can_change():
     qpos = jnp.zeros(7)
     robot, motion = dataclasses.replace(ROBOT, impl="c"), Motion(qpos, qpos, qpos)
-    with pytest.raises(ValueError, match="C MuJoCo is given body_mass; only geom_pos, geom_quat, geom_size can change"):
-        robot.advance_with_contacts(motion, qpos, qpos, {"body_mass": qpos})
+    inputs = {"variants": {"body_mass": np.ones((2, ROBOT.model.nbody))}, "variant": jnp.zeros(())}
+    with pytest.raises(ValueError, match="variants have body_mass; they may have geom_pos, geom_quat, geom_size"):
+        robot.advance_chain(motion, qpos, qpos, **inputs)
 
 
 # -- what is broken ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dynamite_envs.physics.backend import Contact, Motion
 from dynamite_envs.physics.quaternions import cross, matrix, multiply, rotate
 from dynamite_envs.scratch_itch import env as scratch_itch
 from dynamite_envs.scratch_itch import poses as scratch_itch_poses
-from dynamite_envs.scratch_itch.env import ROBOT, Scratching, person
+from dynamite_envs.scratch_itch.env import ROBOT, Scratching, people
 from scratching import KEYS, arm, make, played
 
 mujoco: Any = untyped
@@ -157,7 +157,8 @@ def stepper(impl: str, female: bool, x64: bool = False):
 
     def one(motion: Motion, control: jax.Array) -> tuple[Motion, Contact]:
         once = dataclasses.replace(ROBOT, substeps=1, impl=impl)
-        return once.advance_with_contacts(motion, control, jnp.zeros(7), person(jnp.float32(female)))
+        inputs = {"variants": people(), "variant": jnp.asarray(female)}
+        return once.advance_chain(motion, control, jnp.zeros(7), **inputs)[:2]
 
     jax.clear_caches()  # parts of MJX that were traced in the other precision would be taken up again
     with jax.enable_x64(x64):

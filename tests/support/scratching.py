@@ -11,7 +11,7 @@ import numpy as np
 from dynamite_envs import registry
 from dynamite_envs.dlcmdp import State
 from dynamite_envs.physics.backend import ASSETS
-from dynamite_envs.scratch_itch.env import ScratchItch, person
+from dynamite_envs.scratch_itch.env import ScratchItch, people
 from dynamite_envs.scratch_itch.reference import act
 
 mujoco: Any = untyped
@@ -53,7 +53,7 @@ def played(policy: str) -> tuple[State, np.ndarray, State]:
 def arm(female: bool = False) -> tuple[Any, Any]:
     """The model in C, before a man or a woman, its solver given more iterations than ours."""
     model = mujoco.MjModel.from_xml_path(str(ASSETS / "scratch_itch.xml"))
-    for name, value in person(jnp.float32(female)).items():
-        getattr(model, name)[:] = value
+    for name, values in people().items():
+        getattr(model, name)[:] = values[int(female)]
     model.opt.iterations, model.opt.ls_iterations = 100, 50
     return model, mujoco.MjData(model)

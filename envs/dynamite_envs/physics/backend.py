@@ -45,6 +45,9 @@ class Motion(struct.PyTreeNode):
 
 
 M = TypeVar("M", bound=Motion)
+Variants = Mapping[
+    str, np.ndarray
+]  # of `geom_pos`, `geom_quat` and `geom_size`: an array of the model for each, [V, ...]
 
 
 class Contact(struct.PyTreeNode):
@@ -97,10 +100,10 @@ class Backend(Protocol):
         """Make all substeps under one control, see `Simulator.advance`."""
         ...
 
-    def advance_with_contacts(
-        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[M, Contact]:
-        """Make all substeps of a changed model, see `Simulator.advance_with_contacts`."""
+    def advance_chain(
+        self, motion: M, control: Array, applied: Array, *, variants: Variants, variant: Array
+    ) -> tuple[M, Contact, Pose]:
+        """Make all substeps of a variant of a chain, see `Simulator.advance_chain`."""
         ...
 
 
@@ -176,22 +179,22 @@ class Simulator:
         """
         return self.backend.advance(motion, control, applied)
 
-    def advance_with_contacts(
-        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[M, Contact]:
-        """Move on by one step of the environment, of a model whose pairs of geoms make frictional contacts (condim 3).
+    def advance_chain(
+        self, motion: M, control: Array, applied: Array, *, variants: Variants, variant: Array
+    ) -> tuple[M, Contact, Pose]:
+        """Move a `chain` on by one step of the environment, whose pairs of geoms make frictional contacts (condim 3).
 
         Args:
             motion: state of the model.
             control: of the actuators, held for the step, [nu].
             applied: generalised forces beside them, in N and N m, [nv].
-            changes: numbers of the model in place of the asset's, of `geom_pos` [ngeom, 3], `geom_quat` [ngeom, 4] and
-                `geom_size` [ngeom, 3]; they may be traced, and differ from environment to environment.
+            variants: numbers in place of those of the model.
+            variant: which of the variants, []; it may be traced, and differ from environment to environment.
 
         Returns:
-            State after `substeps` steps, and contacts as the last of them began.
+            State after `substeps` steps, contacts as the last of them began, and where the links are in the end.
         """
-        return self.backend.advance_with_contacts(motion, control, applied, changes)
+        return self.backend.advance_chain(motion, control, applied, variants=variants, variant=variant)
 
     def pose(self, qpos: Array) -> Pose:
         """Where the links of a `chain` are, at joint positions [nq]."""

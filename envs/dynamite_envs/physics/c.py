@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,12 +11,11 @@ import numpy as np
 
 from dynamite_envs.errors import UserError
 from dynamite_envs.physics import ffi
-from dynamite_envs.physics.backend import Contact, M, Motion, Simulator
+from dynamite_envs.physics.backend import Contact, M, Motion, Pose, Simulator, Variants
 
 Array = jax.Array
 
 OPERATION = "dynamite_mujoco_steps"
-CHANGEABLE = ("geom_pos", "geom_quat", "geom_size")  # as they follow each other in a row
 
 _steppers: dict[bytes, Any] = {}  # by key; programs name them, also those that come from the compilation cache
 
@@ -43,27 +41,27 @@ class C:
 
     def advance(self, motion: M, control: Array, applied: Array) -> M:
         """Make all substeps under one control."""
-        return self._advance(motion, control, applied, {}, contacts=False)[0]
+        loaded = _load(self.simulator, variants={}, details=False)
+        return self._advance(loaded, motion, (control, applied))[0]
 
-    def advance_with_contacts(
-        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[M, Contact]:
-        """Make all substeps of a changed model, and return the contacts of the last one."""
-        motion, numbers = self._advance(motion, control, applied, changes, contacts=True)
-        contact = numbers.reshape(-1, 7)  # force in the contact's frame, distance, place
-        return motion, Contact(contact[:, 3] < 0.0, contact[:, 0], contact[:, 4:])
+    def advance_chain(
+        self, motion: M, control: Array, applied: Array, *, variants: Variants, variant: Array
+    ) -> tuple[M, Contact, Pose]:
+        """Make all substeps of a variant of a chain, see `Simulator.advance_chain`."""
+        loaded = _load(self.simulator, variants=variants, details=True)
+        motion, numbers = self._advance(loaded, motion, (control, applied, variant))
+        model = self.simulator.model
+        sizes = (7 * model.npair, 3 * model.nbody, 4 * model.nbody, 3 * model.njnt, 3 * model.njnt)
+        contact, *pose = jnp.split(numbers, np.cumsum(sizes)[:-1])
+        contact = contact.reshape(-1, 7)  # force in the contact's frame, distance, place
+        touches = Contact(contact[:, 3] < 0.0, contact[:, 0], contact[:, 4:])
+        return motion, touches, Pose(*(x.reshape(-1, width) for x, width in zip(pose, (3, 4, 3, 3), strict=True)))
 
-    def _advance(
-        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array], contacts: bool
-    ) -> tuple[M, Array]:
-        """Later motion, and the numbers of the contacts."""
-        model, dtype = self.simulator.model, jnp.result_type(motion.qpos)
-        changed = tuple(name for name in CHANGEABLE if name in changes)
-        if unknown := set(changes) - set(changed):
-            raise ValueError(f"C MuJoCo is given {', '.join(sorted(unknown))}; only {', '.join(CHANGEABLE)} can change")
-        key, size = _load(self.simulator, changed, contacts)
-        parts = (motion.qpos, motion.qvel, motion.warmstart, control, applied, *(changes[name] for name in changed))
-        row = jnp.concatenate([jnp.ravel(jnp.asarray(part, dtype)) for part in parts])
+    def _advance(self, loaded: tuple[str, int], motion: M, inputs: tuple[Array, ...]) -> tuple[M, Array]:
+        """Later motion, and the numbers of its details."""
+        (key, size), model = loaded, self.simulator.model
+        parts = (motion.qpos, motion.qvel, motion.warmstart, *inputs)
+        row = jnp.concatenate([jnp.ravel(jnp.asarray(part, motion.qpos.dtype)) for part in parts])
         ends = np.cumsum([model.nq, model.nv, model.nv])
         qpos, qvel, warmstart, numbers = jnp.split(_steps(key, size, row), ends)
         return motion.replace(qpos=qpos, qvel=qvel, warmstart=warmstart), numbers
@@ -79,7 +77,7 @@ def _refuse_gradient(key: str, size: int, primals: Any, tangents: Any) -> Any:
     raise TypeError("physics by C MuJoCo has no gradient; impl 'jax' has")
 
 
-def _load(simulator: Simulator, changed: tuple[str, ...], contacts: bool) -> tuple[str, int]:
+def _load(simulator: Simulator, *, variants: Variants, details: bool) -> tuple[str, int]:
     """Make a model's steps ready; the key that names them in compiled programs, and the numbers of their result.
 
     The key depends on what is computed alone, so that a later process finds the program in the compilation cache.
@@ -87,11 +85,13 @@ def _load(simulator: Simulator, changed: tuple[str, ...], contacts: bool) -> tup
     from dynamite_envs.physics.mujoco_batch import Stepper
 
     ffi.register(OPERATION, _step_rows)
-    what = f"{simulator.substeps} {changed} {contacts}".encode() + simulator.file.read_bytes()
-    key = f"{simulator.asset}-{hashlib.blake2b(what, digest_size=8).hexdigest()}"
+    digest = hashlib.blake2b(f"{simulator.substeps} {details}".encode() + simulator.file.read_bytes(), digest_size=8)
+    for name, values in sorted(variants.items()):
+        digest.update(f"{name} {values.shape}".encode() + np.asarray(values, np.float64).tobytes())
+    key = f"{simulator.asset}-{digest.hexdigest()}"
     stepper = _steppers.get(key.encode())
     if stepper is None:
-        stepper = Stepper(str(simulator.file), simulator.substeps, changed, contacts)
+        stepper = Stepper(str(simulator.file), simulator.substeps, variants=variants, details=details)
         _steppers[key.encode()] = stepper
     stepper.threads = max(1, cores() // jax.local_device_count())  # one device uses all cores, one each a single one
     return key, stepper.layout.result

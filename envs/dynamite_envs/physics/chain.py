@@ -51,4 +51,4 @@ def pose(model: Any, qpos: Array) -> Pose:
         position, quaternion = jax.lax.optimization_barrier((position, quaternion))
         positions.append(position)
         quaternions.append(quaternion)
-    return Pose(*map(jnp.stack, (positions, quaternions, anchors, axes)))
+    return jax.lax.optimization_barrier(Pose(*map(jnp.stack, (positions, quaternions, anchors, axes))))

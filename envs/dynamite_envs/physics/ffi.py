@@ -6,6 +6,7 @@ ctypes, so that a program which holds the operation is kept in the compilation c
 """
 
 import ctypes
+import math
 import traceback
 from collections.abc import Callable
 from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
@@ -185,6 +186,5 @@ def _array(buffer: POINTER(_Buffer)) -> np.ndarray:  # pyright: ignore[reportInv
     """The memory of a buffer, [n, last axis]."""
     buffer = buffer.contents
     dims, dtype = buffer.dims[: buffer.rank], DTYPES[buffer.dtype]
-    size = int(np.prod(dims))
-    memory = (c_char * (size * dtype.itemsize)).from_address(buffer.data)
+    memory = (c_char * (math.prod(dims) * dtype.itemsize)).from_address(buffer.data)
     return np.frombuffer(memory, dtype).reshape(-1, dims[-1])

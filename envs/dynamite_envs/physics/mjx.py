@@ -1,13 +1,12 @@
 """Physics by MJX, MuJoCo in JAX."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dynamite_envs.physics import chain
-from dynamite_envs.physics.backend import Contact, M, Simulator
+from dynamite_envs.physics.backend import Contact, M, Pose, Simulator, Variants
 from dynamite_envs.physics.quaternions import matrix, multiply, rotate
 from dynamite_envs.physics.quiet_mjx import mjx
 
@@ -36,19 +35,20 @@ class MJX:
 
         return jax.lax.scan(substep, motion, length=self.simulator.substeps)[0]
 
-    def advance_with_contacts(
-        self, motion: M, control: Array, applied: Array, changes: Mapping[str, Array]
-    ) -> tuple[M, Contact]:
-        """Make all substeps of a changed model, and return the contacts of the last one."""
+    def advance_chain(
+        self, motion: M, control: Array, applied: Array, *, variants: Variants, variant: Array
+    ) -> tuple[M, Contact, Pose]:
+        """Make all substeps of a variant of a chain, see `Simulator.advance_chain`."""
         model, blank = self._constants()
-        model = model.replace(**changes)
+        dtype, index = motion.qpos.dtype, variant.astype(int)
+        model = model.replace(**{name: jnp.asarray(values, dtype)[index] for name, values in variants.items()})
 
         def substep(motion: M, _: None) -> tuple[M, Contact]:
             motion, data = self._step(model, blank, motion, control, applied)
             return motion, _contacts(data)
 
         motion, contacts = jax.lax.scan(substep, motion, length=self.simulator.substeps)
-        return motion, jax.tree.map(lambda x: x[-1], contacts)
+        return motion, jax.tree.map(lambda x: x[-1], contacts), self.simulator.pose(motion.qpos)
 
     def _step(self, model: Any, blank: Any, motion: M, control: Array, applied: Array) -> tuple[M, Any]:
         """The motion after one step of the model, and the `mjx.Data` of it."""

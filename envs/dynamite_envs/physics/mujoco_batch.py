@@ -1,6 +1,6 @@
 """C MuJoCo as a function of arrays: rows of states and controls in, rows of later states out."""
 
-import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from dynamite_envs.physics.floating import default_mode
 
 mujoco: Any = untyped
 VERSIONS = ("3.17.0",)  # of MuJoCo, whose batches and sensors of contacts this was tested with
+CHANGEABLE = ("geom_pos", "geom_quat", "geom_size")  # in variants of a model
 MOST = 1e10  # MuJoCo takes states and accelerations beyond it for broken; it would go on from the model's first state
+POSE = ("xpos", "xquat", "xanchor", "xaxis")  # of bodies and joints
 CONTACT = 7  # numbers of a contact: force in its frame, whose first axis is the normal; distance; place
 
 
@@ -22,20 +24,18 @@ class Layout:
 
     Attributes:
         state: positions, velocities and warm start, which come first in arguments and results.
-        inputs: with controls and applied forces.
-        changes: name and shape of each array of the model that rows bring along.
-        pairs: pairs of geoms whose contacts are in the results.
+        inputs: with controls and applied forces; then, where the model has variants, comes the index of one.
+        details: numbers of results that follow the state: a `CONTACT` for each pair of geoms, then every `POSE`.
     """
 
     state: int
     inputs: int
-    changes: dict[str, tuple[int, ...]]
-    pairs: int
+    details: int
 
     @property
     def result(self) -> int:
         """Numbers of a result."""
-        return self.state + CONTACT * self.pairs
+        return self.state + self.details
 
 
 class Stepper:
@@ -46,21 +46,25 @@ class Stepper:
     Attributes:
         model: with a sensor for each contact that is asked for.
         layout: of rows.
+        variants: numbers of each variant of the model.
         substeps: of each call.
         threads: that share a call's rows.
     """
 
-    def __init__(self, file: str, substeps: int, changed: tuple[str, ...] = (), contacts: bool = False):
+    def __init__(
+        self, file: str, substeps: int, *, variants: Mapping[str, np.ndarray] | None = None, details: bool = False
+    ):
         """Load a model.
 
         Args:
             file: of the model.
             substeps: steps in each call.
-            changed: arrays of the model that differ from row to row: `geom_pos`, `geom_quat` or `geom_size`.
-            contacts: whether results hold the contacts of the model's pairs of geoms.
+            variants: `geom_pos`, `geom_quat` or `geom_size` of each variant of the model, [V, ngeom, ...]; none for the
+                model as it is.
+            details: whether results hold contacts, as the last step began, and the pose of bodies after it.
         """
         spec = mujoco.MjSpec.from_file(file)
-        pairs = list(spec.pairs) if contacts else []
+        pairs = list(spec.pairs) if details else []
         for pair in pairs:
             _add_contact_sensor(spec, pair)
         self.model = model = spec.compile()
@@ -70,81 +74,96 @@ class Stepper:
         if not np.allclose(_radii(model, model.geom_size), model.geom_rbound):
             raise ValueError(f"{file} has geoms whose bounding spheres are not known from their sizes")
         state = model.nq + 2 * model.nv
-        changes = {name: getattr(model, name).shape for name in changed}
-        self.layout = Layout(state, state + model.nu + model.nv, changes, len(pairs))
+        self.variants = dict(variants or {})
+        if unknown := self.variants.keys() - set(CHANGEABLE):
+            raise ValueError(f"variants have {', '.join(sorted(unknown))}; they may have {', '.join(CHANGEABLE)}")
+        if "geom_size" in self.variants:
+            self.variants["geom_rbound"] = _radii(model, self.variants["geom_size"])
+        pose = 7 * model.nbody + 6 * model.njnt
+        self.layout = Layout(state, state + model.nu + model.nv, CONTACT * len(pairs) + pose if details else 0)
         self.substeps = substeps
         self.threads = 1
-        self._mode = default_mode()
+        default_mode()  # fails here, and not in a program, where it can't be had
         self._free: dict[tuple[int, int], list[_Rows]] = {}
-        self._lock = threading.Lock()
 
     def __call__(self, argument: np.ndarray, result: np.ndarray) -> None:
-        """Fill `result`, [n, layout.result], from `argument`, [n, layout.inputs and then the changes].
+        """Fill `result`, [n, layout.result], from `argument`, [n, layout.inputs, and an index of variants].
 
         Rows that hold what is not finite, or come to it, are NaN in the result; other rows do not feel them.
         """
         key = len(argument), min(self.threads, len(argument))
-        with self._mode():
-            with self._lock:
-                free = self._free.setdefault(key, [])
-                rows = free.pop() if free else None
-            rows = rows or _Rows(self, *key)
-            rows.step(argument, result)
-            with self._lock:
-                free.append(rows)
+        free = self._free.setdefault(key, [])  # these are atomic: two callers never get the same
+        try:
+            rows = free.pop()
+        except IndexError:
+            rows = _Rows(self, *key)
+        rows.step(argument, result)
+        free.append(rows)
 
 
 class _Rows:
-    """One batch of MuJoCo."""
+    """One batch of MuJoCo, of one caller at a time."""
 
     def __init__(self, stepper: Stepper, size: int, threads: int):
         self.layout, self.substeps = stepper.layout, stepper.substeps
-        self.batch = batch = Batch(stepper.model, size, threads)
+        self.mode = default_mode()
+        with self.mode:  # which the batch's threads inherit
+            self.batch = batch = Batch(stepper.model, size, threads)
         state = mujoco.mjtState
-        kept = (state.mjSTATE_QPOS, state.mjSTATE_QVEL, state.mjSTATE_WARMSTART)
-        given = (state.mjSTATE_CTRL, state.mjSTATE_QFRC_APPLIED)
+        parts = (state.mjSTATE_QPOS, state.mjSTATE_QVEL, state.mjSTATE_WARMSTART)
+        parts += (state.mjSTATE_CTRL, state.mjSTATE_QFRC_APPLIED)  # in a row of MuJoCo these follow each other
+        assert self.layout.inputs == sum(mujoco.mj_stateSize(stepper.model, part) for part in parts)
         start = mujoco.mj_stateSize(stepper.model, state.mjSTATE_TIME)
-        # In a row of MuJoCo these follow each other, see mjtState.
         self.inputs = batch.state[:, start : start + self.layout.inputs]
         self.state = self.inputs[:, : self.layout.state]
-        assert self.layout.inputs == sum(mujoco.mj_stateSize(stepper.model, part) for part in (*kept, *given))
-        self.changes = [batch.expand(name).reshape(size, -1) for name in self.layout.changes]
-        if "geom_size" in self.layout.changes:
-            self.sizes, self.radii = batch.expand("geom_size"), batch.expand("geom_rbound")
-        self.sensors = batch.bind("sensordata") if self.layout.pairs else None
-        self.warnings = batch.warning[:, :, 1]
-        self.warnings[:] = 1  # it speaks when it counts the first one
+        self.variants = [(batch.expand(name), values) for name, values in stepper.variants.items()]
+        self.last_variants = b""
+        self.details = []
+        if self.layout.details:
+            self.details = [batch.bind(name).reshape(size, -1) for name in ("sensordata", *POSE)]
+        stages = mujoco.mjtStage
+        self.stage = int(stages.mjSTAGE_POS if self.details else stages.mjSTAGE_NONE)
+        batch.warning[:, :, 1] = 1  # it speaks when it counts the first one
+        self.no_warning = batch.warning.tobytes()
 
     def step(self, argument: np.ndarray, result: np.ndarray) -> None:
         """See `Stepper`."""
-        layout, model = self.layout, self.batch.model
-        self.inputs[:] = argument[:, : layout.inputs]
-        first = layout.inputs
-        for rows in self.changes:
-            rows[:] = argument[:, first : first + rows.shape[1]]
-            first += rows.shape[1]
-        if "geom_size" in layout.changes:
-            self.radii[:] = _radii(model, self.sizes)
-        sound = _sound(argument)
-        self.batch.step(None if sound is None else np.flatnonzero(sound), nstep=self.substeps)
-        result[:, : layout.state] = self.state
-        if self.sensors is not None:
-            result[:, layout.state :] = self.sensors
-        if (self.warnings != 1).any():
-            result[(self.warnings != 1).any(axis=1)] = np.nan
-            self.warnings[:] = 1
-        if sound is not None:
-            result[~sound] = np.nan
-        if (sound := _sound(result)) is not None:
-            result[~sound] = np.nan
+        layout = self.layout
+        with self.mode, np.errstate(over="ignore", invalid="ignore"):
+            self.inputs[:] = argument[:, : layout.inputs]
+            if self.variants:
+                self._choose(argument[:, layout.inputs])
+            sound = _sound(argument)
+            self.batch.step(None if sound is None else np.flatnonzero(sound), nstep=self.substeps, stage=self.stage)
+            result[:, : layout.state] = self.state
+            first = layout.state
+            for values in self.details:
+                result[:, first : first + values.shape[1]] = values
+                first += values.shape[1]
+            if self.batch.warning.tobytes() != self.no_warning:
+                result[(self.batch.warning[:, :, 1] != 1).any(axis=1)] = np.nan
+                self.batch.warning[:] = np.frombuffer(self.no_warning, np.int32).reshape(self.batch.warning.shape)
+            if sound is not None:
+                result[~sound] = np.nan
+            if (sound := _sound(result)) is not None:
+                result[~sound] = np.nan
+
+    def _choose(self, variants: np.ndarray) -> None:
+        """Give every row the numbers of its variant, where they are not those of the last call."""
+        if (last := variants.tobytes()) == self.last_variants:
+            return
+        self.last_variants = last
+        for rows, values in self.variants:
+            rows[:] = values[np.clip(np.nan_to_num(variants), 0, len(values) - 1).astype(int)]
 
 
 def _sound(rows: np.ndarray) -> np.ndarray | None:
     """Which rows hold nothing but numbers that MuJoCo takes for good, [n]; None where all do."""
-    size = np.abs(rows)
-    if size.max() <= MOST:
+    numbers = rows.reshape(-1)
+    if np.dot(numbers, numbers) <= MOST:  # a bound of all that is cheap to have; NaN is beyond it
         return None
-    return np.all(size <= MOST, axis=1)
+    size = np.abs(rows)
+    return None if size.max() <= MOST else np.all(size <= MOST, axis=1)
 
 
 def _add_contact_sensor(spec: Any, pair: Any) -> None:

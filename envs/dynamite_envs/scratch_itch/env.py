@@ -152,10 +152,9 @@ class ScratchItch(MuJoCoDLCMDP):
         """0.1 s towards the joints' targets; the reward by contacts as its last 0.02 s began, all else by its end."""
         low, high = self.simulator.joint_limits
         target = jnp.clip(physics.qpos + REACH * action, low, high)
-        after, contact = self.simulator.advance_with_contacts(
-            physics, control=target, applied=jnp.zeros(7), changes=person(physics.female)
+        after, contact, pose = self.simulator.advance_chain(
+            physics, control=target, applied=jnp.zeros(7), variants=people(), variant=physics.female
         )
-        pose = self.simulator.pose(after.qpos)
         tip, orientation = tool(pose)
         velocity = jnp.sum(after.qvel[:, None] * jacobian(pose, pose.position[-1]), axis=0)
         itch, _, _ = itch_frame(physics.female, context)
@@ -235,11 +234,6 @@ def itch_frame(female: Array, itch: Itch) -> tuple[Array, Array, Array]:
     return start + along * axis + radius * normal, normal, axis
 
 
-def person(female: Array) -> dict[str, Array]:
-    """Numbers of the model for a man (0) or a woman (1)."""
-    return {name: jnp.asarray(pair, jnp.float32)[female.astype(int)] for name, pair in _people().items()}
-
-
 @functools.cache
 def _limbs() -> tuple[np.ndarray, ...]:
     """Upper end, axis, direction towards where the tip starts, direction across, [2, 2, 3]; radius, length, [2, 2]."""
@@ -251,7 +245,7 @@ def _limbs() -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
-def _people() -> dict[str, np.ndarray]:
+def people() -> dict[str, np.ndarray]:
     """`geom_pos`, `geom_quat` and `geom_size` of the model with a man and with a woman, [2, ngeom, ...]."""
     model: Any = ROBOT.model
     people = {name: np.stack([getattr(model, name)] * 2) for name in ("geom_pos", "geom_quat", "geom_size")}
