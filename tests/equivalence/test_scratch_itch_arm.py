@@ -210,7 +210,7 @@ def test_a_step_of_the_free_arm_is_that_of_c_mujoco(impl, x64, position, velocit
 @pytest.mark.parametrize("female", [False, True])
 def test_a_step_of_the_arm_in_contact_is_that_of_c_mujoco(impl, female):
     """From states that the reference policy comes to, either limb touched; forces and places too."""
-    before, _, _ = played("scripted")
+    before, _, _ = played("scripted", impl)
     physics = before.physics
     at = np.argwhere((physics.female == female) & (physics.force > 0.5))
     at = tuple(at[:: len(at) // 40][:40].T)

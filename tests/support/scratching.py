@@ -41,8 +41,8 @@ def play(env: ScratchItch, key: jax.Array, random: jax.Array, scripted: jax.Arra
 
 
 @functools.cache
-def played(policy: str) -> tuple[State, np.ndarray, State]:
-    result = play(make(), jax.random.key(1), jnp.float32(policy == "random"), jnp.array(policy == "scripted"))
+def played(policy: str, impl: str = "auto") -> tuple[State, np.ndarray, State]:
+    result = play(make(impl=impl), jax.random.key(1), jnp.float32(policy == "random"), jnp.array(policy == "scripted"))
     before, action, after = (
         jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x), part)
         for part in result
