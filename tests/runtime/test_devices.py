@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dynamite_jax.runtime.devices import unusable
+from dynamite_jax.runtime.devices import compiler_options, unusable
 
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.10.2", "0.12.0.1", "0.11.0.dev20260101", "1.0.0"])
@@ -82,3 +82,14 @@ def test_where_the_system_counts_no_memory_none_is_reported():
     process = run(code, HOME=os.environ.get("HOME", "/"))
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == "None"
+
+
+def test_the_compiler_tries_less_hard_where_a_program_runs_once(monkeypatch):
+    name = "xla_backend_optimization_level"
+    monkeypatch.delenv("XLA_FLAGS")
+    assert (compiler_options(), compiler_options(runs_once=True)) == ({name: 2}, {name: 0})
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}=3")
+    assert compiler_options() == compiler_options(runs_once=True) == {}
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert compiler_options() == {}
