@@ -93,6 +93,3 @@ def test_a_command_says_in_one_line_that_it_falls_back():
 def test_an_environment_without_physics_names_none():
     config = tiny_config("probe_match")
     assert configs.settled(config, configs.validate(config)) == config
-    assert (
-        c.C.impl == "c" and configs.settled(config_of("auto"), configs.validate(config_of("auto"))).physics.impl == "c"
-    )
