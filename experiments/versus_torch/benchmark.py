@@ -33,7 +33,7 @@ from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.program import Program
 from dynamite_jax.runtime.provenance import commit
 from experiments.versus_torch import jax_program
-from experiments.versus_torch.report import draw, report
+from experiments.versus_torch.report import draw, ratios, report
 from experiments.versus_torch.watched import Line, Watched, watch
 
 # Updates as in public VariBAD code (github.com/lmzintgraf/varibad), with the networks of our presets; docs/speed.md
@@ -321,6 +321,7 @@ def main() -> None:
     results = _earlier(arguments, preset.env)
 
     def write() -> None:
+        results.update(ratios(results))
         (arguments.out / f"{arguments.env}.json").write_text(json.dumps(results, indent=2) + "\n")
         (arguments.out / f"{arguments.env}.md").write_text("\n".join(report(results)))
 

@@ -16,7 +16,7 @@ from dynamite_jax import presets
 from dynamite_jax.agents.running_statistics import Quantities, with_moments
 from dynamite_jax.data.rollout import play
 from experiments.versus_torch import benchmark, jax_program
-from experiments.versus_torch.report import draw, report
+from experiments.versus_torch.report import draw, ratios, report
 from experiments.versus_torch.torch_reference import weights
 from experiments.versus_torch.watched import watch
 
@@ -190,8 +190,10 @@ def test_the_report_gives_ratios_of_medians(tmp_path):
             "theirs": [{"seconds": None, "watched_s": 600.0, "curve": curve}],
         },
     }
+    assert ratios(results) == {"ratio_customary": pytest.approx(45.0), "ratio_at_best": pytest.approx(20.0)}
+    assert ratios({}) == {}
     text = "\n".join(report(json.loads(json.dumps(results))))
-    for line in ("Ratio of medians: 45.0", "8,000 and 400 steps/s, 20.0 times", "| 8 | 40 | 2.00 |", "12.3"):
+    for line in ("Ratio of medians: 45.00", "8,000 and 400 steps/s, 20.00 times", "| 8 | 40 | 2.00 |", "12.3"):
         assert line in text
     assert "not within 600 (best 3.5)" in text
     assert "| 64 | 8,000 | 901 | 400 | 251 | 20.0 |" in text
