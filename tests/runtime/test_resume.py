@@ -87,10 +87,12 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
     assert_same(*states)
 
 
-def test_a_killed_process_resumes_to_the_same_end(tmp_path):
+@pytest.mark.parametrize("env", ["probe_match", "reacher"])
+def test_a_killed_process_resumes_to_the_same_end(env, tmp_path):
     """SIGKILL at an arbitrary moment of the real command; then the same command with --resume."""
-    flags = "--env probe_match --seeds 1 --num-envs 8 --chunk 5 --steps 80000 --checkpoint-every 3 --eval-episodes 64"
-    flags += " --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2 --no-tensorboard"
+    flags = f"--env {env} --env-options horizon=20 --seeds 1 --num-envs 8 --chunk 5 --steps 80000"
+    flags += " --checkpoint-every 3 --eval-episodes 64 --no-tensorboard"
+    flags += " --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2"
 
     def command(name, *more):
         return [sys.executable, "-m", "dynamite_jax.train", *flags.split(), "--out", str(tmp_path / name), *more]
