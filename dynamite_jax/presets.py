@@ -59,7 +59,7 @@ _POINT_ROBOT = dataclasses.replace(
 _MUJOCO = Config(
     steps=2_000_000,
     num_envs=16,
-    chunk=16,
+    chunk=8,
     eval_episodes=512,
     network=NetworkConfig(embedding=64, decoder_hidden=(64, 64), action_deviation=0.25),
     vae=VAEConfig(
