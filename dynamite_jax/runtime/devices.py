@@ -13,6 +13,8 @@ from typing import Any
 
 from jaxlib import version as jaxlib
 
+from dynamite_envs.machine import cores
+
 HANGS_SINCE = (0, 10)  # first jaxlib whose batched Cholesky can wait for ever inside the CPU's thread pool
 
 
@@ -96,11 +98,6 @@ def compiler_options(*, runs_once: bool = False) -> dict[str, Any]:
     if jax.default_backend() != "cpu" or name in os.environ.get("XLA_FLAGS", ""):
         return {}
     return {name: 0 if runs_once else 2}
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:

@@ -282,6 +282,16 @@ def test_what_is_not_finite_stays_in_its_environment_and_makes_no_noise(name, tm
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
+def test_a_batch_may_be_broken_as_a_whole():
+    """As the actions of a policy are whose weights are not finite."""
+    known = episodes("half_cheetah")
+    step = jax.jit(jax.vmap(known.simulator.advance))
+    after = step(known.start, np.full_like(known.control[0], np.nan), known.applied[0])
+    assert all(np.isnan(x).all() for x in jax.tree.leaves(after))
+    after = step(known.start, known.control[0], known.applied[0])
+    assert_bits(after, jax.tree.map(lambda x: x[0], known.states))
+
+
 def with_memory(tmp_path: Path, amount: str) -> Stepper:
     text = BODY.file.read_text()
     (tmp_path / "small.xml").write_text(text.replace("<option ", f'<size memory="{amount}"/><option ', 1))

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamite_envs.errors import UserError
+from dynamite_envs.machine import cores
 from dynamite_envs.physics import ffi
 from dynamite_envs.physics.backend import Contact, M, Motion, Pose, Simulator, Variants
 
@@ -100,11 +100,6 @@ def _load(simulator: Simulator, *, variants: Variants, details: bool) -> tuple[s
 def _step_rows(key: bytes, argument: np.ndarray, result: np.ndarray) -> None:
     """What compiled programs call."""
     _steppers[key](argument, result)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unusable() -> str | None:
