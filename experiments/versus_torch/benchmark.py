@@ -66,7 +66,7 @@ class Arguments:
     env: Literal["gridworld", "halfcheetah_vel"] = "gridworld"
     """Environment."""
     repeats: int = 3
-    """Runs of each program at the customary size, and to the return; medians are reported."""
+    """Runs of each program, in turn, at each size and to the return; medians are reported."""
     seconds: float = 15.0
     """Seconds for which a program is timed once it has made its first update."""
     limit: float = 600.0
@@ -197,26 +197,40 @@ def timed(repeats: list[Watched]) -> loggers.Record:
     }
 
 
+def in_turn(runner: Runner, config: Config, layout: tuple[int, int] | None) -> tuple[list[Watched], list[Watched]]:
+    """Repeats of ours and of the PyTorch program, one after the other; without a layout, of ours alone."""
+    ours, theirs = [], []
+    for _ in range(runner.arguments.repeats):
+        if layout:
+            theirs.append(runner.theirs(config, layout))
+        ours.append(runner.ours(config))
+    return ours, theirs
+
+
 def customary(runner: Runner, preset: Config) -> loggers.Record:
     """Both programs with 16 environments and the updates of public VariBAD code, in turn."""
     config = configs.changed(preset, {**CUSTOMARY[preset.env], "seeds": 1, "steps": ENDLESS})
     best = runner.fastest(config)
-    ours, theirs = [], []
-    for _ in range(runner.arguments.repeats):
-        theirs.append(runner.theirs(config, best["layout"]))
-        ours.append(runner.ours(config))
+    ours, theirs = in_turn(runner, config, best["layout"])
     kept = {name: best[name] for name in ("layout", "layouts")}
     return {"num_envs": 16, **kept, "ours": timed(ours), "theirs": timed(theirs)}
 
 
 def growth(runner: Runner, preset: Config) -> list[loggers.Record]:
-    """Both programs at each number of environments, by the preset."""
+    """Both programs at each number of environments, by the preset: medians, and all repeats."""
     rows = []
     for num_envs in runner.arguments.sizes:
         config = sized(dataclasses.replace(preset, seeds=1), num_envs)
-        best, ours = runner.fastest(config), runner.ours(config)
-        rows.append({"num_envs": num_envs, **best, "ours": ours.rate, "ours_mb": ours.peak_mb})
-        runner.print_progress(f"{num_envs} environments: ours {ours.rate:,.0f}, PyTorch {best['theirs']:,.0f} steps/s")
+        best = runner.fastest(config)
+        ours, theirs = in_turn(runner, config, best["layout"] if best["theirs"] else None)
+        row = {"num_envs": num_envs, **best}
+        for name, repeats in (("ours", ours), ("theirs", theirs)):
+            if repeats:
+                rates = [run.rate for run in repeats]
+                row |= {name: float(np.median(rates)), f"{name}_all": rates}
+                row[f"{name}_mb"] = float(np.median([run.peak_mb for run in repeats]))
+        rows.append(row)
+        runner.print_progress(f"{num_envs} environments: ours {row['ours']:,.0f}, PyTorch {row['theirs']:,.0f} steps/s")
     return rows
 
 
