@@ -82,8 +82,8 @@ sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= 
 tune: $(STAMP)  ## Search presets at random, the same budget for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
 	$(BIN)/dynamite-jax tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
-bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=
-	$(BIN)/dynamite-jax bench --env $(ENV) --method $(METHOD) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
+bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=, or METHODS="a b" in turn
+	$(BIN)/dynamite-jax bench --env $(ENV) --method $(METHOD) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(SCALED) $(ARGS)
 
 versus-torch: $(STAMP)  ## Measure training beside PyTorch (EXTRAS=torch): ENV=gridworld|halfcheetah_vel ARGS=
 	$(BIN)/python -m experiments.versus_torch.benchmark --env $(ENV) $(ARGS)

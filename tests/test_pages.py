@@ -81,6 +81,14 @@ def test_notes_take_numbers_from_json(folder):
         results.page(folder)
 
 
+def test_rows_that_no_longer_hold_are_marked(folder):
+    runs = results.environments(folder)["reef"]["table"]
+    assert "earlier code" not in results.markdown(runs)
+    lines = results.markdown(runs | {"rl2": {**runs["rl2"], "stale": True}}).splitlines()
+    assert lines[3].startswith("| `rl2`\\* |") and lines[4].startswith("| `varibad` |")
+    assert lines[-1].startswith("\\* made by earlier code")
+
+
 def test_a_sweep_is_methods_by_p():
     runs = {f"{method} p={p}": _row(p * 10 + i, 0, 9) for p in (0.0, 0.5) for i, method in enumerate(("a", "b"))}
     assert results.markdown(runs).splitlines()[2:] == [

@@ -41,3 +41,11 @@ class Algorithm(Protocol):
     def warnings(self, metrics: Mapping[str, Sequence[float]]) -> list[str]:
         """What a user should know of the metrics of a chunk, each of them one number a seed: a line each."""
         ...
+
+    def counts(self, env: DLCMDP) -> dict[str, int]:
+        """What one update learns from: `encoder_updates`, `encoder_steps`, `policy_updates`.
+
+        Updates are steps of an optimiser; `encoder_steps` are the environment steps that those of the encoder see, each
+        as often as it is seen.
+        """
+        ...

@@ -281,6 +281,17 @@ class MetaPPO:
             if deviation >= NOISE
         ]
 
+    def counts(self, env: DLCMDP) -> dict[str, int]:
+        """Steps of the optimisers in a meta-update, and environment steps that the encoder learns from in it."""
+        vae, ppo_config, episodes = self.config.vae, self.config.ppo, self.config.num_envs
+        policy_updates = ppo_config.epochs * ppo_config.minibatches
+        updates = seen = 0
+        if self.agent.belief.learns:
+            updates, seen = vae.epochs * vae.minibatches, vae.epochs * (vae.trajectories or episodes)
+        elif self.agent.belief.end_to_end:
+            updates, seen = policy_updates, ppo_config.epochs * episodes
+        return {"encoder_updates": updates, "encoder_steps": seen * env.horizon, "policy_updates": policy_updates}
+
     def _trained_by_policy(self, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
         """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
         return policy_params, belief_params if self.agent.belief.end_to_end else {}

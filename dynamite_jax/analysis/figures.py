@@ -10,7 +10,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from dynamite_jax import config as configs
-from dynamite_jax.analysis import statistics
+from dynamite_jax.analysis import curves, statistics
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import writing
 from dynamite_jax.runtime import loggers, run_folder
@@ -35,21 +35,35 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, *, title: str = "", 
             raise ConfigError(
                 f"runs: {run} is of {config.env}, {runs[0]} of {first.env}; they must be of one environment"
             )
-    figure, axes = _figure()
     names = labels or [config.method for config, _ in loaded]
+    drawn = zip(names, (curves.of(records) for _, records in loaded), strict=True)
+    _draw_curves(tuple(drawn), _references(runs, first), out, title or first.env)
+
+
+def draw_table(table: dict[str, loggers.Record], out: Path, *, title: str) -> None:
+    """Write one picture with the learning curves of the rows of a table, as far as they have any; none without."""
+    references = next((row["references"] for row in table.values() if "references" in row), {})
+    if named := tuple((name, row["curve"]) for name, row in table.items() if "curve" in row):
+        _draw_curves(named, references, out, title)
+
+
+def _draw_curves(
+    named: tuple[tuple[str, curves.Curve], ...], references: dict[str, float], out: Path, title: str
+) -> None:
+    figure, axes = _figure()
     colors = rcParams["axes.prop_cycle"].by_key()["color"] * 9
-    for color, name, (config, records) in zip(colors, names, loaded, strict=False):
-        steps = np.array([record["env_steps"] for record in records]) / 1e6
-        returns = np.array([record["return"] for record in records])  # [chunks, seeds]
+    for color, (name, curve) in zip(colors, named, strict=False):
+        steps, returns = curve.steps / 1e6, curve.returns
         low, high = np.array([statistics.bootstrap_interval(row, resamples=2000) for row in returns]).T
-        label = f"{name} ({config.seeds} seed{'s' * (config.seeds > 1)})"
-        axes.plot(steps, [statistics.interquartile_mean(row) for row in returns], color=color, label=label)
+        seeds = returns.shape[1]
+        middle = [statistics.interquartile_mean(row) for row in returns]
+        axes.plot(steps, middle, color=color, label=f"{name} ({seeds} seed{'s' * (seeds > 1)})")
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
-    for style, (name, value) in zip(("--", ":"), _references(runs, first).items(), strict=False):
+    for style, (name, value) in zip(("--", ":"), references.items(), strict=False):
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
-    axes.set_title(title or first.env)
+    axes.set_title(title)
     axes.legend(frameon=False, loc="lower right")
     with writing(out):
         figure.savefig(out, dpi=130)

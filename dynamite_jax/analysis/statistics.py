@@ -29,6 +29,32 @@ def summarise(values: Any) -> dict[str, Any]:
     return {"per_seed": per_seed, "iqm": interquartile_mean(per_seed), "ci95": bootstrap_interval(per_seed)}
 
 
+def summarise_scaled(values: Any, bottom: Any, top: Any, resamples: int = 10_000) -> dict[str, Any]:
+    """`summarise` on a scale on which `bottom` is 0 and `top` is 1, each known from seeds of its own.
+
+    The interval is a bootstrap stratified by the three groups, so that it also holds how uncertain the scale is.
+    Samples in which the top is not above the bottom have no scale and are left out.
+
+    Args:
+        values: one number a seed, [N].
+        bottom: likewise, [M]; one number where it is exact.
+        top: likewise, [K].
+        resamples: of the bootstrap.
+    """
+    groups = [np.asarray(group, float) for group in (values, bottom, top)]
+    low, high = (interquartile_mean(group) for group in groups[1:])
+    per_seed = (groups[0] - low) / (high - low)
+    rng = np.random.default_rng(0)
+    drawn = [_middle_mean(group[rng.integers(0, len(group), (resamples, len(group)))]) for group in groups]
+    middle, low, high = (sample[drawn[2] > drawn[1]] for sample in drawn)
+    ends = np.quantile((middle - low) / (high - low), [0.025, 0.975])
+    return {
+        "per_seed": per_seed.tolist(),
+        "iqm": interquartile_mean(per_seed),
+        "ci95": [float(end) for end in ends],
+    }
+
+
 def _middle_mean(values: np.ndarray) -> np.ndarray:
     """Mean along the last axis without the least and the greatest quarter, whose size is rounded down."""
     cut = values.shape[-1] // 4

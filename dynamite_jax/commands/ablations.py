@@ -60,16 +60,17 @@ def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
 def main() -> None:
     """Complete the runs, write the table, print it."""
     arguments = parse(Arguments, sys.argv[1:])
-    from dynamite_jax.analysis.figures import draw_learning_curves
+    from dynamite_jax.analysis.figures import draw_table
 
     run_configs = variants(arguments.env, arguments.seeds, arguments.steps)
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
     runs.make_folder(out)
-    table = runs.rows(run_configs, runs.complete(run_configs, root, arguments.allow_dirty))
+    file = out / "ablations.json"
+    table = runs.complete(run_configs, root, file, allow_dirty=arguments.allow_dirty)
+    runs.score(table)
     runs.compare(table, "dynamite")
-    base = run_configs["dynamite"]
-    runs.write(table, base, out, name="ablations", header="variant", allow_dirty=arguments.allow_dirty)
-    draw_learning_curves(tuple(root / name for name in run_configs), out / "ablations.png", labels=tuple(run_configs))
+    runs.write(table, run_configs["dynamite"], file, header="variant", allow_dirty=arguments.allow_dirty)
+    draw_table(table, file.with_suffix(".png"), title=arguments.env)
 
 
 if __name__ == "__main__":

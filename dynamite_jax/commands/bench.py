@@ -26,6 +26,8 @@ class Arguments(Plugins):
     """Environment."""
     method: str = "dynamite"
     """Method."""
+    methods: tuple[str, ...] = ()
+    """Methods whose training is timed chunk by chunk in turn, to compare their times; nothing else is measured."""
     scale: presets.Scale = "cores"
     """What the preset is sized for: a few cores, or a GPU or TPU."""
     seeds: int = 4
@@ -64,12 +66,37 @@ def _report(result: loggers.Record) -> None:
     console.print(table)
 
 
+def _report_methods(result: loggers.Record) -> None:
+    table = Table(title="{env}, {seeds} seeds, chunk by chunk in turn".format(**result))
+    for title in ("method", "environment steps/s", "least", "greatest", "seconds for 1 M steps a seed"):
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for name, rates in result["steps_per_s"].items():
+        seconds = 1e6 * result["seeds"] / rates["median"]
+        values = (rates["median"], min(rates["all"]), max(rates["all"]), seconds)
+        table.add_row(name, *(f"{value:,.0f}" for value in values))
+    Console().print(table)
+
+
 @one_line_errors
 def main() -> None:
     """Measure and print."""
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.repeats < 1:
         raise UserError(f"repeats is {arguments.repeats}; it must be 1 or more")
+    if arguments.methods and arguments.num_envs:
+        raise UserError(f"num_envs is {arguments.num_envs}; with --methods each has the number of its preset")
+    if arguments.methods:
+        run_configs = {name: presets.default(arguments.env, name, arguments.scale) for name in arguments.methods}
+        devices.setup(arguments.seeds)
+        from dynamite_jax.runtime import speed
+
+        run_configs = {name: dataclasses.replace(config, seeds=arguments.seeds) for name, config in run_configs.items()}
+        result = speed.compare(run_configs, arguments.repeats)
+        if arguments.json:
+            print(json.dumps(result), flush=True)
+        else:
+            _report_methods(result)
+        return
     preset = presets.default(arguments.env, arguments.method, arguments.scale)
     devices.setup(arguments.seeds)
     from dynamite_jax.runtime import speed

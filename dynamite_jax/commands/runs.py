@@ -1,8 +1,11 @@
 """Many runs as one job, and the table of their results."""
 
+import dataclasses
+import itertools
 import json
 import multiprocessing
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,12 +13,16 @@ from rich.console import Console
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis import statistics
+from dynamite_jax.analysis import curves, statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import devices, loggers, provenance
+from dynamite_jax.runtime import devices, loggers, provenance, run_folder
 
 REFERENCES = ("oracle", "markov")
+MARK = "*"  # of rows that no longer hold
+
+Table = dict[str, loggers.Record]
+"""Name of each run -> its row."""
 
 
 def _interval(summary: loggers.Record, digits: int) -> str:
@@ -26,11 +33,13 @@ def _interval(summary: loggers.Record, digits: int) -> str:
 COLUMNS = (  # title, key of the row that it shows, cell
     ("return", "iqm", lambda row: _interval(row, 2)),
     ("score", "score", lambda row: _interval(row["score"], 3)),
+    ("score while training", "auc", lambda row: _interval(row["auc"], 3)),
     ("regret", "regret", lambda row: _interval(row["regret"], 3)),
     ("posterior error", "readout_error", lambda row: _interval(row["readout_error"], 3)),
     ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
     ("loss of score", "loss", lambda row: _interval(row["loss"], 3)),
     ("steps a seed", "env_steps", lambda row: f"{row['env_steps'] / 1e6:.1f} M"),
+    ("encoder updates", "encoder_updates", lambda row: f"{row['encoder_updates']:,}"),
     ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
     ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
 )
@@ -61,43 +70,106 @@ def refuse_dirty(commits: dict[str, str | None], allow_dirty: bool) -> None:
             raise UserError(f"commit of {name} is {commit}: commit the changes and train anew, or add --allow-dirty")
 
 
-def complete(run_configs: dict[str, Config], root: Path, allow_dirty: bool = False) -> dict[str, loggers.Record]:
-    """Complete runs one after the other: missing ones are trained, interrupted ones resumed, finished ones kept.
+def complete(
+    run_configs: dict[str, Config],
+    root: Path,
+    file: Path,
+    *,
+    wanted: Iterable[str] | None = None,
+    allow_dirty: bool = False,
+) -> Table:
+    """Complete the rows of a table: those of the file that still hold are kept, all others run.
+
+    A row holds while its config and the code that decides its numbers are today's. A run that is interrupted is
+    resumed, one that is finished and was made by other code is moved aside and made anew.
 
     Args:
-        run_configs: name of each run -> its config.
+        run_configs: name of each row -> its config.
         root: folder of the run folders.
+        file: the table as it was written before, NAME.json; it need not exist.
+        wanted: names of the rows to complete; of the others those of the file are kept, if they have as many seeds.
+            All by default.
         allow_dirty: accept runs of code that is not committed.
 
     Returns:
-        Name of each run -> its summary.
+        Rows in the order of the configs, as `make_row` has them; `stale` says that one of them holds no longer.
 
     Raises:
-        UserError: a folder holds another run, or code is not committed.
+        UserError: a folder holds another run, code is not committed, or the file can't be read.
         SystemExit: a run stopped; its message is on stderr, and the same command resumes it.
     """
-    for name, config in run_configs.items():  # all of them before hours go into the first
+    kept = {}
+    for name, row in _read(file).items():
+        if name in run_configs and len(row["per_seed"]) == run_configs[name].seeds:
+            kept[name] = row | {"stale": not _holds(row, run_configs[name])}
+    holding = {name for name, row in kept.items() if not row["stale"]}
+    missing = [name for name in (run_configs if wanted is None else wanted) if name not in holding]
+    for name in missing:  # all of them before hours go into the first
         path = root / name / "config.json"
-        if path.is_file() and (changed := configs.differences(configs.load(path), config)):
-            raise ConfigError(f"runs: {root / name} holds another run; {'; '.join(changed)}; name another folder")
-    paths = {name: root / name / "summary.json" for name in run_configs}
-    commits = {name: json.loads(path.read_text())["commit"] for name, path in paths.items() if path.is_file()}
-    if len(commits) < len(run_configs):
+        if path.is_file():
+            config = run_folder.continued(run_configs[name], path.parent)
+            if changed := configs.differences(configs.load(path), config):
+                raise ConfigError(f"runs: {root / name} holds another run; {'; '.join(changed)}; name another folder")
+    finished = {name: root / name / run_folder.SUMMARY for name in missing}
+    summaries = {name: json.loads(path.read_text()) for name, path in finished.items() if path.is_file()}
+    outdated = [name for name, summary in summaries.items() if not _of_todays_code(summary)]
+    for name in outdated:
+        del summaries[name]
+    commits = {name: summary["commit"] for name, summary in summaries.items()}
+    if len(summaries) < len(missing):
         commits["the code here"] = provenance.commit()
     refuse_dirty(commits, allow_dirty)
-    summaries = {}
-    for number, (name, config) in enumerate(run_configs.items(), start=1):
-        path = paths[name]
-        if not path.is_file():
-            Console(stderr=True).print(f"run {number} of {len(run_configs)}: {name}", markup=False)
+    for name in outdated:
+        _set_aside(root / name)
+    for number, name in enumerate(missing, start=1):
+        if name not in summaries:
+            Console(stderr=True).print(f"run {number} of {len(missing)}: {name}", markup=False)
             # In a process of its own, so that its devices and the memory it reports are its own.
-            process = multiprocessing.get_context("spawn").Process(target=_train, args=(config, path.parent))
+            arguments = (run_configs[name], root / name)
+            process = multiprocessing.get_context("spawn").Process(target=_train, args=arguments)
             process.start()
             process.join()
             if process.exitcode:
                 raise SystemExit(abs(process.exitcode))
-        summaries[name] = json.loads(path.read_text())
-    return summaries
+            summaries[name] = json.loads(finished[name].read_text())
+        kept[name] = make_row(run_configs[name], summaries[name], loggers.read(root / name / "metrics.jsonl"))
+    return {name: kept[name] for name in run_configs if name in kept}
+
+
+def _read(file: Path) -> Table:
+    """Rows of a table that was written before, with their curves; none where there is no file."""
+    if not file.is_file():
+        return {}
+    try:
+        rows = json.loads(file.read_text())["runs"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"out: {str(file)!r} is no table; move it away") from None
+    for name, curve in curves.read(curves.beside(file)).items():
+        if name in rows:
+            rows[name]["curve"] = curve
+    return rows
+
+
+def _holds(row: loggers.Record, config: Config) -> bool:
+    """Whether a row is what its run would give today."""
+    try:
+        earlier = configs.from_dict(row["config"], "the table")
+    except ConfigError:  # of a version whose configs were others
+        return False
+    if config.physics.impl == "auto":
+        config = dataclasses.replace(config, physics=earlier.physics)
+    return not configs.differences(earlier, config) and _of_todays_code(row)
+
+
+def _of_todays_code(record: loggers.Record) -> bool:
+    return "code" in record and provenance.digest(record["code"]["modules"]) == record["code"]["digest"]
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the folder of a run that was made by other code."""
+    place = next(path for n in itertools.count(1) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())
+    folder.rename(place)
+    Console(stderr=True).print(f"{folder} was made by other code; it is now {place}", markup=False, soft_wrap=True)
 
 
 @one_line_errors
@@ -108,51 +180,70 @@ def _train(config: Config, out: Path) -> None:
     training.train(config, out, resume=(out / "config.json").is_file())
 
 
-def rows(run_configs: dict[str, Config], summaries: dict[str, loggers.Record]) -> dict[str, loggers.Record]:
-    """The rows of a table, one for each run.
+def make_row(config: Config, summary: loggers.Record, records: list[loggers.Record]) -> loggers.Record:
+    """The row of one run, as far as it does not depend on others.
 
     Args:
-        run_configs: name of each run -> its config.
-        summaries: name of each run -> its summary.
+        config: of the run.
+        summary: of the run.
+        records: its metrics, one a chunk.
 
     Returns:
-        Name -> `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief
-        holds, likewise where they are known; `outcomes`, the counts of the environment; `score` likewise, the fraction
-        of the Bayes-optimal return if that is known, else of the way from `markov` to `oracle` where both are among the
-        runs; `env_steps`, `steps_per_s`, `wall_s`, `tuning_trials`, `seed`, `config`, `commit`, `versions`, `machine`.
+        `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief holds,
+        likewise where they are known; `outcomes`, the counts of the environment; `references`, returns of reference
+        agents; `curve`; `env_steps`, `encoder_updates`, `encoder_steps`, `policy_updates` of a seed; `steps_per_s`,
+        `wall_s`, `tuning_trials`, `seed`, `config`, `commit`, `code`, `versions`, `machine`.
     """
-    table = {}
-    for name, config in run_configs.items():
-        summary = summaries[name]
-        result = summary["eval"]
-        table[name] = {
-            **result["return"],
-            **{key: summary[key] for key in ("env_steps", "steps_per_s", "wall_s", "commit", "versions", "machine")},
-            "config": configs.to_dict(config),
-            "tuning_trials": presets.tuning_trials(config),
-            "seed": config.seed,
-        }
-        measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
-        table[name] |= {key: value for key, value in measured.items() if value}
-        if "outcomes" in result:
-            table[name]["outcomes"] = result["outcomes"]
-        bottom, top = _scale(result["references"], summaries)
-        if top is not None:
-            score = [(value - bottom) / (top - bottom) for value in result["return"]["per_seed"]]
-            table[name]["score"] = statistics.summarise(score)
-    return table
+    result = summary["eval"]
+    of_run = ("env_steps", "encoder_updates", "encoder_steps", "policy_updates", "steps_per_s", "wall_s", "commit")
+    of_run += ("code", "versions", "machine")
+    measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
+    measured["outcomes"] = result.get("outcomes")
+    return {
+        **result["return"],
+        **{key: summary[key] for key in of_run},
+        "config": configs.to_dict(config),
+        "tuning_trials": presets.tuning_trials(config),
+        "seed": config.seed,
+        "references": result["references"],
+        "curve": curves.of(records),
+        **{key: value for key, value in measured.items() if value},
+    }
 
 
-def _scale(references: dict[str, float], summaries: dict[str, loggers.Record]) -> tuple[float, float | None]:
-    """Returns whose scores are 0 and 1; None for the latter where it is unknown."""
+def score(table: Table) -> None:
+    """Add to each row `score` and `auc`, its final return and its mean return while training on one scale.
+
+    Both are as `statistics.summarise_scaled` has them. The scale is the fraction of the Bayes-optimal return if that is
+    known, else of the way from `markov` to `oracle`; without these two in the table, no row gets any.
+
+    Args:
+        table: rows of one environment.
+    """
+    for row in table.values():
+        if "references" not in row:  # of a version that did not keep them; its score is as it was then
+            continue
+        for name in ("score", "auc"):
+            row.pop(name, None)
+        if not (scale := _scale(row["references"], table)):
+            continue
+        returns = {"score": row["per_seed"]}
+        if "curve" in row:
+            returns["auc"] = row["curve"].returns.mean(0)
+        for name, values in returns.items():
+            row[name] = statistics.summarise_scaled(values, *scale)
+
+
+def _scale(references: dict[str, float], table: Table) -> tuple[list[float], list[float]] | None:
+    """Returns whose scores are 0 and 1: one where it is exact, else one a seed; None where there is no scale."""
     if "bayes_optimal" in references:
-        return 0.0, references["bayes_optimal"]
-    if {"markov", "oracle"} <= summaries.keys():
-        return summaries["markov"]["eval"]["return"]["iqm"], summaries["oracle"]["eval"]["return"]["iqm"]
-    return 0.0, None
+        return [0.0], [references["bayes_optimal"]]
+    if {"markov", "oracle"} <= table.keys() and table["markov"]["iqm"] < table["oracle"]["iqm"]:
+        return table["markov"]["per_seed"], table["oracle"]["per_seed"]
+    return None
 
 
-def compare(table: dict[str, loggers.Record], base: str) -> None:
+def compare(table: Table, base: str) -> None:
     """Add `loss` to each row: the score of `base` minus its own, seed by seed, as `statistics.summarise` has it."""
     if "score" in table[base]:
         base_scores = table[base]["score"]["per_seed"]
@@ -161,22 +252,13 @@ def compare(table: dict[str, loggers.Record], base: str) -> None:
             row["loss"] = statistics.summarise(losses)
 
 
-def write(
-    table: dict[str, loggers.Record],
-    config: Config,
-    folder: Path,
-    *,
-    name: str,
-    header: str,
-    allow_dirty: bool = False,
-) -> None:
-    """Write `folder`/`name`.json and .md, and print the latter.
+def write(table: Table, config: Config, file: Path, *, header: str, allow_dirty: bool = False) -> None:
+    """Write a table as JSON, Markdown and, of its curves, CSV, and print the Markdown.
 
     Args:
-        table: the result of `rows`.
+        table: the result of `complete`, scored.
         config: of the first run, for the fields that all have in common.
-        folder: of the files.
-        name: of the files.
+        file: NAME.json; the others are beside it.
         header: title of the column that holds the names of the runs.
         allow_dirty: also write rows of code that is not committed.
 
@@ -184,8 +266,10 @@ def write(
         UserError: a row is of such code.
     """
     refuse_dirty({run: row["commit"] for run, row in table.items()}, allow_dirty)
-    record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": table}
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    runs = {run: {key: value for key, value in row.items() if key != "curve"} for run, row in table.items()}
+    record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": runs}
+    file.write_text(json.dumps(record, indent=2) + "\n")
+    curves.write({run: row["curve"] for run, row in table.items() if "curve" in row}, curves.beside(file))
     lines = [
         f"{config.env}, {config.seeds} seeds from root {config.seed}; interquartile mean [95 % bootstrap interval].",
         "",
@@ -198,7 +282,9 @@ def write(
         cells = [cell(row) if key in row else "-" for _, key, cell in columns]
         outcomes = row.get("outcomes", {})
         cells += [_interval(outcomes[name], 3) if name in outcomes else "-" for name in outcome_names]
-        lines += [f"| {' | '.join([run, *cells])} |"]
+        lines += [f"| {' | '.join([run + MARK * row.get('stale', False), *cells])} |"]
+    if any(row.get("stale") for row in table.values()):
+        lines += ["", f"{MARK} made by earlier code or with another config; the same command makes it anew."]
     text = "\n".join(lines) + "\n"
-    (folder / f"{name}.md").write_text(text)
+    file.with_suffix(".md").write_text(text)
     sys.stdout.write(text)

@@ -58,13 +58,13 @@ def main() -> None:
     run_configs = {_run_name(method, p): config for p in configs_at for method, config in configs_at[p].items()}
     out = arguments.out / arguments.env
     runs.make_folder(out)
-    summaries = runs.complete(run_configs, arguments.runs / arguments.env, arguments.allow_dirty)
-    table = {}
+    file = out / "sweep_p.json"
+    table = runs.complete(run_configs, arguments.runs / arguments.env, file, allow_dirty=arguments.allow_dirty)
     for p, method_configs in configs_at.items():  # references are those of the same p
-        rows = runs.rows(method_configs, {method: summaries[_run_name(method, p)] for method in method_configs})
-        table |= {_run_name(method, p): row for method, row in rows.items()}
+        of_p = {method: table[_run_name(method, p)] for method in method_configs}
+        runs.score(of_p)
     first = next(iter(run_configs.values()))
-    runs.write(table, first, out, name="sweep_p", header="method and p", allow_dirty=arguments.allow_dirty)
+    runs.write(table, first, file, header="method and p", allow_dirty=arguments.allow_dirty)
     picture = out / "sweep_p.png"
     draw_sweep(table, methods=arguments.methods, p=arguments.p, env=arguments.env, out=picture)
 

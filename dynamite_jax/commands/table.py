@@ -16,12 +16,12 @@ from dynamite_jax.methods import METHODS
 
 @dataclass(frozen=True)
 class Arguments(Plugins):
-    """Train missing runs, resume interrupted ones, keep finished ones; evaluate all the same way."""
+    """Train missing runs, resume interrupted ones, keep rows that still hold; evaluate all the same way."""
 
     env: str = "gridworld"
     """Environment."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Methods, in the order of the rows."""
+    """Methods to train; rows of others that an earlier table has are kept, and marked where they no longer hold."""
     scale: presets.Scale = "cores"
     """What the presets are sized for: a few cores, or a GPU or TPU."""
     seeds: int = 10
@@ -31,7 +31,8 @@ class Arguments(Plugins):
     runs: Path = Path("runs/table")
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
-    """Where table.md, table.json and table.png go, under the name of the environment; the scale enters their names."""
+    """Where table.json, table_curves.csv, table.md and table.png go, under the name of the environment; the scale
+    enters their names. Rows there whose config and code are today's are not made again."""
     allow_dirty: bool = False
     """Also write results of code that is not committed."""
 
@@ -40,20 +41,22 @@ class Arguments(Plugins):
 def main() -> None:
     """Complete the runs, write the table, print it."""
     arguments = parse(Arguments, sys.argv[1:])
-    from dynamite_jax.analysis.figures import draw_learning_curves
+    from dynamite_jax.analysis.figures import draw_table
 
     run_configs = {}
-    for method in arguments.methods:
+    for method in dict.fromkeys((*METHODS, *arguments.methods)):
         config = presets.default(arguments.env, method, arguments.scale)
         steps = arguments.steps or config.steps
         run_configs[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
     scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
     root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
+    file = out / f"table{scale}.json"
     runs.make_folder(out)
-    table = runs.rows(run_configs, runs.complete(run_configs, root, arguments.allow_dirty))
-    first = next(iter(run_configs.values()))
-    runs.write(table, first, out, name=f"table{scale}", header="method", allow_dirty=arguments.allow_dirty)
-    draw_learning_curves(tuple(root / method for method in run_configs), out / f"table{scale}.png")
+    table = runs.complete(run_configs, root, file, wanted=arguments.methods, allow_dirty=arguments.allow_dirty)
+    runs.score(table)
+    first = run_configs[next(iter(table))]
+    runs.write(table, first, file, header="method", allow_dirty=arguments.allow_dirty)
+    draw_table(table, file.with_suffix(".png"), title=arguments.env)
 
 
 if __name__ == "__main__":

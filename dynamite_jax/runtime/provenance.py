@@ -1,14 +1,73 @@
-"""Which program produced a run: its commit, and the versions of its dependencies. What is unknown is None."""
+"""Which program produced a run: its commit, its code, and the versions of its dependencies. What is unknown is None."""
 
+import ast
+import hashlib
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import dynamite_envs
 import dynamite_jax
 
 PACKAGE = Path(dynamite_jax.__file__).parent
+ASSETS = Path(dynamite_envs.__file__).parent / "assets"
 DEPENDENCIES = ("jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
+
+# Modules that decide the numbers of a run, and those among them that only name, start or show things.
+_PARTS = ("agents", "algorithms", "analysis", "beliefs", "data", "methods", "networks")
+DECIDING = ("dynamite_envs.", *(f"dynamite_jax.{name}." for name in _PARTS))
+_SHOWING = ("animation", "curves", "figures", "report")
+BYSTANDERS = {"dynamite_envs.registry", *(f"dynamite_jax.analysis.{name}" for name in _SHOWING)}
+
+
+def code() -> dict[str, Any]:
+    """The code that decides the numbers of this process: `modules`, those it has imported, and their `digest`."""
+    modules = sorted(
+        name
+        for name, module in list(sys.modules.items())
+        if name.startswith(DECIDING) and name not in BYSTANDERS
+        if not hasattr(module, "__path__")  # packages only list what is in them
+    )
+    return {"digest": digest(modules), "modules": modules}
+
+
+def digest(modules: Iterable[str]) -> str | None:
+    """Digest of the code of modules, as it is on disk, and of the assets that they name.
+
+    Comments, docstrings and layout are left out.
+
+    Returns:
+        None where a module is gone.
+    """
+    parts = []
+    for name in modules:
+        try:
+            spec = find_spec(name)
+        except ModuleNotFoundError:  # not even its package is there
+            return None
+        if spec is None or spec.origin is None:
+            return None
+        parts.append(f"{name} {_digest_of_file(Path(spec.origin))}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def _digest_of_file(path: Path) -> str:
+    text = path.read_text()
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    content = ast.unparse(tree).encode()
+    assets = sorted(ASSETS.glob("*"))
+    content += b"".join(asset.read_bytes() for asset in assets if asset.name in text or f'"{asset.stem}"' in text)
+    return hashlib.sha256(content).hexdigest()
 
 
 def versions() -> dict[str, str | None]:

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -76,6 +76,44 @@ def measure(config: Config, repeats: int) -> loggers.Record:
         **physics,
         "floor": _floor(phases, float(np.median(rates))),
         "config": configs.to_dict(config),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": devices.machine(),
+    }
+
+
+def compare(run_configs: Mapping[str, Config], repeats: int) -> loggers.Record:
+    """Speed of complete training of several runs, chunk by chunk in turn in one process.
+
+    Only such rates may be compared: what a machine gives changes from minute to minute.
+
+    Args:
+        run_configs: name of each run -> its config; all of one environment.
+        repeats: timed chunks of each, after one that is not timed.
+
+    Returns:
+        `env`; `seeds`; `steps_per_s` over all seeds, by name: `median`, `all`; `configs`; `commit`, `versions` and
+        `machine`.
+    """
+    steps, states, sizes = {}, {}, {}
+    for name, config in run_configs.items():
+        program = Program(config, configs.validate(config))
+        states[name] = program.init()
+        steps[name] = program.compile(states[name])
+        sizes[name] = program.steps_per_chunk * config.seeds
+    rates: dict[str, list[float]] = {name: [] for name in run_configs}
+    for repeat in range(repeats + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            states[name], _ = jax.block_until_ready(step(states[name]))
+            if repeat:
+                rates[name].append(sizes[name] / (time.perf_counter() - start))
+    first = next(iter(run_configs.values()))
+    return {
+        "env": first.env,
+        "seeds": first.seeds,
+        "steps_per_s": {name: {"median": float(np.median(values)), "all": values} for name, values in rates.items()},
+        "configs": {name: configs.to_dict(config) for name, config in run_configs.items()},
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "machine": devices.machine(),

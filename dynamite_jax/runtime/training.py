@@ -129,6 +129,7 @@ def _summary(program: Program, result: loggers.Record, out: Path, *, wall_s: flo
         "preset": presets.source(config),
         "eval": result,
         "env_steps": program.chunks * program.steps_per_chunk,
+        **{name: program.chunks * config.chunk * n for name, n in program.algorithm.counts(program.env).items()},
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),
         "compile_s": program.compile_s,
         "wall_s": wall_s,
@@ -136,4 +137,5 @@ def _summary(program: Program, result: loggers.Record, out: Path, *, wall_s: flo
         "versions": provenance.versions(),
         "machine": devices.machine(),
         "commit": provenance.commit(),
+        "code": provenance.code(),
     }

@@ -28,6 +28,7 @@ ORDER = (
 )
 METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "oracle", "markov")
 REFERENCES = ("oracle", "markov")
+MARK = "\\*"  # of rows that no longer hold
 WITHOUT_NOTES = "## {env}\n\n{setup[table]}\n\n{markdown[table]}\n\n{verdict[table]}\n"
 INTRODUCTION = """\
 <!-- Written by `make results` from results/ENV/*.json and results/ENV/notes.md; change those. -->
@@ -152,8 +153,11 @@ def markdown(runs: dict[str, Record]) -> str:
         cells = [cell(row) if key in row else "-" for _, key, cell in columns]
         counted = row.get("outcomes", {})
         cells += [interval(counted[outcome], 3) if outcome in counted else "-" for outcome in outcomes]
-        rows.append([f"`{name}`" if name in METHODS else name, *cells])
-    return table(["", *(title for title, _, _ in columns), *outcomes], rows)
+        rows.append([(f"`{name}`" if name in METHODS else name) + MARK * row.get("stale", False), *cells])
+    text = table(["", *(title for title, _, _ in columns), *outcomes], rows)
+    if not any(row.get("stale") for row in runs.values()):
+        return text
+    return f"{text}\n\n{MARK} made by earlier code or with another config, and not yet anew."
 
 
 def verdict(runs: dict[str, Record]) -> str:
@@ -183,11 +187,13 @@ def interval(summarised: Record, digits: int) -> str:
 _COLUMNS = (  # title, key of the row, cell
     ("return", "iqm", lambda row: interval(row, 2)),
     ("score", "score", lambda row: interval(row["score"], 3)),
+    ("score while training", "auc", lambda row: interval(row["auc"], 3)),
     ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
     ("regret", "regret", lambda row: interval(row["regret"], 2)),
     ("posterior error", "readout_error", lambda row: interval(row["readout_error"], 3)),
     ("loss of score", "loss", lambda row: interval(row["loss"], 3)),
     ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
+    ("encoder updates", "encoder_updates", lambda row: f"{row['encoder_updates']:,}"),
     ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
 )
 

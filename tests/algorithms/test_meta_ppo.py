@@ -160,6 +160,28 @@ def test_what_lies_behind_the_end_of_an_episode_changes_no_number(method):
         assert_same(clean, two_updates(litter))
 
 
+@pytest.mark.parametrize("method", ["dynamite", "rl2", "markov"])
+def test_updates_are_counted_as_the_optimisers_count_them(method):
+    config = tiny_config("probe_match", method, vae={"epochs": 2}, ppo={"epochs": 3})
+    program, states = build(config)
+    after, _ = compiled(config)(states)
+    counts = program.algorithm.counts(program.env)
+
+    def steps(state):
+        """Steps of Adam by its own count."""
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        (count,) = {int(x[0]) for path, x in leaves if ".count" in jax.tree_util.keystr(path)}
+        return count
+
+    learns = program.agent.belief.learns
+    encoder = after.belief_optimiser if learns else after.policy_optimiser if method == "rl2" else None
+    updates = steps(encoder) if encoder is not None else 0
+    assert updates == config.chunk * counts["encoder_updates"]
+    assert steps(after.policy_optimiser) == config.chunk * counts["policy_updates"]
+    epochs = 2 if learns else 3 if method == "rl2" else 0
+    assert counts["encoder_steps"] == epochs * config.num_envs * program.env.horizon
+
+
 def test_a_policy_that_has_become_noise_is_named():
     algorithm = build(tiny_config("point_robot"))[0].algorithm
     assert algorithm.warnings({"return": [1.0, 2.0]}) == []

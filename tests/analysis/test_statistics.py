@@ -78,3 +78,31 @@ def test_a_summary_holds_every_seed_and_is_json():
     assert summary["iqm"] == 2.5
     assert summary["ci95"] == statistics.bootstrap_interval([1.0, 2.0, 3.0, 10.0])
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_a_scale_that_is_exact_scales_the_interval():
+    values = [3.0, 5.0, 9.0, 4.0, 6.0]
+    scaled = statistics.summarise_scaled(values, [1.0], [11.0])
+    plain = statistics.summarise(values)
+    np.testing.assert_allclose(scaled["per_seed"], [0.2, 0.4, 0.8, 0.3, 0.5])
+    assert scaled["iqm"] == pytest.approx((plain["iqm"] - 1.0) / 10.0)
+    np.testing.assert_allclose(scaled["ci95"], (np.array(plain["ci95"]) - 1.0) / 10.0)
+
+
+def test_the_interval_of_a_score_holds_how_uncertain_its_scale_is():
+    """Against the interval of many samples from the three groups, drawn one by one."""
+    values, bottom, top = [5.0, 5.0, 5.0], [0.0, 1.0, 2.0, 3.0], [8.0, 10.0]
+    scaled = statistics.summarise_scaled(values, bottom, top)
+    np.testing.assert_allclose(scaled["per_seed"], (5.0 - 1.5) / (9.0 - 1.5))
+    rng = np.random.default_rng(3)
+    scores = []
+    for _ in range(4000):
+        b, t = sorted(rng.choice(bottom, 4)), rng.choice(top, 2)
+        low, high = (b[1] + b[2]) / 2, t.mean()
+        scores.append((5.0 - low) / (high - low))
+    np.testing.assert_allclose(scaled["ci95"], np.quantile(scores, [0.025, 0.975]), atol=0.02)
+
+
+def test_samples_without_a_scale_are_left_out():
+    low, high = statistics.summarise_scaled([1.0, 2.0], [0.0, 4.0], [3.0, 3.0])["ci95"]
+    assert np.isfinite([low, high]).all()

@@ -81,6 +81,38 @@ def check_all_but_c(impl: str) -> None:
         raise UserError("impl is 'c'; it can't be called here")
 
 
+def test_methods_are_timed_in_turn(monkeypatch):
+    """Each chunk takes its method's time, twice as long in the round that is not counted."""
+    clock, order, rounds = [0.0], [], {}
+
+    class Program:
+        steps_per_chunk = 50
+
+        def __init__(self, config, env):
+            self.method = config.method
+
+        def init(self):
+            return jnp.zeros(())
+
+        def compile(self, states):
+            def step(states):
+                order.append(self.method)
+                rounds[self.method] = rounds.get(self.method, 0) + 1
+                seconds = {"rl2": 1.0, "markov": 4.0}[self.method]
+                clock[0] += seconds * (2.0 if rounds[self.method] == 1 else 1.0)
+                return states, {}
+
+            return step
+
+    monkeypatch.setattr(speed, "Program", Program)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    result = speed.compare({name: tiny_config("probe_match", name) for name in ("rl2", "markov")}, repeats=3)
+    assert order == ["rl2", "markov"] * 4
+    rates = {name: rate["all"] for name, rate in result["steps_per_s"].items()}  # of both seeds
+    assert rates == {"rl2": [100.0] * 3, "markov": [25.0] * 3}
+    assert result["steps_per_s"]["markov"]["median"] == 25.0 and result["configs"]["rl2"]["method"] == "rl2"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("env, method", [("reacher", "dynamite"), *(("probe_match", method) for method in METHODS)])
 def test_every_method_can_be_measured(env, method):

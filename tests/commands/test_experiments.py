@@ -1,30 +1,80 @@
-"""The jobs of many runs: what they skip, go on with and refuse; scores; the random search."""
+"""The jobs of many runs: what they skip, go on with, make anew and refuse; scores and tables."""
 
 import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from conftest import build, compiled, tiny_config
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis import figures, statistics
+from dynamite_jax.analysis import curves, figures, statistics
 from dynamite_jax.commands import ablations, runs, sweep_p, table, tune
 from dynamite_jax.config import ConfigError
-from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import training, tuning
+from dynamite_jax.runtime import provenance, training
+
+CODE = provenance.code()
 
 
 def summary(returns, best=None):
     """What a finished run leaves, as far as tables read it."""
     references = {} if best is None else {"bayes_optimal": best}
     result = {"return": statistics.summarise(returns), "references": references}
-    ran = {"commit": "c", "versions": {"jax": "1"}, "machine": {"cores": 2}}
+    ran = {"commit": "c", "versions": {"jax": "1"}, "machine": {"cores": 2}, "code": CODE}
+    ran |= {"encoder_updates": 4000, "encoder_steps": 5, "policy_updates": 6}
     return {"eval": result, "env_steps": 1, "steps_per_s": 2.0, "wall_s": 3.0, **ran}
+
+
+def rows_of(run_configs, summaries):
+    """Rows of finished runs whose returns while training were 0 and then those at the end, with their scores."""
+    table = {}
+    for name, config in run_configs.items():
+        final = summaries[name]["eval"]["return"]["per_seed"]
+        records = [{"env_steps": 10, "return": [0.0] * len(final)}, {"env_steps": 20, "return": final}]
+        table[name] = runs.make_row(config, summaries[name], records)
+    runs.score(table)
+    return table
+
+
+def leave(folder, config, record):
+    """The folder of a finished run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configs.save(config, folder / "config.json")
+    (folder / "metrics.jsonl").write_text(json.dumps({"env_steps": 10, "return": record["eval"]["return"]["per_seed"]}))
+    (folder / "summary.json").write_text(json.dumps(record))
+
+
+class Here:
+    """A process that is none."""
+
+    def __init__(self, target, args):
+        self._call, self.exitcode = lambda: target(*args), 0
+
+    def start(self):
+        try:
+            self._call()
+        except KeyboardInterrupt:
+            self.exitcode = -2
+
+    def join(self):
+        pass
+
+
+@pytest.fixture
+def training_here(monkeypatch):
+    """Runs that take no time: the methods that were trained, and whether they were resumed."""
+    trained = []
+
+    def train(config, out, resume):
+        trained.append((config.method, resume))
+        leave(out, config, summary([1.0, 2.0], best=4.0))
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
+    monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
+    return trained
 
 
 def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, monkeypatch):
@@ -32,45 +82,31 @@ def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, mon
 
     def train(config, out, resume):
         trained.append((config.method, resume))
-        out.mkdir(parents=True, exist_ok=True)
-        configs.save(config, out / "config.json")
+        leave(out, config, summary([1.0, 2.0]))
         if len(trained) == 1:  # the first of all runs is cut off
+            (out / "summary.json").unlink()
             raise KeyboardInterrupt
-        (out / "summary.json").write_text(json.dumps(summary([1.0, 2.0])))
-
-    class Here:
-        """A process that is none."""
-
-        def __init__(self, target, args):
-            self._call, self.exitcode = lambda: target(*args), 0
-
-        def start(self):
-            try:
-                self._call()
-            except KeyboardInterrupt:
-                self.exitcode = -2
-
-        def join(self):
-            pass
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
     monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
     run_configs = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
     with pytest.raises(SystemExit) as stop:
-        runs.complete(run_configs, tmp_path)
+        runs.complete(run_configs, tmp_path, tmp_path / "table.json")
     assert stop.value.code == 2
     assert trained == [("varibad", False)]
-    summaries = runs.complete(run_configs, tmp_path)
+    rows = runs.complete(run_configs, tmp_path, tmp_path / "table.json")
     assert trained[1:] == [("varibad", True), ("markov", False)]
-    assert summaries == runs.complete(run_configs, tmp_path) and len(trained) == 3
+    again = runs.complete(run_configs, tmp_path, tmp_path / "table.json")
+    assert len(trained) == 3 and rows.keys() == again.keys()
+    assert all(rows[name]["per_seed"] == again[name]["per_seed"] == [1.0, 2.0] for name in rows)
 
 
 def test_a_job_refuses_folders_of_other_runs_before_it_trains(tiny, tmp_path):
     (tmp_path / "second").mkdir()
     configs.save(dataclasses.replace(tiny, seed=5), tmp_path / "second" / "config.json")
     with pytest.raises(ConfigError, match=r"second holds another run; seed: 5 -> 1"):
-        runs.complete({"first": tiny, "second": tiny}, tmp_path)
+        runs.complete({"first": tiny, "second": tiny}, tmp_path, tmp_path / "table.json")
     assert not (tmp_path / "first").exists()
 
 
@@ -87,7 +123,7 @@ def test_a_job_trains_no_code_that_is_not_committed(commit, tiny, tmp_path, monk
     for allow_dirty in (False, True):
         refused = commit == "c-dirty" and not allow_dirty
         with pytest.raises(UserError if refused else Trained) as caught:
-            runs.complete({"a": tiny}, tmp_path, allow_dirty)
+            runs.complete({"a": tiny}, tmp_path, tmp_path / "table.json", allow_dirty=allow_dirty)
         if refused:
             message = "commit of the code here is c-dirty: commit the changes and train anew, or add --allow-dirty"
             assert str(caught.value) == message and not list(tmp_path.iterdir())
@@ -97,56 +133,137 @@ def test_a_job_takes_no_finished_run_of_code_that_was_not_committed(tiny, tmp_pa
     """It is named before the others train; where all have finished, the code of today does not matter."""
     finished = {"clean": summary([1.0]), "changed": summary([1.0]) | {"commit": "c-dirty"}}
     for name, record in finished.items():
-        (tmp_path / name).mkdir()
-        configs.save(tiny, tmp_path / name / "config.json")
-        (tmp_path / name / "summary.json").write_text(json.dumps(record))
+        leave(tmp_path / name, tiny, record)
     monkeypatch.setattr(runs.provenance, "commit", lambda: "d-dirty")
+    file = tmp_path / "table.json"
     with pytest.raises(UserError, match="commit of changed is c-dirty"):
-        runs.complete(dict.fromkeys(("clean", "changed", "missing"), tiny), tmp_path)
-    assert runs.complete({"clean": tiny}, tmp_path) == {"clean": finished["clean"]}
-    assert runs.complete(dict.fromkeys(finished, tiny), tmp_path, allow_dirty=True) == finished
+        runs.complete(dict.fromkeys(("clean", "changed", "missing"), tiny), tmp_path, file)
+    assert runs.complete({"clean": tiny}, tmp_path, file).keys() == {"clean"}
+    every = runs.complete(dict.fromkeys(finished, tiny), tmp_path, file, allow_dirty=True)
+    assert {name: row["commit"] for name, row in every.items()} == {"clean": "c", "changed": "c-dirty"}
+
+
+def table_once(tiny, tmp_path, names, **options):
+    """Complete, score and write a table of some methods, as the command does."""
+    run_configs = {name: dataclasses.replace(tiny, method=name, **options) for name in ("dynamite", "rl2", "oracle")}
+    table = runs.complete(run_configs, tmp_path / "runs", tmp_path / "table.json", wanted=names)
+    runs.score(table)
+    runs.write(table, tiny, tmp_path / "table.json", header="method")
+    return table
+
+
+def test_a_row_that_holds_needs_no_run_folder(tiny, tmp_path, training_here):
+    first = table_once(tiny, tmp_path, ("dynamite", "rl2"))
+    (tmp_path / "runs").rename(tmp_path / "lost")
+    second = table_once(tiny, tmp_path, ("dynamite", "oracle"))
+    assert training_here == [("dynamite", False), ("rl2", False), ("oracle", False)]
+    assert list(second) == ["dynamite", "rl2", "oracle"]
+    for name, row in first.items():
+        assert row["score"] == second[name]["score"] and row["auc"] == second[name]["auc"]
+        np.testing.assert_array_equal(row["curve"].returns, second[name]["curve"].returns)
+    assert "*" not in (tmp_path / "table.md").read_text().splitlines()[-1]
+
+
+def test_a_row_of_other_code_is_marked_and_made_anew(tiny, tmp_path, training_here, monkeypatch, capsys):
+    table_once(tiny, tmp_path, ("dynamite", "rl2"))
+    monkeypatch.setattr(runs.provenance, "digest", lambda modules: "another")
+    monkeypatch.setitem(CODE, "digest", "another")
+    table = table_once(tiny, tmp_path, ("rl2",))
+    assert training_here[2:] == [("rl2", False)]
+    assert {name: row.get("stale", False) for name, row in table.items()} == {"dynamite": True, "rl2": False}
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[4].startswith("| dynamite* |") and lines[5].startswith("| rl2 |") and lines[-1].startswith("* made by")
+    # What the other code had left is kept, under another name.
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["dynamite", "rl2", "rl2.1"]
+    assert "rl2 was made by other code; it is now" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_row_of_another_config_is_made_anew(tiny, tmp_path, training_here):
+    table_once(tiny, tmp_path, ("dynamite",))
+    table_once(tiny, tmp_path / "other", ("dynamite",))
+    file = json.loads((tmp_path / "table.json").read_text())
+    file["runs"]["dynamite"]["config"]["steps"] *= 2
+    (tmp_path / "other" / "table.json").write_text(json.dumps(file))
+    (tmp_path / "other" / "runs").rename(tmp_path / "lost")
+    table_once(tiny, tmp_path / "other", ("dynamite",))
+    assert len(training_here) == 3
+
+
+def test_a_run_with_physics_is_resumed_although_its_config_names_who_computes_it(tmp_path, training_here):
+    config = dataclasses.replace(presets.default("reacher", "markov"), seeds=1)
+    settled = configs.changed(config, {"physics.impl": "jax"})
+    configs_of = {"markov": config}
+    leave(tmp_path / "markov", settled, summary([1.0]))
+    (tmp_path / "markov" / "summary.json").unlink()
+    table = runs.complete(configs_of, tmp_path, tmp_path / "table.json")
+    assert training_here == [("markov", True)] and table.keys() == {"markov"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_file_that_is_no_table_is_refused(text, tiny, tmp_path):
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(UserError, match="table.json' is no table"):
+        runs.complete({"a": tiny}, tmp_path, tmp_path / "table.json")
+
+
+def test_curves_come_back_from_their_file(tmp_path):
+    first = curves.Curve(np.array([10, 20]), np.array([[1.0, 2.5], [3.0, -4.0]]))
+    second = curves.Curve(np.array([5]), np.array([[0.123456]]))
+    curves.write({"a, b": first, "c": second}, tmp_path / "x.csv")
+    back = curves.read(tmp_path / "x.csv")
+    for name, curve in {"a, b": first, "c": second}.items():
+        np.testing.assert_array_equal(back[name].steps, curve.steps)
+        np.testing.assert_allclose(back[name].returns, curve.returns, rtol=1e-4)
+    assert curves.read(tmp_path / "none.csv") == {}
+    (tmp_path / "bad.csv").write_text("run,env_steps\na,b\n")
+    with pytest.raises(UserError, match="bad.csv' holds no curves"):
+        curves.read(tmp_path / "bad.csv")
 
 
 def test_a_table_of_code_that_was_not_committed_is_written_only_where_that_is_allowed(tiny, tmp_path):
-    rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([1.0]), "b": summary([1.0]) | {"commit": "c-dirty"}})
+    rows = rows_of({"a": tiny, "b": tiny}, {"a": summary([1.0]), "b": summary([1.0]) | {"commit": "c-dirty"}})
     with pytest.raises(UserError, match="commit of b is c-dirty"):
-        runs.write(rows, tiny, tmp_path, name="table", header="method")
+        runs.write(rows, tiny, tmp_path / "table.json", header="method")
     assert not list(tmp_path.iterdir())
-    runs.write(rows, tiny, tmp_path, name="table", header="method", allow_dirty=True)
+    runs.write(rows, tiny, tmp_path / "table.json", header="method", allow_dirty=True)
     assert json.loads((tmp_path / "table.json").read_text())["runs"]["b"]["commit"] == "c-dirty"
 
 
 def test_a_score_is_the_fraction_of_the_best_return_where_that_is_known(tiny):
-    row = runs.rows({"a": tiny}, {"a": summary([1.0, 3.0], best=4.0)})["a"]
+    row = rows_of({"a": tiny}, {"a": summary([1.0, 3.0], best=4.0)})["a"]
     assert row["score"]["per_seed"] == [0.25, 0.75] and row["iqm"] == 2.0 and row["tuning_trials"] == 0
+    assert row["auc"]["per_seed"] == [0.125, 0.375]  # half of the time it stood at 0
 
 
 def test_a_score_is_the_way_from_no_memory_to_the_oracle_where_it_is_not(tiny):
     summaries = {"markov": summary([-10.0]), "oracle": summary([10.0]), "a": summary([5.0, 0.0])}
-    rows = runs.rows(dict.fromkeys(summaries, tiny), summaries)
+    rows = rows_of(dict.fromkeys(summaries, tiny), summaries)
     assert rows["a"]["score"]["per_seed"] == [0.75, 0.5]
     assert rows["markov"]["score"]["iqm"] == 0.0 and rows["oracle"]["score"]["iqm"] == 1.0
-    assert "score" not in runs.rows({"a": tiny}, {"a": summaries["a"]})["a"]
+    assert rows["a"]["auc"]["per_seed"] == [0.625, 0.5]
+    assert "score" not in rows_of({"a": tiny}, {"a": summaries["a"]})["a"]
 
 
 def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
-    rows = runs.rows({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
-    runs.write(rows, tiny, tmp_path, name="table", header="method")
+    rows = rows_of({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
+    runs.write(rows, tiny, tmp_path / "table.json", header="method")
     text = (tmp_path / "table.md").read_text()
-    assert "| a b | 2.00 [1.00, 3.00] | 0.500 [0.250, 0.750] | 0.250 | 0.0 M | 0 | 0 |" in text
+    cells = ("2.00 [1.00, 3.00]", "0.500 [0.250, 0.750]", "0.250 [0.125, 0.375]", "0.250", "0.0 M", "4,000", "0", "0")
+    assert f"| {' | '.join(('a b', *cells))} |" in text
     assert capsys.readouterr().out == text
     record = json.loads((tmp_path / "table.json").read_text())
-    assert record["runs"] == json.loads(json.dumps(rows)) and record["env"] == tiny.env
+    kept = {name: {key: value for key, value in row.items() if key != "curve"} for name, row in rows.items()}
+    assert record["runs"] == json.loads(json.dumps(kept)) and record["env"] == tiny.env
     run = record["runs"]["a b"]
     assert (run["commit"], run["versions"], run["machine"]) == ("c", {"jax": "1"}, {"cores": 2})
     assert configs.from_dict(run["config"], "table.json") == tiny
 
 
 def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
-    rows = runs.rows({"a": tiny, "b": tiny}, {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)})
+    rows = rows_of({"a": tiny, "b": tiny}, {"a": summary([4.0, 2.0], best=4.0), "b": summary([2.0, 3.0], best=4.0)})
     runs.compare(rows, "a")
     assert rows["b"]["loss"]["per_seed"] == [0.5, -0.25] and rows["a"]["loss"]["iqm"] == 0.0
-    runs.write(rows, tiny, tmp_path, name="ablations", header="variant")
+    runs.write(rows, tiny, tmp_path / "ablations.json", header="variant")
     lines = (tmp_path / "ablations.md").read_text().splitlines()
     titles, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[2], lines[-1]))
     assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
@@ -160,7 +277,7 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
         "belief": {"readout_error": statistics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
         "outcomes": {"scratches": statistics.summarise([12.5]), "success": statistics.summarise([0.25])},
     }
-    runs.write(runs.rows(run_configs, summaries), run_configs["oracle"], tmp_path, name="x", header="method")
+    runs.write(rows_of(run_configs, summaries), run_configs["oracle"], tmp_path / "x.json", header="method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
     filled = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
@@ -215,11 +332,12 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
     """Returns are p for no memory, p + 10 for the oracle and half-way for all others."""
     run_configs = {}
 
-    def complete(every, root, allow_dirty):
+    def complete(every, root, file, allow_dirty):
         run_configs.update(every)
         place = {"markov": 0.0, "oracle": 10.0}
         p = {name: config.env_options["p"] for name, config in every.items()}
-        return {name: summary([p[name] + place.get(config.method, 5.0)] * 2) for name, config in every.items()}
+        summaries = {name: summary([p[name] + place.get(config.method, 5.0)] * 2) for name, config in every.items()}
+        return rows_of(every, summaries)
 
     monkeypatch.setattr(runs, "complete", complete)
     flags = "--env point_robot --methods dynamite --p 0.0 1.0 --seeds 2 --steps 30000 --out"
@@ -239,12 +357,12 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
 def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path, monkeypatch):
     run_configs, drawn = {}, []
 
-    def complete(every, root, allow_dirty):
+    def complete(every, root, file, **options):
         run_configs.update(every)
-        return {name: summary([1.0, 3.0], best=4.0) for name in every}
+        return rows_of(every, {name: summary([1.0, 3.0], best=4.0) for name in every})
 
     monkeypatch.setattr(runs, "complete", complete)
-    monkeypatch.setattr(figures, "draw_learning_curves", lambda folders, out, **options: drawn.append((folders, out)))
+    monkeypatch.setattr(figures, "draw_table", lambda table, out, **options: drawn.append((table, out)))
     flags = "--env gridworld --seeds 2 --steps 30000 --runs runs --out"
     monkeypatch.setattr("sys.argv", ["command", *flags.split(), str(tmp_path)])
     module.main()
@@ -252,136 +370,5 @@ def test_a_comparison_gives_every_row_the_same_frames_and_seeds(module, tmp_path
     assert {"dynamite", "oracle", "markov"} <= run_configs.keys()
     assert all((config.seeds, config.steps, config.seed) == (2, 30000, 1) for config in run_configs.values())
     assert json.loads((tmp_path / "gridworld" / f"{name}.json").read_text())["runs"].keys() == run_configs.keys()
-    ((folders, out),) = drawn
-    assert [folder.name for folder in folders] == list(run_configs) and out == tmp_path / "gridworld" / f"{name}.png"
-
-
-# -- random search ------------------------------------------------------------------------------------------------
-
-
-def test_the_search_starts_from_the_preset_and_stays_within_its_bounds():
-    config = presets.default("gridworld", "dynamite")
-    first, second, *others = tuning.candidates(config, 200)
-    assert configs.changed(config, first) == config
-    changes = {"vae.minibatches": 2, "ppo.minibatches": 8, "ppo.delay": 0.0}
-    assert configs.changed(config, second) == configs.changed(config, changes)
-    assert [setting["ppo.minibatches"] for setting in others] == [32, 8] * 99
-    for name in tuning.SEARCHED:
-        values = np.array([setting[name] for setting in others])
-        start = first[name]
-        ratio = (1 - values) / (1 - start) if name == "ppo.gamma" else values / start
-        assert 1 / tuning.FACTOR <= ratio.min() < 0.4 and 2.5 < ratio.max() <= tuning.FACTOR, name
-        assert abs(np.log(ratio).mean()) < 0.2
-    for setting in others:
-        configs.validate(configs.changed(config, setting))
-
-
-def test_the_search_has_one_schedule_where_minibatches_can_not_be_larger():
-    config = tiny_config("probe_match", vae={"minibatches": 1}, ppo={"minibatches": 1})
-    (way,) = tuning.schedules(config)
-    assert configs.changed(config, way) == config
-    assert all(way.items() <= setting.items() for setting in tuning.candidates(config, 3))
-
-
-def test_every_method_meets_the_same_factors():
-    settings = {m: tuning.candidates(presets.default("gridworld", m), 5) for m in METHODS}
-    for method in METHODS:
-        for name in tuning.SEARCHED:
-            trials_of = (settings[method], settings["dynamite"])
-            ratios = [[trial[name] / trials[0][name] for trial in trials] for trials in trials_of]
-            if name != "ppo.gamma":
-                np.testing.assert_allclose(*ratios, rtol=1e-6)
-
-
-def test_trials_side_by_side_are_the_runs_they_stand_for():
-    """Each agent of the search ends as if it had been trained alone with its setting and its seed."""
-    config = tiny_config("probe_match", chunk=1, steps=160, ppo={"lr": 1e-2})
-    program, _ = build(dataclasses.replace(config, seeds=4))
-    states = program.init(ids=[0, 1, 0, 1])
-    each = [configs.changed(config, {"ppo.lr": lr, "vae.kl_weight": kl}) for lr, kl in ((1e-2, 0.01), (1e-3, 0.5))]
-    hyper = jax.tree.map(
-        lambda *x: np.asarray(x, np.float32), *[(one.vae, one.ppo) for one in each for _ in range(config.seeds)]
-    )
-    together, _ = program.compile(states, hyper)(states)
-    for number, one in enumerate(each):
-        alone, _ = compiled(one)(build(one)[1])
-        for a, b in zip(jax.tree.leaves(together.policy_params), jax.tree.leaves(alone.policy_params), strict=True):
-            np.testing.assert_allclose(np.asarray(a)[2 * number : 2 * number + 2], np.asarray(b), rtol=1e-3, atol=1e-5)
-
-
-def search_once(tmp_path, monkeypatch, scores):
-    """The record of a search whose returns are given: of four trials, then of two finalists."""
-    config = tiny_config("probe_match", "markov", steps=320)
-    searches, remaining = [], iter(scores)
-
-    def search(config, settings):
-        searches.append((config, settings))
-        return next(remaining)
-
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
-    monkeypatch.setattr(presets, "default", lambda env, method: config)
-    monkeypatch.setattr(tuning, "search", search)
-    flags = "--env probe_match --methods markov --trials 4 --seeds 3 --out"
-    monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
-    tune.main()
-    return json.loads((tmp_path / "probe_match_markov.json").read_text()), searches
-
-
-def test_the_best_trials_train_again_to_the_end_with_other_seeds(tmp_path, monkeypatch):
-    nan = float("nan")
-    record, ((trial, settings), (final, finalists)) = search_once(tmp_path, monkeypatch, [[1.0, nan, 5.0, 4.0], [2, 3]])
-    assert finalists == [settings[2], settings[3]] and record["changes"] == settings[3]
-    assert (trial.steps, final.steps, trial.seeds, final.seeds) == (160, 320, 3, 6) and trial.seed != final.seed
-    assert record["steps"] == [160, 320] and record["agents"] == [3, 6] and record["trials"] == 4
-    assert record["root_seeds"] == [trial.seed, final.seed]
-    assert [one["return"] for one in record["searched"][2:]] == [5.0, 4.0]
-    assert [one["return"] for one in record["finalists"]] == [2, 3]
-
-
-def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path, monkeypatch):
-    before = {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()}
-    monkeypatch.setattr(tuning, "search", lambda config, settings: [float(n) for n, _ in enumerate(settings)])
-    monkeypatch.setattr(
-        "sys.argv", ["tune", "--env", "gridworld", "--methods", "markov", "--trials", "3", "--finalists", "1"]
-    )
-    shipped = presets.default("gridworld", "markov")
-    assert presets.source(shipped) == "dynamite_jax/tuned/gridworld_markov.json of the package"
-    trials = presets.tuning_trials(shipped)
-    monkeypatch.chdir(tmp_path)
-    tune.main()
-    here = presets.default("gridworld", "markov")
-    record = json.loads((tmp_path / "runs" / "tuned" / "gridworld_markov.json").read_text())
-    assert here == configs.changed(shipped, record["changes"]) != shipped
-    assert presets.source(here) == "runs/tuned/gridworld_markov.json"
-    assert presets.tuning_trials(here) == trials + 3 == record["trials"]
-    assert {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()} == before
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert presets.default("gridworld", "markov") == shipped
-
-
-def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
-    nan = float("nan")
-    with pytest.raises(SystemExit) as stop:
-        search_once(tmp_path, monkeypatch, [[nan] * 4, []])
-    assert stop.value.code == 2 and "every trial" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
-    config = tiny_config("probe_match", "markov", steps=320)
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
-    monkeypatch.setattr(presets, "default", lambda env, method: config)
-    flags = "--env probe_match --methods markov --trials 4 --seeds 1 --out"
-    monkeypatch.setattr("sys.argv", ["tune", *flags.split(), str(tmp_path)])
-    tune.main()
-    monkeypatch.undo()
-    record = json.loads((tmp_path / "probe_match_markov.json").read_text())
-    assert len(record["searched"]) == 4 and len(record["finalists"]) == 2
-    best = max(record["finalists"], key=lambda one: one["return"])
-    assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
-    monkeypatch.setattr(presets, "TUNED", tmp_path)
-    tuned = presets.default("probe_match", "markov")
-    assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials(tuned) == 4
-    assert presets.tuning_trials(configs.changed(tuned, {"ppo.lr": 2 * tuned.ppo.lr})) == 0
-    assert presets.tuning_trials(presets.default("probe_match", "markov", "accelerator")) == 0
+    ((rows, out),) = drawn
+    assert list(rows) == list(run_configs) and out == tmp_path / "gridworld" / f"{name}.png"

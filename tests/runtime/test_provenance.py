@@ -1,6 +1,9 @@
-"""A run names the commit of this package's checkout or none, and never fails for want of its own metadata."""
+"""A run names the commit of this package's checkout or none, its code, and never fails for want of its own metadata."""
 
+import importlib
+import json
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -65,6 +68,71 @@ def test_a_package_that_another_project_keeps_in_its_own_history_has_no_commit_o
 def test_without_git_there_is_no_commit(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance.commit(checkout / "package") is None
+
+
+MODULE = '''"""Says something."""
+from pathlib import Path
+
+ASSET = "model.xml"
+
+
+def double(x):
+    """Twice."""
+    return 2 * x  # a comment
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch) -> Path:
+    """The file of a module `counted.numbers`, which names an asset."""
+    folder = tmp_path / "counted"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "model.xml").write_text("<a/>")
+    (folder / "other.xml").write_text("<a/>")
+    (folder / "numbers.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(provenance, "ASSETS", folder)
+    monkeypatch.delitem(sys.modules, "counted", raising=False)
+    return folder / "numbers.py"
+
+
+def digest_now(*names: str) -> str | None:
+    provenance._digest_of_file.cache_clear()
+    importlib.invalidate_caches()
+    return provenance.digest(names or ("counted.numbers",))
+
+
+def test_code_is_the_same_whatever_is_said_about_it_and_another_with_any_number_in_it(module):
+    before = digest_now()
+    module.write_text(MODULE.replace("Twice", "Two times").replace("# a comment", "").replace("x):", "x   ):"))
+    (module.parent / "other.xml").write_text("<b/>")
+    assert digest_now() == before
+    for old, new in (("2 * x", "3 * x"), ("model.xml", "other.xml")):
+        module.write_text(MODULE.replace(old, new))
+        assert digest_now() != before
+    module.write_text(MODULE)
+    (module.parent / "model.xml").write_text("<b/>")
+    assert digest_now() != before
+
+
+def test_code_that_is_gone_has_no_digest(module):
+    module.unlink()
+    assert [digest_now(name) for name in ("counted.numbers", "counted.no", "no.such")] == [None] * 3
+
+
+def test_the_code_of_a_run_is_its_method_and_its_environment(tmp_path):
+    """In a process of its own, as the runs of a table are."""
+    flags = "--env probe_match --method rl2 --steps 2000 --num-envs 8 --seeds 1 --ppo.minibatches 2 --eval-episodes 8"
+    command = [sys.executable, "-m", "dynamite_jax", "train", *flags.split(), "--out", "run"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    code = json.loads((tmp_path / "run" / "summary.json").read_text())["code"]
+    used = {"beliefs.history", "networks.gru", "algorithms.ppo", "algorithms.meta_ppo", "agents.agent", "data.rollout"}
+    assert {f"dynamite_jax.{name}" for name in used} | {"dynamite_envs.dlcmdp"} <= set(code["modules"])
+    others = {"dynamite_jax.beliefs.segments", "dynamite_jax.beliefs.contrastive", "dynamite_envs.half_cheetah"}
+    shown = {"dynamite_envs.registry", "dynamite_jax.analysis.figures", "dynamite_jax.runtime.loop"}
+    assert not (others | shown) & set(code["modules"])
+    assert code["digest"] == provenance.digest(code["modules"])
 
 
 def test_versions_that_are_not_known_are_none(monkeypatch):
