@@ -2,7 +2,9 @@
 
 A recurrent state is a sufficient belief if, with the actions to come, it distinguishes the true future from others. For
 each of the next steps a classifier gets a prediction from the state, and either the true outcome or another one.
-Look-ahead and number of negatives are those of the publication's code; negatives are taken from the same minibatch.
+Look-ahead and number of negatives are those of the publication's code. Half of the negatives are outcomes of other
+trajectories of the minibatch, as there. Where an observation tells trajectories apart, by goals that it shows, it takes
+no belief to tell these from the truth; the other half are the true observation with the reward of another outcome.
 """
 
 from dataclasses import dataclass
@@ -106,11 +108,17 @@ class ContrastiveBelief(HistoryBelief):
 
         # The truth comes first, moved by nothing. Gathered are inputs: no gradient has to be scattered back.
         moves = jax.vmap(draw_moves)(jax.random.split(key, NEGATIVES))
-        time, trajectory = (jnp.concatenate([jnp.zeros((1,), jnp.int32), x]) for x in moves)
-        columns = ((jnp.arange(batch) - trajectory[:, None]) % batch)[:, None, None]  # [1 + N, 1, 1, B]
-        rows = (ahead - time[:, None, None])[..., None] % length[columns]  # [1 + N, T, K, B], none after an end
-        followed = (data.observation[1:], data.reward)
-        observation, reward = (x[rows, columns] for x in followed)
+        moves = jnp.stack([jnp.concatenate([jnp.zeros((1,), jnp.int32), x]) for x in moves])
+
+        def moved(x: Array, moves: Array) -> Array:
+            """What followed, from as many steps and trajectories away, none after an end: [1 + N, T, K, B, ...]."""
+            time, trajectory = moves
+            columns = ((jnp.arange(batch) - trajectory[:, None]) % batch)[:, None, None]
+            return x[(ahead - time[:, None, None])[..., None] % length[columns], columns]
+
+        relabelled = jnp.arange(NEGATIVES + 1) % 2 == 1
+        observation = moved(data.observation[1:], jnp.where(relabelled, 0, moves))
+        reward = moved(data.reward, moves)
         outcome = self._apply(params, observation, reward, method="encode_outcome")  # [1 + N, T, K, B, C]
         logits = self._apply(params, predicted, outcome, method="classify")
         true, false = logits[0], logits[1:]

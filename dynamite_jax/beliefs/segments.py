@@ -2,6 +2,8 @@
 
 Training starts the encoder anew at every labelled segment, so each latent describes one segment. When acting, the
 filter weighs hypotheses of how many transitions the segment is old, and the policy gets the latent of the likeliest.
+How far off its predictions are within a segment is learnt beside the networks: with errors taken for larger than they
+are, a reward that contradicts a segment never outweighs the odds against a switch.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ from dynamite_jax.data import masked
 from dynamite_jax.data.types import Array, BeliefState, Gaussian, Params, Trajectories
 
 HYPOTHESES = 8  # the least likely makes room for the newest; exact where there are as many as steps
-NOISE = 1.0  # assumed error of a reward's prediction, in deviations of rewards
+LEAST_ERROR = 0.02  # in deviations; no prediction is taken to be better than this
+SPEED = 10.0  # how much faster than weights the logarithms of these errors move
+SHARE = 1e-3  # of the likelihood of these errors in the loss; Adam's steps do not depend on it, clipped gradients do
 
 
 class SegmentState(struct.PyTreeNode):
@@ -59,6 +63,13 @@ class SegmentBelief(LatentBelief):
         """Networks of a latent belief, and the rate of switches of the environment."""
         belief = LatentBelief.build(config, env)
         return cls(belief.model, belief.space, belief.observation_size, rate=float(env.p))
+
+    def init(self, key: Array) -> Params:
+        """Parameters of all networks, and the logarithms of the errors of prediction over `SPEED`, at first 0."""
+        error = {"reward": jnp.zeros(())}
+        if self.model.decode_state:
+            error["observation"] = jnp.zeros(self.observation_size)
+        return {**super().init(key), "error": error}
 
     @property
     def detects(self) -> bool:
@@ -141,12 +152,27 @@ class SegmentBelief(LatentBelief):
             return jnp.broadcast_to(x[:, None], (*z.shape[:2], *x.shape[1:]))
 
         observation, action, following, reward = map(repeat, (observation, action, following, reward))
+        squared = self._squared_errors(params, z, observation, action, following, reward)
+        scaled = [squared[name] / error**2 for name, error in self.errors(params).items()]
+        return -0.5 * jnp.concatenate(scaled, axis=-1).sum(-1)
+
+    def errors(self, params: Params) -> dict[str, Array]:
+        """Deviation of what is predicted from what happens, in deviations: `reward` [1], `observation` [O]."""
+        return {
+            name: jnp.maximum(jnp.exp(SPEED * jnp.atleast_1d(value)), LEAST_ERROR)
+            for name, value in params["error"].items()
+        }
+
+    def _squared_errors(
+        self, params: Params, z: Array, observation: Array, action: Array, following: Array, reward: Array
+    ) -> dict[str, Array]:
+        """Of the decoders, `reward` [..., 1] and, where the state is decoded, `observation` [..., O]."""
         predicted = self._apply(params, observation, action, following, z, method="decode_reward")
-        error = (predicted - reward) ** 2
+        squared = {"reward": ((predicted - reward) ** 2)[..., None]}
         if self.model.decode_state:
             predicted = self._apply(params, observation, action, z, method="decode_next")
-            error += ((predicted - following) ** 2).sum(-1)
-        return -0.5 * error / NOISE**2
+            squared["observation"] = (predicted - following) ** 2
+        return squared
 
     def _likeliest(self, state: SegmentState, values: Array) -> Array:
         """Values [E, K, ...] of the most probable hypothesis."""
@@ -200,4 +226,24 @@ class SegmentBelief(LatentBelief):
         prior = elbo.session_prior(belief, began, None)
         terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, target="previous_belief"), data.valid)
         loss += hyper.kl_weight * terms["kl"]
-        return loss, {"loss": loss, **terms}
+        surprise, terms["reward_deviation"] = self._surprise(params, data, belief)
+        return loss + SHARE * surprise, {"loss": loss, **terms}
+
+    def _surprise(self, params: Params, data: Trajectories, belief: Gaussian) -> tuple[Array, Array]:
+        """Negative log-likelihood of transitions given the segment before them, whose gradient moves `errors` alone.
+
+        It is least where these are the deviations of what the filter compares. Returns that of the reward, too.
+        """
+        squared = self._squared_errors(
+            params,
+            belief.mean,
+            data.observation[:-1],
+            self.space.encode(data.action),
+            data.observation[1:],
+            data.reward,
+        )
+        squared = jax.lax.stop_gradient(squared)
+        goes_on = data.valid[1:] & (data.session[1:] == data.session[:-1])
+        errors = self.errors(params)
+        surprise = [0.5 * squared[name] / error**2 + jnp.log(error) for name, error in errors.items()]
+        return masked.mean(jnp.concatenate(surprise, axis=-1).sum(-1)[1:], goes_on), errors["reward"][0]

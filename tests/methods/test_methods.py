@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import numpy_elbo as reference
-from conftest import build, tiny_config
-from dynamite_jax.beliefs import contrastive
+from conftest import assert_same, build, tiny_config
+from dynamite_jax.beliefs import contrastive, segments
 from dynamite_jax.beliefs.segments import SegmentBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import play
@@ -106,7 +106,10 @@ def gru(params, hidden, from_input, names):
 
 @pytest.mark.parametrize("valid", [None, VALID], ids=["to_the_horizon", "ended"])
 def test_contrastive_loss_equals_the_slow_one(valid):
-    """Every step an anchor; negatives are the same minibatch, moved on in time and among trajectories."""
+    """Every step an anchor; negatives are the same minibatch, moved on in time and among trajectories.
+
+    From every other one the observation stays, so that only its reward can tell it apart.
+    """
     belief, params = belief_of("contrabar")
     data, key = trajectories(valid=valid), jax.random.key(5)
     length = np.asarray(data.valid).sum(0).tolist()
@@ -124,9 +127,10 @@ def test_contrastive_loss_equals_the_slow_one(valid):
         )
     assert len(set(shifts)) > 5
 
-    def logit(hidden, t, b):
-        """Whether (s_{t+1}, r_t) of trajectory b followed."""
-        x = np.maximum(reference.dense(weights["observed"], np.append(observation[t + 1, b], reward[t, b])), 0)
+    def logit(hidden, seen, rewarded):
+        """Whether the observation after the step `seen` and the reward of `rewarded` followed, (t, b) each."""
+        outcome = np.append(observation[seen[0] + 1, seen[1]], reward[rewarded])
+        x = np.maximum(reference.dense(weights["observed"], outcome), 0)
         both = reference.dense(weights["predicted"], hidden) + reference.dense(weights["seen"], x)
         return reference.dense(weights["score"], np.maximum(both, 0))[0]
 
@@ -137,10 +141,12 @@ def test_contrastive_loss_equals_the_slow_one(valid):
             for k in range(min(contrastive.LOOK_AHEAD, length[b] - t)):
                 gates = reference.dense(weights["action_gates"], action[t + k, b])
                 hidden = gru(weights, hidden, gates, "future_gates")
-                positive.append(reference.cross_entropy(logit(hidden, t + k, b), 1.0))
+                true = (t + k, b)
+                positive.append(reference.cross_entropy(logit(hidden, true, true), 1.0))
                 columns = [(b - move) % BATCH for _, move in shifts]
                 others = [((t + k - time) % length[c], c) for (time, _), c in zip(shifts, columns, strict=True)]
-                negative.append(np.mean([reference.cross_entropy(logit(hidden, *other), 0.0) for other in others]))
+                pairs = [(true if n % 2 == 0 else other, other) for n, other in enumerate(others)]
+                negative.append(np.mean([reference.cross_entropy(logit(hidden, *pair), 0.0) for pair in pairs]))
     np.testing.assert_allclose(terms["positive"], np.mean(positive), rtol=1e-4)
     np.testing.assert_allclose(terms["negative"], np.mean(negative), rtol=1e-4)
     np.testing.assert_allclose(loss, (np.mean(positive) + np.mean(negative)) / 2, rtol=1e-4)
@@ -216,9 +222,10 @@ def slow_filter(belief, params, data, b, rate):
     def likelihood(t, z):
         """Of the transition t."""
         both = np.concatenate([observation[t], action[t], observation[t + 1], z])
-        error = (reference.mlp(weights["reward_decoder"], both)[0] - reward[t]) ** 2
+        error = ((reference.mlp(weights["reward_decoder"], both)[0] - reward[t]) / REWARD_ERROR) ** 2
         both = np.concatenate([observation[t], action[t], z])
-        error += np.sum((observation[t] + reference.mlp(weights["state_decoder"], both) - observation[t + 1]) ** 2)
+        moved = observation[t] + reference.mlp(weights["state_decoder"], both)
+        error += np.sum(((moved - observation[t + 1]) / OBSERVATION_ERROR) ** 2)
         return np.exp(-0.5 * error)
 
     odds, steps = {0: 1.0}, []
@@ -239,10 +246,20 @@ def slow_filter(belief, params, data, b, rate):
     return steps
 
 
+REWARD_ERROR, OBSERVATION_ERROR = 0.8, np.array([1.3, 0.6])
+
+
+def with_errors(params, reward, observation):
+    """The same parameters, with predictions taken to be so far off."""
+    error = {"reward": jnp.log(reward) / segments.SPEED, "observation": jnp.log(observation) / segments.SPEED}
+    return {**params, "error": error}
+
+
 def segment_belief(rate, hypotheses=HORIZON + 1, env=None) -> tuple[SegmentBelief, dict]:
     belief, params = belief_of("secbad", env)
     assert isinstance(belief, SegmentBelief)
-    return dataclasses.replace(belief, rate=rate, hypotheses=hypotheses), params
+    belief = dataclasses.replace(belief, rate=rate, hypotheses=hypotheses)
+    return belief, with_errors(params, REWARD_ERROR, OBSERVATION_ERROR)
 
 
 @pytest.mark.parametrize("rate, discrete", [(0.0, False), (0.3, False), (0.3, True), (1.0, False)])
@@ -327,7 +344,43 @@ def test_the_objective_of_segments_is_that_of_varibad_in_each(valid, monkeypatch
     np.testing.assert_allclose(terms["state_error"], np.mean(state_error), rtol=1e-3)
     np.testing.assert_allclose(terms["kl"], np.mean(kl), rtol=1e-3)
     total = 0.7 * np.mean(reward_error) + 0.3 * np.mean(state_error) + 0.11 * np.mean(kl)
+    errors = slow_errors(weights, beliefs.mean, data)
+    scaled = [reward / REWARD_ERROR**2 + np.sum(state / OBSERVATION_ERROR**2) for reward, state in errors]
+    total += segments.SHARE * (0.5 * np.mean(scaled) + np.log(REWARD_ERROR) + np.log(OBSERVATION_ERROR).sum())
     np.testing.assert_allclose(loss, total, rtol=1e-3)
+    np.testing.assert_allclose(terms["reward_deviation"], REWARD_ERROR, rtol=1e-5)
+
+
+def slow_errors(weights, means, data):
+    """Squared errors of each transition's prediction by the belief before it, where its segment had begun."""
+    errors = []
+    for b in range(BATCH):
+        for t in range(1, int(data.valid[:, b].sum())):
+            if SESSION[t, b] == SESSION[t - 1, b]:
+                s, a, following = data.observation[t, b], np.clip(data.action[t, b], -1, 1), data.observation[t + 1, b]
+                predicted = reference.mlp(weights["reward_decoder"], np.concatenate([s, a, following, means[t, b]]))[0]
+                moved = s + reference.mlp(weights["state_decoder"], np.concatenate([s, a, means[t, b]]))
+                errors.append((float(predicted - data.reward[t, b]) ** 2, np.asarray(moved - following, float) ** 2))
+    return errors
+
+
+def test_errors_of_prediction_are_learnt_beside_the_networks():
+    """They rest where they are what the filter's predictions are off by, and no network feels them."""
+    belief, params = segment_belief(0.3)
+    data = trajectories()
+    weights, means = to_numpy((params["params"], belief.encode(params, data).belief.mean))
+    reward, observation = (
+        np.sqrt(np.mean(squared, 0)) for squared in zip(*slow_errors(weights, means, data), strict=True)
+    )
+
+    def gradient(params):
+        return jax.grad(lambda params: belief.loss(params, data, jax.random.key(0), VAEConfig())[0])(params)
+
+    at_rest, larger = (gradient(with_errors(params, k * reward, k * observation)) for k in (1.0, 2.0))
+    for there, beyond in zip(jax.tree.leaves(at_rest["error"]), jax.tree.leaves(larger["error"]), strict=True):
+        np.testing.assert_allclose(there, 0.0, atol=1e-5 * segments.SHARE * segments.SPEED)
+        np.testing.assert_allclose(beyond, 0.75 * segments.SHARE * segments.SPEED, rtol=1e-3)
+    assert_same(at_rest["params"], larger["params"])
 
 
 def test_the_policy_sees_the_latent_of_the_likeliest_segment():
