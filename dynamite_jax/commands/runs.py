@@ -153,8 +153,8 @@ def _read(file: Path) -> Table:
 def _holds(row: loggers.Record, config: Config) -> bool:
     """Whether a row is what its run would give today."""
     try:
-        earlier = configs.from_dict(row["config"], "the table")
-    except ConfigError:  # of a version whose configs were others
+        earlier = configs.from_dict(row.get("config"), "the table")
+    except ConfigError:  # of a version that kept none, or others
         return False
     if config.physics.impl == "auto":
         config = dataclasses.replace(config, physics=earlier.physics)

@@ -178,6 +178,14 @@ def test_a_row_of_other_code_is_marked_and_made_anew(tiny, tmp_path, training_he
     assert "rl2 was made by other code; it is now" in capsys.readouterr().err.replace("\n", "")
 
 
+def test_a_row_of_a_version_that_kept_less_is_marked_and_kept(tiny, tmp_path, training_here):
+    old = {**statistics.summarise([1.0, 2.0]), "score": statistics.summarise([0.5, 0.6]), "commit": "a", "env_steps": 5}
+    (tmp_path / "table.json").write_text(json.dumps({"runs": {"dynamite": {**old, "wall_s": 9.0}}}))
+    table = table_once(tiny, tmp_path, ("rl2",))
+    assert training_here == [("rl2", False)] and table["dynamite"]["score"] == old["score"]
+    assert (tmp_path / "table.md").read_text().splitlines()[4].startswith("| dynamite* | 1.50 [1.00, 2.00] | 0.550 ")
+
+
 def test_a_row_of_another_config_is_made_anew(tiny, tmp_path, training_here):
     table_once(tiny, tmp_path, ("dynamite",))
     table_once(tiny, tmp_path / "other", ("dynamite",))
