@@ -263,9 +263,10 @@ def write(table: Table, config: Config, file: Path, *, header: str, allow_dirty:
         allow_dirty: also write rows of code that is not committed.
 
     Raises:
-        UserError: a row is of such code.
+        UserError: a row that is not stale is of such code.
     """
-    refuse_dirty({run: row["commit"] for run, row in table.items()}, allow_dirty)
+    made_now = {run: row["commit"] for run, row in table.items() if not row.get("stale")}
+    refuse_dirty(made_now, allow_dirty)
     runs = {run: {key: value for key, value in row.items() if key != "curve"} for run, row in table.items()}
     record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": runs}
     file.write_text(json.dumps(record, indent=2) + "\n")

@@ -27,7 +27,10 @@ BYSTANDERS = {"dynamite_envs.registry", *(f"dynamite_jax.analysis.{name}" for na
 
 
 def code() -> dict[str, Any]:
-    """The code that decides the numbers of this process: `modules`, those it has imported, and their `digest`."""
+    """The code that decides the numbers of this process: `modules`, those it has imported, and their `digest`.
+
+    A process takes each file as it was when this was first called after the import.
+    """
     modules = sorted(
         name
         for name, module in list(sys.modules.items())

@@ -47,6 +47,7 @@ def train(
     config = run_folder.continued(config, out) if resume else config
     program = Program(config, configs.validate(config))
     config = program.config
+    provenance.code()  # remembers the files as they are now; they may be edited while the run goes on
     if wandb:
         loggers.check_wandb()
     with contextlib.ExitStack() as stack:

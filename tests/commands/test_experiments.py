@@ -179,8 +179,8 @@ def test_a_row_of_other_code_is_marked_and_made_anew(tiny, tmp_path, training_he
 
 
 def test_a_row_of_a_version_that_kept_less_is_marked_and_kept(tiny, tmp_path, training_here):
-    old = {**statistics.summarise([1.0, 2.0]), "score": statistics.summarise([0.5, 0.6]), "commit": "a", "env_steps": 5}
-    (tmp_path / "table.json").write_text(json.dumps({"runs": {"dynamite": {**old, "wall_s": 9.0}}}))
+    old = {**statistics.summarise([1.0, 2.0]), "score": statistics.summarise([0.5, 0.6]), "env_steps": 5, "wall_s": 9.0}
+    (tmp_path / "table.json").write_text(json.dumps({"runs": {"dynamite": {**old, "commit": "a-dirty"}}}))
     table = table_once(tiny, tmp_path, ("rl2",))
     assert training_here == [("rl2", False)] and table["dynamite"]["score"] == old["score"]
     assert (tmp_path / "table.md").read_text().splitlines()[4].startswith("| dynamite* | 1.50 [1.00, 2.00] | 0.550 ")

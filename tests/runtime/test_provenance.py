@@ -116,6 +116,12 @@ def test_code_is_the_same_whatever_is_said_about_it_and_another_with_any_number_
     assert digest_now() != before
 
 
+def test_code_that_is_edited_while_a_run_goes_on_is_that_of_its_start(module):
+    before = digest_now()
+    module.write_text(MODULE.replace("2 * x", "3 * x"))
+    assert provenance.digest(["counted.numbers"]) == before != digest_now()
+
+
 def test_code_that_is_gone_has_no_digest(module):
     module.unlink()
     assert [digest_now(name) for name in ("counted.numbers", "counted.no", "no.such")] == [None] * 3
