@@ -285,7 +285,7 @@ def write(table: Table, config: Config, file: Path, *, header: str, allow_dirty:
         cells += [_interval(outcomes[name], 3) if name in outcomes else "-" for name in outcome_names]
         lines += [f"| {' | '.join([run + MARK * row.get('stale', False), *cells])} |"]
     if any(row.get("stale") for row in table.values()):
-        lines += ["", f"{MARK} made by earlier code or with another config; the same command makes it anew."]
+        lines += ["", f"{MARK} made by earlier code or with another config."]
     text = "\n".join(lines) + "\n"
     file.with_suffix(".md").write_text(text)
     sys.stdout.write(text)

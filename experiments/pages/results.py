@@ -157,7 +157,7 @@ def markdown(runs: dict[str, Record]) -> str:
     text = table(["", *(title for title, _, _ in columns), *outcomes], rows)
     if not any(row.get("stale") for row in runs.values()):
         return text
-    return f"{text}\n\n{MARK} made by earlier code or with another config, and not yet anew."
+    return f"{text}\n\n{MARK} made by earlier code or with another config."
 
 
 def verdict(runs: dict[str, Record]) -> str:
