@@ -35,8 +35,8 @@ def beside(file: Path) -> Path:
 
 
 def write(curves: Mapping[str, Curve], path: Path) -> None:
-    """Write curves by their names: a line for each chunk of each run, with returns to five digits."""
-    seeds = max((curve.returns.shape[1] for curve in curves.values()), default=0)
+    """Write curves by their names, one or more: a line for each chunk of each run, with returns to five digits."""
+    seeds = max(curve.returns.shape[1] for curve in curves.values())
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["run", "env_steps", *(f"return_{seed}" for seed in range(seeds))])

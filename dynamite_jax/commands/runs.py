@@ -270,7 +270,8 @@ def write(table: Table, config: Config, file: Path, *, header: str, allow_dirty:
     runs = {run: {key: value for key, value in row.items() if key != "curve"} for run, row in table.items()}
     record = {"env": config.env, "env_options": config.env_options, "seeds": config.seeds, "runs": runs}
     file.write_text(json.dumps(record, indent=2) + "\n")
-    curves.write({run: row["curve"] for run, row in table.items() if "curve" in row}, curves.beside(file))
+    if drawn := {run: row["curve"] for run, row in table.items() if "curve" in row}:
+        curves.write(drawn, curves.beside(file))
     lines = [
         f"{config.env}, {config.seeds} seeds from root {config.seed}; interquartile mean [95 % bootstrap interval].",
         "",

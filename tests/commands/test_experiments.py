@@ -183,6 +183,7 @@ def test_a_row_of_a_version_that_kept_less_is_marked_and_kept(tiny, tmp_path, tr
     (tmp_path / "table.json").write_text(json.dumps({"runs": {"dynamite": {**old, "commit": "a-dirty"}}}))
     table = table_once(tiny, tmp_path, ("rl2",))
     assert training_here == [("rl2", False)] and table["dynamite"]["score"] == old["score"]
+    assert list(curves.read(tmp_path / "table_curves.csv")) == ["rl2"]
     assert (tmp_path / "table.md").read_text().splitlines()[4].startswith("| dynamite* | 1.50 [1.00, 2.00] | 0.550 ")
 
 
