@@ -108,7 +108,8 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     assert "fraction of Bayes-optimal" in output and "regret" in output
     assert re.search(r"about \d+ seconds of training to go", progress)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    keys = "env method preset eval env_steps steps_per_s compile_s wall_s peak_mb versions machine commit"
+    keys = "env method preset eval env_steps encoder_updates encoder_steps policy_updates steps_per_s compile_s wall_s "
+    keys += "peak_mb versions machine commit code"
     assert set(summary) == set(keys.split())
     tuned = "dynamite_jax/tuned/gridworld_dynamite.json of the package, but for vae.minibatches, ppo.minibatches"
     assert summary["preset"].startswith(tuned) and f"preset {summary['preset']};" in progress
