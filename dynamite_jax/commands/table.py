@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamite_envs.errors import UserError
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.errors import Plugins, one_line_errors, parse
@@ -53,6 +54,8 @@ def main() -> None:
     file = out / f"table{scale}.json"
     runs.make_folder(out)
     table = runs.complete(run_configs, root, file, wanted=arguments.methods, allow_dirty=arguments.allow_dirty)
+    if not table:
+        raise UserError(f"methods is empty, and {file} has no rows of {arguments.seeds} seeds; name some methods")
     runs.score(table)
     first = run_configs[next(iter(table))]
     runs.write(table, first, file, header="method", allow_dirty=arguments.allow_dirty)

@@ -208,6 +208,14 @@ def test_a_run_with_physics_is_resumed_although_its_config_names_who_computes_it
     assert training_here == [("markov", True)] and table.keys() == {"markov"}
 
 
+def test_a_table_of_nothing_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["table", "--methods", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit) as stop:
+        table.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "methods is empty" in line and not list(tmp_path.rglob("*.json"))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_file_that_is_no_table_is_refused(text, tiny, tmp_path):
     (tmp_path / "table.json").write_text(text)
