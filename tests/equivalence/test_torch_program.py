@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from torch_weights import module_with, tensor, torch  # isort: skip  (first: it skips where there is no PyTorch)
+
 from conftest import build as build_program
 from conftest import tiny_config
 from dynamite_envs import registry
@@ -24,7 +26,6 @@ from episodes import statistics
 from experiments.versus_torch import jax_program
 from experiments.versus_torch.torch_reference import elbo, environments
 from experiments.versus_torch.torch_reference.trainer import Trainer
-from torch_weights import module_with, tensor, torch
 
 
 def test_the_gridworld_moves_and_pays_alike():

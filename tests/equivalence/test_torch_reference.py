@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from torch_weights import module_with, tensor, torch  # isort: skip  (first: it skips where there is no PyTorch)
+
 from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.agents.actor_critic import ActorCritic as JaxActorCritic
 from dynamite_jax.agents.distributions import policy_distribution
@@ -21,7 +23,6 @@ from episodes import BATCH, HORIZON, LATENT, NETWORK, WEIGHTS, build, drift, sca
 from experiments.versus_torch.torch_reference import elbo, ppo, weights
 from experiments.versus_torch.torch_reference.networks import ActorCritic, BeliefModel
 from experiments.versus_torch.torch_reference.trainer import Moments, Trainer
-from torch_weights import module_with, tensor, torch
 
 PRECISIONS = {"float32": 1e-5, "float64": 1e-10}
 SWITCHES = {

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -42,6 +44,14 @@ def test_speed_and_memory_of_a_program_and_its_children_are_seen():
     assert 150 < watched.peak_mb < 400
     assert watched.stopped
     assert watched.start_s == watched.lines[0]["seconds"]
+
+
+@pytest.mark.parametrize("name", ["test_torch_program.py", "test_torch_reference.py"])
+def test_comparisons_are_skipped_where_pytorch_is_not_installed(name):
+    code = "import sys, pytest; sys.modules['torch'] = None; raise SystemExit(pytest.main(sys.argv[1:]))"
+    command = [*python(code), "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(name))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "1 skipped" in done.stdout and "PyTorch is an extra" in done.stdout and "error" not in done.stdout
 
 
 def test_what_a_program_started_ends_with_it(tmp_path):
