@@ -93,6 +93,7 @@ Make = Callable[[Any], ExactSolution]
 
 SOLUTIONS: dict[str, str | Make] = {
     "dynamite_envs.gridworld.env:Gridworld": "dynamite_envs.gridworld.exact:GridworldSolution",
+    "dynamite_envs.gridworld.ring:Ring": "dynamite_envs.gridworld.ring_exact:RingSolution",
     "dynamite_envs.point_robot:PointRobot": "dynamite_envs.point_robot_exact:PointRobotSolution",
     "dynamite_envs.probes:ContextBandit": "dynamite_envs.probes_exact:ContextBanditSolution",
     "dynamite_envs.probes:Leaving": "dynamite_envs.probes_exact:LeavingSolution",
@@ -126,6 +127,12 @@ def find(env: Any) -> ExactSolution:
 def predict(env: FiniteDLCMDP, posterior: Array) -> Array:
     """The session process of one step, switch or not: P(m_t | evidence) -> P(m_{t+1} | evidence), [n]."""
     return (1.0 - env.p) * posterior + env.p * jnp.matmul(posterior, env.kernel, precision="highest")
+
+
+def session_step(env: FiniteDLCMDP) -> np.ndarray:
+    """Context transition of one step, switch or not, in float64, [n, n]."""
+    p, kernel = float(env.p), np.asarray(env.kernel, float)
+    return (1.0 - p) * np.eye(len(kernel)) + p * kernel
 
 
 def _name(environment: type) -> str:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from dynamite_envs.dlcmdp import FiniteDLCMDP
-from dynamite_envs.exact import ExactSolution
+from dynamite_envs.exact import ExactSolution, session_step
 from dynamite_envs.probes import ContextBandit, Leaving, Memory
 
 
@@ -14,7 +13,7 @@ class ContextBanditSolution(ExactSolution):
 
     def references(self) -> dict[str, float]:
         """The odds of context 1 at every step; or those of the likeliest context, at first and given the one before."""
-        initial, step = np.asarray(self.env.initial), _session_step(self.env)
+        initial, step = np.asarray(self.env.initial), session_step(self.env)
         marginals = [initial @ np.linalg.matrix_power(step, t) for t in range(self.env.horizon)]
         if not self.env.match:
             return {"bayes_optimal": float(sum(m[1] for m in marginals))}
@@ -31,7 +30,7 @@ class MemorySolution(ExactSolution):
         initial, steps = np.asarray(self.env.initial, float), self.env.horizon - 1
         paid = initial.max()  # where the only action comes before the cue
         if steps:
-            paid = initial @ np.linalg.matrix_power(_session_step(self.env), steps).max(axis=1)
+            paid = initial @ np.linalg.matrix_power(session_step(self.env), steps).max(axis=1)
         return {"bayes_optimal": float(initial[1] - initial[0] + paid)}
 
 
@@ -42,7 +41,7 @@ class LeavingSolution(ExactSolution):
 
     def references(self) -> dict[str, float]:
         """By dynamic programming over the context of the step before, which the reward of staying reveals."""
-        step, leave, goes_on = _session_step(self.env), float(self.env.leave), 1.0 - float(self.env.end)
+        step, leave, goes_on = session_step(self.env), float(self.env.leave), 1.0 - float(self.env.end)
 
         def best(odds: np.ndarray, after: np.ndarray) -> float:
             """Value of a step, given the odds of its context and the value of the next step after each context."""
@@ -52,9 +51,3 @@ class LeavingSolution(ExactSolution):
         for _ in range(self.env.horizon - 1):
             after = np.array([best(odds, after) for odds in step])
         return {"bayes_optimal": best(np.asarray(self.env.initial, float), after)}
-
-
-def _session_step(env: FiniteDLCMDP) -> np.ndarray:
-    """Context transition of one step, switch or not, [n, n]."""
-    p, kernel = float(env.p), np.asarray(env.kernel, float)
-    return (1.0 - p) * np.eye(len(kernel)) + p * kernel

@@ -32,7 +32,7 @@ class Maker:
     """
 
     target: str
-    fixed: tuple[str, ...] = ()
+    fixed: tuple[str | int, ...] = ()
 
     def load(self) -> Callable[..., DLCMDP]:
         """The function itself."""
@@ -41,6 +41,8 @@ class Maker:
 
 MAKERS: dict[str, Maker | Callable[..., DLCMDP]] = {
     "gridworld": Maker("dynamite_envs.gridworld.env:make"),
+    "gridworld_ring4": Maker("dynamite_envs.gridworld.ring:make", (4,)),
+    "gridworld_ring8": Maker("dynamite_envs.gridworld.ring:make", (8,)),
     "point_robot": Maker("dynamite_envs.point_robot:make"),
     "reacher": Maker("dynamite_envs.reacher:make"),
     "halfcheetah_vel": Maker("dynamite_envs.half_cheetah:make", ("speed",)),
@@ -59,7 +61,7 @@ MAKERS: dict[str, Maker | Callable[..., DLCMDP]] = {
 }
 
 OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
-FIXED = ("simulator", "varies")  # fields that the name of an environment settles
+FIXED = ("simulator", "varies", "contexts")  # fields that the name of an environment settles
 
 
 def nearest(name: str, names) -> str:

@@ -142,6 +142,22 @@ def test_beliefs_over_eight_goals_are_measured_too():
     report(result)
 
 
+@pytest.mark.parametrize("method", ["dynamite", "oracle"])
+def test_on_a_ring_posterior_and_oracle_are_known_but_not_the_bayes_optimal_return(method, capsys):
+    program = Program(tiny_config("gridworld_ring4", method), registry.make("gridworld_ring4"))
+    result = evaluation.evaluate(program, program.init().agent_params, episodes=256, seed=1)
+    assert result["references"] == {"oracle": pytest.approx(44.549, abs=5e-4)}
+    assert "regret" not in result and "fraction_of_bayes_optimal" not in result
+    if method == "oracle":
+        assert "belief" not in result
+    else:
+        belief = result["belief"]
+        assert belief.keys() == {"readout_error", "decoded_error", "error_of_knowing_nothing"}
+        assert 0.0 < belief["readout_error"]["iqm"] < 1.1 * belief["error_of_knowing_nothing"] < 0.4
+    report(result)
+    assert "oracle" in capsys.readouterr().out
+
+
 def test_outcomes_are_counted_at_the_end_of_every_episode(monkeypatch, capsys):
     monkeypatch.setattr(Memory, "outcomes", lambda self, physics: {"steps made": physics, "success": physics == 10})
     config = tiny_config("probe_memory")

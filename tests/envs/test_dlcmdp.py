@@ -372,8 +372,9 @@ def test_numbers_of_an_environment_change_without_recompiling(name):
 
     initial, kernel = odds(name)
     changes = [{}, {"p": 0.5}, {"p": 1}, {"initial": initial, "kernel": kernel}]
-    if name == "gridworld":
-        changes += [{"active_reward": 2}, {"inactive_reward": -0.1}, {"step_reward": 0.0}, {"swap": 0.3}]
+    if name.startswith("gridworld"):
+        changes += [{"active_reward": 2}, {"inactive_reward": -0.1}, {"step_reward": 0.0}]
+        changes += [{"swap": 0.3} if name == "gridworld" else {"forward": 0.3}]
     if name == "point_robot":
         changes += [{"iid": True}, {"advance": 0.5}]
     for change in changes:

@@ -12,6 +12,8 @@ from dynamite_envs.point_robot import PointRobot
 
 SOLUTIONS = {
     "gridworld": {BayesFilter, Regret, RewardPosterior},
+    "gridworld_ring4": {BayesFilter, RewardPosterior},
+    "gridworld_ring8": {BayesFilter, RewardPosterior},
     "point_robot": {BayesFilter},
     "probe_match": set(),
     "reacher": set(),
@@ -26,7 +28,7 @@ def test_what_is_known_of_an_environment(name):
     assert type(solution) is not ExactSolution or solution.references() == {}
 
 
-@pytest.mark.parametrize("name", ["gridworld", "point_robot", "probe_memory"])
+@pytest.mark.parametrize("name", ["gridworld", "gridworld_ring4", "point_robot", "probe_memory"])
 def test_nothing_is_known_where_switches_redraw_the_physical_state(name):
     assert type(exact.find(registry.make(name))) is not ExactSolution
     assert type(exact.find(registry.make(name, reset_on_switch=True))) is ExactSolution

@@ -5,20 +5,20 @@ the start distribution or one of the two certainties, carried on k steps by the 
 dynamic programme runs over (cell, belief), for every pair of goals.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dynamite_envs.exact import ExactSolution, predict
-from dynamite_envs.gridworld.env import Cells, Gridworld
+from dynamite_envs.exact import session_step
+from dynamite_envs.gridworld.env import Gridworld
+from dynamite_envs.gridworld.grid import Cells
+from dynamite_envs.gridworld.grid_exact import GridSolution, arrivals
 
 Array = np.ndarray
 
 
-class GridworldSolution(ExactSolution):
+class GridworldSolution(GridSolution):
     """The belief is one number that takes few values, so that the value of every action is known."""
 
     env: Gridworld
@@ -32,32 +32,6 @@ class GridworldSolution(ExactSolution):
         """By the dynamic programme over (cell, belief)."""
         agent, goals = np.asarray(physics.agent), np.asarray(physics.goals)[0]
         return regret(self.env, agent, goals, action, reward)
-
-    def init_posterior(self) -> jax.Array:
-        """The distribution of the first context."""
-        return jnp.asarray(self.env.initial)
-
-    def filter_step(self, posterior: jax.Array, physics: Cells, reward: jax.Array) -> jax.Array:
-        """Exact Bayes filter: only a reward on a goal cell reveals the context, and it does so for certain."""
-        env = self.env
-        on_goal = env.on_goal(physics)
-        informative = jnp.any(on_goal) & (env.active_reward != env.inactive_reward)
-        paid = jnp.abs(reward - env.active_reward) < jnp.abs(reward - env.inactive_reward)
-        certain = jnp.where(paid, on_goal, ~on_goal).astype(jnp.float32)
-        posterior = jnp.where(informative, certain, posterior)
-        return predict(env, posterior)
-
-    def decoded_posterior(
-        self, physics: Cells, decode_reward: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    ) -> jax.Array:
-        """The reward expected for staying on goal A or B is linear in the probability that it pays."""
-        env = self.env
-        on_goals = jax.vmap(lambda goal: env.observe(physics.replace(agent=goal)))(physics.goals)
-        expected = decode_reward(on_goals, jnp.zeros(2, jnp.int32), on_goals)
-        spread = env.active_reward - env.inactive_reward
-        # Where both goals pay the same, rewards reveal nothing: an infinite spread leaves even odds.
-        weight = jnp.clip((expected - env.inactive_reward) / jnp.where(spread == 0.0, jnp.inf, spread), 0.0, 1.0)
-        return jnp.stack([weight[0] + 1.0 - weight[1], weight[1] + 1.0 - weight[0]]) / 2.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +133,7 @@ def _backward(env) -> Iterator[tuple[Array, Array]]:
     cells = env.cells**2
     step, beliefs, after, revealed = _beliefs(env)
     pairs = _pairs(cells)
-    arrival = _arrivals(env.cells, env.moves)  # [actions, cells]
+    arrival = arrivals(env.cells, env.moves)  # [actions, cells]
     active, inactive, elsewhere = float(env.active_reward), float(env.inactive_reward), float(env.step_reward)
     goal = np.arange(len(pairs)), pairs.T  # rows of pairs, and their two goal cells
     value = np.zeros((len(pairs), cells, len(beliefs)))
@@ -184,17 +158,9 @@ def _backward(env) -> Iterator[tuple[Array, Array]]:
 
 def _beliefs(env) -> tuple[Array, Array, Array, Array]:
     """Session process of one step [2, 2]; beliefs; their successors; beliefs that a reward may reveal."""
-    horizon, p = env.horizon, float(env.p)
-    step = (1.0 - p) * np.eye(2) + p * np.asarray(env.kernel, float)
+    horizon, step = env.horizon, session_step(env)
     starts = np.stack([np.asarray(env.initial, float), step[0], step[1]])
     runs = np.stack([starts @ np.linalg.matrix_power(step, k) for k in range(horizon + 1)], axis=1)  # [3, H + 1, 2]
     index = np.arange(3 * (horizon + 1)).reshape(3, horizon + 1)
     after = np.concatenate([index[:, 1:], index[:, -1:]], axis=1).reshape(-1)
     return step, runs[..., 0].reshape(-1), after, index[1:, 0]
-
-
-def _arrivals(side: int, moves) -> Array:
-    """Cell reached from each cell by each action, [actions, cells]."""
-    x, y = np.divmod(np.arange(side**2), side)
-    reached = (np.clip(np.stack([x + dx, y + dy]), 0, side - 1) for dx, dy in moves)
-    return np.stack([column * side + row for column, row in reached])
