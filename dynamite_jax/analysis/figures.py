@@ -60,7 +60,8 @@ def _draw_curves(
         axes.plot(steps, middle, color=color, label=f"{name} ({seeds} seed{'s' * (seeds > 1)})")
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
-    for style, (name, value) in zip(("--", ":"), references.items(), strict=False):
+    for name, value in references.items():
+        style = ":" if name == "oracle" else "--"
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
     axes.set_title(title)

@@ -330,6 +330,27 @@ def test_a_picture_that_can_not_be_written_is_refused(name, cause, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "references", [{"bayes_optimal": 4.0, "oracle": 5.0}, {"oracle": 5.0}, {"bayes_optimal": 4.0}, {}]
+)
+def test_pictures_show_the_bayes_optimal_return_dashed_and_the_oracle_dotted(references, tmp_path, monkeypatch):
+    axes = []
+
+    def figure(make=figures._figure):
+        made = make()
+        axes.append(made[1])
+        return made
+
+    monkeypatch.setattr(figures, "_figure", figure)
+    table = rows_of({"dynamite": presets.default("gridworld", "dynamite")}, {"dynamite": summary([1.0, 3.0])})
+    table["dynamite"]["references"] = references
+    figures.draw_table(table, tmp_path / "table.png", title="gridworld")
+    lines = {line.get_label(): (line.get_ydata()[0], line.get_linestyle()) for line in axes[0].lines}
+    styles = {"bayes_optimal": "--", "oracle": ":"}
+    expected = {name.replace("_", "-"): (value, styles[name]) for name, value in references.items()}
+    assert {name: lines[name] for name in ("bayes-optimal", "oracle") if name in lines} == expected
+
+
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
     with pytest.raises(ConfigError, match="labels are 1"):
         figures.draw_learning_curves((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))
