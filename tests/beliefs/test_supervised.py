@@ -16,7 +16,7 @@ from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.spaces import Box
 from dynamite_envs.wrappers import ObserveContext
-from dynamite_jax.beliefs.supervised import LEAST, ContinuousBelief, FiniteBelief
+from dynamite_jax.beliefs.supervised import ContinuousBelief, FiniteBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import Trajectories
@@ -146,7 +146,7 @@ def test_features_are_log_probabilities_down_to_a_least_one():
     odds = np.exp(reference.dense(head, np.asarray(states.hidden[2, 1], float)))
     np.testing.assert_allclose(np.exp(features[2, 1]), odds / odds.sum(), rtol=1e-4)
     certain = belief.distribution(jnp.array([[0.0, 50.0]]))
-    np.testing.assert_array_equal(belief.features(states.replace(context=certain)), [[LEAST, 0.0]])
+    np.testing.assert_array_equal(belief.features(states.replace(context=certain)), [[-10.0, 0.0]])
 
 
 def test_features_of_continuous_contexts_are_mean_and_log_variance():
