@@ -34,6 +34,7 @@ def folder(tmp_path: Path) -> Path:
         "rl2": _row(9, 8.6, 9.5),
         "varibad": _row(6, 5, 7.5),
         "secbad": _row(3, 2, 4),
+        "task_inference": _row(9.5, 9.2, 9.7),
         "oracle": _row(10, 9.8, 10.1),
         "markov": _row(1, 0, 1.5),
     }
@@ -61,7 +62,8 @@ def test_a_changed_number_changes_the_page(folder):
 def test_verdict_follows_the_intervals(folder):
     runs = results.environments(folder)["reef"]["table"]
     verdict = results.verdict(runs)
-    assert "`dynamite` is above `secbad`, `markov`; below `rl2`, `oracle`; not told apart from `varibad`." in verdict
+    below = "`rl2`, `task_inference`, `oracle`"
+    assert f"`dynamite` is above `secbad`, `markov`; below {below}; not told apart from `varibad`." in verdict
     assert verdict.endswith("not given the context is that of `rl2`.")
 
 
@@ -69,13 +71,18 @@ def test_summary_marks_the_best_only_where_the_scale_means_something(folder):
     lines = {line.split("`")[1]: line for line in results.summary(folder, {"reef": 2.04}).splitlines()[2:]}
     assert lines["reef"].count("**") == 2 and "**0.900**" in lines["reef"] and lines["reef"].endswith("| 2.0 |")
     assert "**" not in lines["fog"] and lines["fog"].endswith("| - |")
+    header = results.summary(folder, {}).splitlines()[0]
+    methods = ("dynamite", "varibad", "secbad", "rl2", "task_inference", "oracle", "markov")  # those with results
+    assert header == f"|  | {' | '.join(f'`{method}`' for method in methods)} | speed / PyTorch |"
     assert results.rivals(folder) == "A higher mean than `dynamite`: `rl2` on `reef` (intervals apart)."
 
 
 def test_notes_take_numbers_from_json(folder):
     (folder / "reef" / "notes.md").write_text("## {env}\n\n{table[rl2][score][ci95][1]:.1%} in {setup[table]}\n")
     page = results.page(folder)
-    assert "95.0% in 4 seeds of 2.0 M environment steps each, root seed 1; 9 minutes in all; commit 0123456789." in page
+    assert (
+        "95.0% in 4 seeds of 2.0 M environment steps each, root seed 1; 10 minutes in all; commit 0123456789." in page
+    )
     (folder / "reef" / "notes.md").write_text("{table[gone][score]}")
     with pytest.raises(KeyError):
         results.page(folder)

@@ -301,10 +301,12 @@ class MetaPPO:
         n, horizon = self.config.vae.buffer_episodes, env.horizon
         if not n:
             return None
+        label = jax.eval_shape(lambda key: self.agent.belief.label(env, env.init_context(key)), jax.random.key(0))
         return Trajectories(
             observation=jnp.zeros((horizon + 1, n, env.observation_size)),
             action=env.action_space.zeros((horizon, n)),
             reward=jnp.zeros((horizon, n)),
             session=jnp.zeros((horizon, n), jnp.int32),
             valid=jnp.zeros((horizon, n), bool),
+            context=jax.tree.map(lambda x: jnp.zeros((horizon, n, *x.shape), x.dtype), label),
         )

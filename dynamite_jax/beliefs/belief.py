@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.dlcmdp import DLCMDP, Context
 from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.types import Array, Params, Trajectories
@@ -62,6 +62,10 @@ class Belief:
     def summary(self, state: Any) -> Any:
         """The part of the state that `decode_reward` needs."""
         return ()
+
+    def label(self, env: DLCMDP, context: Context) -> Any:
+        """What the loss is told of the true context of one step, in arrays. Nothing, by default."""
+        return None
 
     def encode(self, params: Params, data: Trajectories) -> Any:
         """States at the steps of episodes, [H, B, ...], exactly as when acting; where something learns."""

@@ -1,5 +1,6 @@
 """One episode in many environments: one scan that carries the environments and the agent."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -47,6 +48,7 @@ def play(
     environments, insights = jax.tree.map(
         lambda steps, last: jnp.concatenate([steps, last[None]]), (environments, insights), (end, last)
     )
+    labels = jax.vmap(jax.vmap(partial(agent.belief.label, env)))(environments.context)
     rollout = Rollout(
         observation=environments.obs,
         action=action,
@@ -58,5 +60,6 @@ def play(
         value=insights.value,
         boundary=insights.boundary[:-1],
         valid=~environments.terminated[:-1],
+        context=jax.tree.map(lambda x: x[:-1], labels),
     )
     return rollout.cleared(), environments, insights.summary

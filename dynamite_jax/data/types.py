@@ -3,6 +3,7 @@
 Shapes: E environments, H steps of an episode, L numbers of a latent, G units of the recurrent state.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,6 +75,7 @@ class Trajectories(struct.PyTreeNode):
     reward: Array
     session: Array
     valid: Array
+    context: Any = None
 
 
 class Rollout(struct.PyTreeNode):
@@ -90,6 +92,7 @@ class Rollout(struct.PyTreeNode):
         value: critic's output at s_0 .. s_H, in its unit, [H + 1, E].
         boundary: whether the agent took the step to be the first after a boundary, [H, E].
         valid: whether the episode had not ended before the step, [H, E]; the step that ends it is valid.
+        context: `Belief.label` of the context under which the step was made, [H, E, ...]; None of most beliefs.
     """
 
     observation: Array
@@ -102,6 +105,7 @@ class Rollout(struct.PyTreeNode):
     value: Array
     boundary: Array
     valid: Array
+    context: Any = None
 
     @property
     def trajectories(self) -> Trajectories:
@@ -112,6 +116,7 @@ class Rollout(struct.PyTreeNode):
             reward=self.reward,
             session=self.session,
             valid=self.valid,
+            context=self.context,
         )
 
     def cleared(self) -> "Rollout":
@@ -133,6 +138,7 @@ class Rollout(struct.PyTreeNode):
             log_prob=where(self.valid, self.log_prob),
             value=where(goes_on, self.value),
             boundary=self.boundary & self.valid,
+            context=jax.tree.map(partial(where, self.valid), self.context),
         )
 
 

@@ -31,7 +31,7 @@ class _Methods(Mapping[str, Method]):
         self._methods[name] = method
 
 
-METHODS = _Methods("dynamite", "varibad", "secbad", "contrabar", "rl2", "oracle", "markov")
+METHODS = _Methods("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov")
 
 
 def register(name: str, method: Method) -> None:

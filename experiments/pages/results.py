@@ -26,8 +26,8 @@ ORDER = (
     "reacher",
     "scratch_itch",
 )
-METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "oracle", "markov")
-REFERENCES = ("oracle", "markov")
+METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov")
+REFERENCES = ("task_inference", "oracle", "markov")
 MARK = "\\*"  # of rows that no longer hold
 WITHOUT_NOTES = "## {env}\n\n{setup[table]}\n\n{markdown[table]}\n\n{verdict[table]}\n"
 INTRODUCTION = """\
@@ -41,6 +41,7 @@ Tables show the interquartile mean over seeds and its 95 % bootstrap interval; w
 more than the least and the greatest of them. The score is the fraction of the exact Bayes-optimal return where that
 is known (gridworld), else (return - `markov`) / (`oracle` - `markov`), with the interquartile means of these two.
 `oracle` is given the true context, `markov` has no memory: the two frame what a belief can be worth.
+`task_inference`, a reference too, is given the context in training alone, as what its belief shall say.
 How presets were chosen, and with what budget, is in [Tuning](tuning.md).
 
 """
@@ -82,7 +83,7 @@ def page(root: Path) -> str:
 
 
 def summary(root: Path, speed: dict[str, float]) -> str:
-    """The summary of README.md: environments by methods, the score of each.
+    """The summary of README.md: environments by those methods that have results, the score of each.
 
     Bold is the highest mean of the methods that are not given the context, where 95 % intervals separate both it and
     `oracle` from `markov`.
@@ -91,16 +92,16 @@ def summary(root: Path, speed: dict[str, float]) -> str:
         root: the folder `results`.
         speed: environment -> steps a second of our training over those of PyTorch, with the preset.
     """
-    rows = []
-    for name, record in environments(root).items():
-        runs = record["table"]
-        scores = {method: runs[method]["score"]["iqm"] for method in METHODS if method in runs}
-        cells = [f"{scores[method]:.3f}" if method in scores else "-" for method in METHODS]
+    rows, tables = [], {name: record["table"] for name, record in environments(root).items()}
+    methods = [method for method in METHODS if any(method in runs for runs in tables.values())]
+    for name, runs in tables.items():
+        scores = {method: runs[method]["score"]["iqm"] for method in methods if method in runs}
+        cells = [f"{scores[method]:.3f}" if method in scores else "-" for method in methods]
         best = _best(runs)
         if _above(runs, best, "markov") and _above(runs, "oracle", "markov"):
-            cells = [f"**{cell}**" if method == best else cell for method, cell in zip(METHODS, cells, strict=True)]
+            cells = [f"**{cell}**" if method == best else cell for method, cell in zip(methods, cells, strict=True)]
         rows.append([f"`{name}`", *cells, f"{speed[name]:.1f}" if name in speed else "-"])
-    return table(["", *(f"`{method}`" for method in METHODS), "speed / PyTorch"], rows)
+    return table(["", *(f"`{method}`" for method in methods), "speed / PyTorch"], rows)
 
 
 def rivals(root: Path) -> str:
@@ -199,7 +200,10 @@ _COLUMNS = (  # title, key of the row, cell
 
 
 def _best(runs: dict[str, Record]) -> str:
-    """The row with the highest mean return; those that are given the context, or remember nothing, are no rivals."""
+    """The row with the highest mean return.
+
+    Those that are given the context, if only in training, or remember nothing, are no rivals.
+    """
     return max((name for name in runs if name not in REFERENCES), key=lambda name: runs[name]["iqm"])
 
 

@@ -127,7 +127,7 @@ def test_metrics_and_running_statistics_are_those_of_all_valid_steps(env):
 
 
 class Littered(Leaving):
-    """After the end of an episode observations and rewards are `litter`, and sessions go on in leaps."""
+    """After the end of an episode observations and rewards are `litter`, sessions leap, and contexts are others."""
 
     litter: Any = struct.field(kw_only=True, default=0.0)
 
@@ -138,13 +138,15 @@ class Littered(Leaving):
             obs=jnp.where(over, self.litter, after.obs),
             reward=jnp.where(over, self.litter, after.reward),
             session=after.session + jnp.where(over & (self.litter != 0.0), 5, 0),
+            context=jnp.where(over & (self.litter != 0.0), 1 - after.context, after.context),
         )
 
 
-@pytest.mark.parametrize("method", ["dynamite", "secbad", "contrabar", "rl2"])
+@pytest.mark.parametrize("method", ["dynamite", "secbad", "contrabar", "rl2", "task_inference"])
 def test_what_lies_behind_the_end_of_an_episode_changes_no_number(method):
     """Metrics, parameters, statistics and buffer of two meta-updates; a NaN there is as good as a 0."""
-    changes: dict[str, Any] = {"buffer_episodes": 12, "elbo_terms": 4} if method == "dynamite" else {}
+    changes: dict[str, Any] = {"buffer_episodes": 12} if method in ("dynamite", "task_inference") else {}
+    changes |= {"elbo_terms": 4} if method == "dynamite" else {}
     config = tiny_config("probe_termination", method, vae=changes)
     program, states = build(config)
     fields = {field.name: getattr(program.env, field.name) for field in dataclasses.fields(program.env)}

@@ -30,7 +30,10 @@ def test_probe_is_learnt_to_its_known_value(env, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", ["varibad", "secbad", "contrabar", "rl2", "dynamite --network.encoder transformer"])
+@pytest.mark.parametrize(
+    "flags",
+    ["varibad", "secbad", "contrabar", "rl2", "task_inference", "dynamite --network.encoder transformer"],
+)
 def test_every_memory_learns_to_match_a_context_that_flips(flags, tmp_path):
     result = evaluation(tmp_path / "run", "--env", "probe_match", "--method", *flags.split())
     assert min(result["fraction_of_bayes_optimal_per_seed"]) > 0.97
