@@ -79,7 +79,7 @@ ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS=
 sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= STEPS= ARGS=
 	$(BIN)/dynamite-jax sweep-p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
-tune: $(STAMP)  ## Search presets at random, the same budget for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
+tune: $(STAMP)  ## Search presets by a race, as many trials for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
 	$(BIN)/dynamite-jax tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
 
 bench: $(STAMP)  ## Measure training speed: ENV= METHOD= SEEDS= SCALE= ARGS=, or METHODS="a b" in turn

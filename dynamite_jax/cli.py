@@ -16,7 +16,7 @@ COMMANDS = {
     "table": ("dynamite_jax.commands.table", "Compare methods in one environment"),
     "ablations": ("dynamite_jax.commands.ablations", "Compare DynaMITE with and without its parts"),
     "sweep-p": ("dynamite_jax.commands.sweep_p", "Compare methods from p = 0 to p = 1"),
-    "tune": ("dynamite_jax.commands.tune", "Search presets at random, with the same budget for each method"),
+    "tune": ("dynamite_jax.commands.tune", "Search presets at random, by a race with as many trials for each method"),
     "bench": ("dynamite_jax.commands.bench", "Measure training speed"),
 }
 

@@ -141,6 +141,12 @@ def tuning_trials(config: Config) -> int:
     return tuned["trials"] if tuned and changed(config, tuned["changes"]) == config else 0
 
 
+def tuned_changes(config: Config) -> dict[str, Any]:
+    """What `make tune` changed in the preset behind a config, as far as the config still has it."""
+    _, tuned = _tuned(config.env, config.method)
+    return {name: value for name, value in tuned.get("changes", {}).items() if changed(config, {name: value}) == config}
+
+
 def source(config: Config) -> str:
     """Where the preset of a config comes from: a file of `make tune`, or `built in`.
 

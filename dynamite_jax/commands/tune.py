@@ -4,12 +4,10 @@ dynamite-jax tune --env gridworld --methods dynamite
 """
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamite_envs.errors import UserError
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.errors import Plugins, one_line_errors, parse
@@ -21,19 +19,24 @@ from dynamite_jax.runtime import devices
 class Arguments(Plugins):
     """Search around the current preset; the best trial becomes the preset of runs started from this folder.
 
-    Trials are short. The best of them train again to the end with other seeds, and one of these is chosen.
+    Trials race: rung by rung the better part goes on. The best of them train again with other seeds, and one of these
+    is chosen.
     """
 
     env: str = "gridworld"
     """Environment."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Methods; every one gets the same budget."""
-    trials: int = 8
+    """Methods; every one gets as many trials."""
+    trials: int = 24
     """Settings tried, the preset itself among them."""
     seeds: int = 2
     """Agents of each trial; a finalist has twice as many."""
     steps: int | None = None
-    """Environment steps of each agent in a trial; by default half of the preset's, which finalists train for."""
+    """Environment steps of each agent that trains to the end; by default the preset's."""
+    rungs: int = 3
+    """Stages of the race; each ends after twice as many steps as the one before, the last after all steps."""
+    keep: float = 0.5
+    """Part of the trials of a rung that goes on to the next."""
     finalists: int = 2
     """Best trials that train again."""
     out: Path = presets.TUNED
@@ -45,22 +48,21 @@ class Arguments(Plugins):
 def main() -> None:
     """Search, write, print the chosen setting."""
     arguments = parse(Arguments, sys.argv[1:])
-    for name in ("trials", "seeds", "finalists"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
-    runs.make_folder(arguments.out)
-    devices.setup(2 * arguments.seeds)
+    starts = [presets.default(arguments.env, method) for method in arguments.methods]
+    if arguments.steps is not None:
+        starts = [dataclasses.replace(preset, steps=arguments.steps) for preset in starts]
+    devices.setup(max(1, 2 * arguments.seeds))
     from dynamite_jax.runtime import tuning
 
-    for method in arguments.methods:
-        preset = presets.default(arguments.env, method)
-        steps = arguments.steps or max(1, preset.steps // 2)
-        trial = dataclasses.replace(preset, seeds=arguments.seeds, seed=tuning.ROOT, steps=steps)
-        record = tuning.tune(preset, trial, trials=arguments.trials, finalists=arguments.finalists)
-        path = arguments.out / f"{arguments.env}_{method}.json"
-        path.write_text(json.dumps(record, indent=2) + "\n")
-        best = max(final["return"] for final in record["finalists"])
-        print(f"{method}: return {best:.2f} with {record['changes']} -> {path}")
+    options = {name: getattr(arguments, name) for name in ("trials", "seeds", "rungs", "keep", "finalists")}
+    for preset in starts:
+        tuning.check(preset, **options)
+    runs.make_folder(arguments.out)
+    for preset in starts:
+        record = tuning.tune(preset, **options)
+        path = tuning.write(record, arguments.out)
+        best = max(final["return"] for final in record["finalists"] if final["return"] is not None)
+        print(f"{preset.method}: return {best:.2f} with {record['changes']} -> {path}", flush=True)
 
 
 if __name__ == "__main__":

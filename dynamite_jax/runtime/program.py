@@ -96,13 +96,19 @@ class Program:
         init = jax.jit(init_rows, out_shardings=NamedSharding(self.mesh, SEEDS)).lower(ids_of_rows)
         return init.compile(devices.compiler_options(runs_once=True))(ids_of_rows)
 
-    def gather(self, rows: Any) -> Any:
-        """Arrays of the seeds, [seeds, ...], from those on the devices; the same arrays where there is no padding."""
-        if not self.padded and jax.process_count() == 1:
+    def gather(self, rows: Any, chosen: Sequence[int] | None = None) -> Any:
+        """Arrays of the seeds, [seeds, ...], from those on the devices.
+
+        Args:
+            rows: on the devices, [rows, ...].
+            chosen: numbers of the seeds that are wanted; by default all, and the same arrays where there is no padding.
+        """
+        if chosen is None and not self.padded and jax.process_count() == 1:
             return rows
+        wanted = self._row_of_seed if chosen is None else self._row_of_seed[np.asarray(chosen)]
 
         def rows_of_seeds(rows: Any) -> Any:
-            return jax.tree.map(lambda x: x[self._row_of_seed], rows)
+            return jax.tree.map(lambda x: x[wanted], rows)
 
         return jax.jit(rows_of_seeds, out_shardings=NamedSharding(self.mesh, SAME))(rows)
 

@@ -1,135 +1,129 @@
-"""Random search over the numbers of a preset: all trials train side by side in one compiled program."""
+"""Tuning of a preset: a race of settings around it, finalists on other seeds, and the record of the choice."""
 
 import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from rich.progress import track
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis.evaluation import evaluate
 from dynamite_jax.config import Config
+from dynamite_jax.errors import writing
+from dynamite_jax.runtime import candidates, devices, provenance, racing
+from dynamite_jax.runtime.candidates import Setting
 from dynamite_jax.runtime.loggers import Record
-from dynamite_jax.runtime.program import Program
 
-ROOT = 1000  # tuning seeds; results are reported from root seed 1
-FACTOR = 3.0  # a trial multiplies each number by a factor between 1 / FACTOR and FACTOR
-SEARCHED = ("ppo.lr", "ppo.entropy", "ppo.gamma", "vae.lr", "vae.kl_weight", "vae.consistency_weight")
+ROOT = 1000  # root seed of trials, that of finalists is one more; results are reported from root seed 1
 
 
-def schedules(config: Config) -> list[dict[str, float]]:
-    """Ways of dividing an update, which change the program: the config's own, and one of larger minibatches.
-
-    Only the first where minibatches can't be larger.
-    """
-    own = {name: _value(config, name) for name in ("vae.minibatches", "ppo.minibatches", "ppo.delay")}
-    large = {name: max(1, value // 4) for name, value in own.items() if name != "ppo.delay"} | {"ppo.delay": 0.0}
-    return [own] if large == own else [own, large]
-
-
-def candidates(config: Config, trials: int, seed: int = ROOT) -> list[dict[str, float]]:
-    """Settings to try, by field. The schedules alternate, first with the config's own numbers.
-
-    After that each number is multiplied by a log-uniform factor; for the discount the factor multiplies its distance
-    from 1. The factors are the same for all methods.
-    """
-    rng = np.random.default_rng(seed)
-    alternating = schedules(config)
-    settings = []
-    for trial in range(trials):
-        setting = dict(alternating[trial % len(alternating)])
-        for name in SEARCHED:
-            value = _value(config, name)
-            factor = float(np.exp(rng.uniform(-1.0, 1.0) * np.log(FACTOR))) if trial >= len(alternating) else 1.0
-            setting[name] = 1.0 - min(1.0, (1.0 - value) * factor) if name == "ppo.gamma" else value * factor
-        settings.append(setting)
-    return settings
-
-
-def _value(config: Config, name: str) -> float:
-    section, _, field = name.rpartition(".")
-    return getattr(getattr(config, section), field)
-
-
-def search(config: Config, settings: list[dict[str, float]]) -> list[float]:
-    """Mean return of the deterministic policy with each setting, nan where a loss was not finite.
-
-    Settings that share a schedule train side by side in one program.
-
-    Args:
-        config: `seeds` is the number of agents of each setting, `seed` their root.
-        settings: some of `candidates`.
-    """
-    scores: dict[int, float] = {}
-    for schedule in schedules(config):
-        members = [number for number, setting in enumerate(settings) if schedule.items() <= setting.items()]
-        if members:
-            returns = _side_by_side(configs.changed(config, schedule), [settings[number] for number in members])
-            scores |= dict(zip(members, returns, strict=True))
-    return [scores[number] for number in range(len(settings))]
-
-
-def _side_by_side(config: Config, settings: list[dict[str, float]]) -> list[float]:
-    """`search` among settings that differ in traced numbers only."""
-    trials = len(settings)
-    all_trials = dataclasses.replace(config, seeds=config.seeds * trials)
-    program = Program(all_trials, configs.validate(all_trials))
-    states = program.init(ids=[*range(config.seeds)] * trials)
-    agent_configs = [configs.changed(config, setting) for setting in settings for _ in range(config.seeds)]
-
-    def stack(*values: float) -> jax.Array:
-        return jnp.asarray(values, jnp.float32)
-
-    hyper = jax.tree.map(stack, *[(agent.vae, agent.ppo) for agent in agent_configs])
-    step = program.compile(states, hyper)
-    for _ in track(range(program.chunks), description=f"{trials} trials of {config.method}"):
-        states, _ = step(states)
-        jax.block_until_ready(states.finite)
-    states = program.gather(states)
-    result = evaluate(program, states.agent_params, episodes=config.eval_episodes, seed=config.seed)
-    returns = np.where(jax.device_get(states.finite), result["return"]["per_seed"], np.nan)
-    return [float(value) for value in returns.reshape(trials, config.seeds).mean(1)]
-
-
-def tune(preset: Config, trial: Config, *, trials: int, finalists: int) -> Record:
-    """Try settings around a preset, train the best of them again to the end, and choose among these.
-
-    Args:
-        preset: of a method, as it is.
-        trial: the same with the seeds, the root seed and the steps of a trial.
-        trials: number of settings to try, the preset's own among them.
-        finalists: number of best trials that train again, for the steps of the preset, with twice as many, other seeds.
-
-    Returns:
-        The record that is written as the new preset.
+def check(preset: Config, *, trials: int, seeds: int, rungs: int, keep: float, finalists: int) -> None:
+    """Refuse a search that can't be made; nothing is compiled. The arguments are those of `tune`.
 
     Raises:
-        UserError: no trial, or no finalist, ended with finite losses.
+        UserError: names the field, its value and what is allowed.
     """
-    settings = candidates(trial, trials)
-    scores = search(trial, settings)
-    order = [number for number in np.argsort(scores)[::-1] if np.isfinite(scores[number])]
-    best = [settings[number] for number in order[:finalists]]
-    final = dataclasses.replace(preset, seeds=2 * trial.seeds, seed=trial.seed + 1)
-    returns = search(final, best)
-    if not np.isfinite(returns).any():
+    for name, value in {"trials": trials, "seeds": seeds, "rungs": rungs, "finalists": finalists}.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be 1 or more")
+    if not 0 < keep <= 1:
+        raise UserError(f"keep is {keep}; it must be above 0 and at most 1")
+    horizon = configs.validate(preset).horizon
+    chunks = preset.meta_updates(horizon) // preset.chunk
+    most = 2 + int(math.log2(chunks - 1)) if chunks > 1 else 1
+    if rungs > most:
+        steps = f"{chunks} x {preset.chunk * preset.num_envs * horizon}"
+        raise UserError(f"rungs is {rungs}; with {preset.steps} steps, in chunks {steps}, it must be at most {most}")
+
+
+def tune(
+    preset: Config,
+    *,
+    trials: int = 24,
+    seeds: int = 2,
+    rungs: int = 3,
+    keep: float = 0.5,
+    finalists: int = 2,
+    progress: bool = True,
+) -> Record:
+    """Race settings around a preset, train the best of them again on other seeds, and choose among these.
+
+    Several threads may call it at once, with `progress` off; nothing is written.
+
+    Args:
+        preset: of a method, with the steps of a full run.
+        trials: number of settings to try, the preset's own among them.
+        seeds: agents of each trial; a finalist has twice as many.
+        rungs: stages of the race; each ends after twice as many steps as the one before, the last after all.
+        keep: part of the trials of a rung that goes on to the next.
+        finalists: number of best trials that train again.
+        progress: whether to show bars.
+
+    Returns:
+        The record that `write` makes the new preset.
+
+    Raises:
+        UserError: the search can't be made; or no trial, or no finalist, ended with finite losses.
+    """
+    check(preset, trials=trials, seeds=seeds, rungs=rungs, keep=keep, finalists=finalists)
+    trial = dataclasses.replace(preset, seeds=seeds, seed=ROOT)
+    final = dataclasses.replace(preset, seeds=2 * seeds, seed=ROOT + 1)
+    settings = candidates.draw(trial, candidates.belief_of(trial), trials, seed=ROOT)
+    first = racing.race(trial, settings, rungs=rungs, keep=keep, progress=progress)
+    best = [settings[number] for number in racing.better(dict(enumerate(first.returns)), 1.0)[:finalists]]
+    if not best:
         raise UserError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
+    second = racing.race(final, best, progress=progress)
+    if not np.isfinite(second.returns).any():
+        raise UserError(f"method is {preset.method!r}; every finalist of it ended in a loss that is not finite")
     return {
         "env": preset.env,
         "method": preset.method,
-        "changes": best[int(np.nanargmax(returns))],
+        "changes": presets.tuned_changes(preset) | best[int(np.nanargmax(second.returns))],
         "trials": presets.tuning_trials(preset) + trials,
         "root_seeds": [trial.seed, final.seed],
         "agents": [trial.seeds, final.seeds],
         "steps": [trial.steps, final.steps],
-        "searched": _scored(scores, settings),
-        "finalists": _scored(returns, best),
+        "rungs": first.steps,
+        "keep": keep,
+        "searched": [
+            {**one, "steps": first.steps[len(scores) - 1], "scores": _finite(scores)}
+            for one, scores in zip(_scored(first.returns, settings), first.scores, strict=True)
+        ],
+        "finalists": _scored(second.returns, best),
+        "seconds": {
+            "training": first.training_s + second.training_s,
+            "compiling": first.compiling_s + second.compiling_s,
+        },
+        "machine": devices.machine(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
     }
 
 
-def _scored(returns: list[float], settings: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Settings, each with its return."""
-    return [{"return": score, **setting} for score, setting in zip(returns, settings, strict=True)]
+def write(record: Record, folder: Path) -> Path:
+    """Make a record the preset of its environment and method, where runs look for one in `folder`.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    path = folder / f"{record['env']}_{record['method']}.json"
+    with writing(path):
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def _scored(returns: Sequence[float], settings: Sequence[Setting]) -> list[Record]:
+    """Settings, each with its return, None where there is none."""
+    return [{"return": value, **setting} for value, setting in zip(_finite(returns), settings, strict=True)]
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """The same with None, which JSON has, for what is not finite."""
+    return [value if math.isfinite(value) else None for value in values]
