@@ -20,7 +20,7 @@ from dynamite_jax.errors import ConfigError
 if TYPE_CHECKING:
     from dynamite_envs.dlcmdp import DLCMDP
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
 
 # Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
@@ -35,6 +35,7 @@ _LATER_FIELDS: dict[int, dict[str, Any]] = {
         "ppo.shuffle": "episodes",
         "physics.impl": "jax",
     },
+    1: {"vae.average_rate": 1.0, "vae.reset_at_boundary": False, "ppo.through_encoder": False},
 }
 # Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
 _FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
@@ -112,6 +113,9 @@ class VAEConfig(_Hyperparameters):
     """Final fraction of training over which the learning rate falls linearly to 0."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    average_rate: float = 1.0
+    """Share of the newest weights in the running average of them that acts, taken at every meta-update: the policy sees
+    a belief that changes slowly. At 1 the newest weights act."""
     reward_weight: float = 1.0
     """Weight of the reward reconstruction."""
     state_weight: float = 1.0
@@ -144,6 +148,8 @@ class VAEConfig(_Hyperparameters):
     """Predict session boundaries."""
     kl_target: Literal["latent_dynamics", "previous_belief"] = _static("latent_dynamics")
     """The prior of the KL term: that of the session, or the belief of the step before."""
+    reset_at_boundary: bool = _static(False)
+    """The recurrent state starts anew at predicted boundaries: only the belief of the last session is carried over."""
     boundaries: Literal["labels", "predicted"] = _static("labels")
     """Sessions in the losses: the environment's labels, or the model's own boundaries, learnt without labels."""
     boundary_rate: float = 0.05
@@ -174,6 +180,8 @@ class PPOConfig(_Hyperparameters):
     """Weight of the entropy bonus at the start."""
     value_weight: float = 0.5
     """Weight of the value error."""
+    through_encoder: bool = _static(False)
+    """The loss of the policy trains the encoder of a belief that learns by itself, too."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this global norm."""
     normalise_returns: bool = _static(True)

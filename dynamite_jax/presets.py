@@ -28,20 +28,24 @@ _PROBE = Config(
 )
 
 # Chosen on the root seeds 0 and 1000. Sitting on one goal is a local optimum that a policy reaches before its belief
-# says anything; small batches (256 environments), many small minibatches and a policy that waits for the belief pass it
-# in the fewest frames. A discount of 0.95 is steadier than 0.97; a light KL term and wide decoders sharpen the belief.
+# says anything. Small batches (256 environments) and many small minibatches pass it in the fewest frames, and a policy
+# whose belief changes slowly (the average of its weights acts) passes it at all. The lower the discount the sooner it
+# is passed, and the more regret is left. A light KL term and wide decoders sharpen the belief.
 # The rings have it too, untuned.
 _GRIDWORLD = Config(
     steps=8_000_000,
     num_envs=256,
     chunk=20,
     network=NetworkConfig(embedding=16, policy_hidden=(64, 64), decoder_hidden=(64, 64)),
-    vae=VAEConfig(trajectories=128, minibatches=8, decode_terms=4, lr=5e-3, anneal=0.5, kl_weight=0.001),
-    ppo=PPOConfig(lr=4e-3, anneal=0.5, delay=0.1, gamma=0.95, epochs=2, minibatches=32, normalise_returns=False),
+    vae=VAEConfig(
+        trajectories=128, minibatches=8, decode_terms=4, lr=4e-3, average_rate=0.1, anneal=0.5, kl_weight=0.001
+    ),
+    ppo=PPOConfig(lr=4e-3, anneal=0.5, entropy=0.04, gamma=0.92, minibatches=32, normalise_returns=False),
 )
 
 # Chosen on the root seed 1000. Eight goals to tell apart take many more steps of the belief's optimiser than two: few
-# environments, and two epochs over the trajectories.
+# environments, and two epochs over the trajectories. That the average acts, the policy learns from the start and by
+# twice the passes raised the mean return in training of half the steps from -55 to -38 (4 seeds).
 _POINT_ROBOT = dataclasses.replace(
     _GRIDWORLD,
     steps=4_000_000,
@@ -49,7 +53,7 @@ _POINT_ROBOT = dataclasses.replace(
     chunk=80,
     network=dataclasses.replace(_GRIDWORLD.network, embedding=64),
     vae=_GRIDWORLD.vae.replace(trajectories=0, epochs=2),
-    ppo=_GRIDWORLD.ppo.replace(entropy=0.005, minibatches=16),
+    ppo=_GRIDWORLD.ppo.replace(entropy=0.005, gamma=0.95, minibatches=16),
 )
 
 # Physics takes most of the time of a step here, so there are more epochs. Shaped on `oracle` and `dynamite` in

@@ -35,6 +35,7 @@ _RULES = {
         _POSITIVE,
     ),
     **dict.fromkeys(("vae.lr", "vae.max_grad_norm", "vae.boundary_noise"), _POSITIVE),
+    "vae.average_rate": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "vae.boundary_rate": ("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     **dict.fromkeys(
         (
@@ -110,6 +111,14 @@ def check_values(config: "Config") -> None:
         raise ConfigError("vae.boundaries is 'predicted'; without vae.boundary_head it must be 'labels'")
     if vae.boundaries == "predicted" and vae.boundary_alignment == "action":
         raise ConfigError("vae.boundary_alignment is 'action'; without labels it must be 'evidence'")
+    if vae.reset_at_boundary and not vae.boundary_head:
+        raise ConfigError("vae.reset_at_boundary is True; without vae.boundary_head it must be False")
+    if vae.reset_at_boundary and network.encoder != "gru":
+        raise ConfigError(f"vae.reset_at_boundary is True; with network.encoder {network.encoder!r} it must be False")
+    if ppo.through_encoder and ppo.shuffle != "episodes":
+        raise ConfigError(f"ppo.shuffle is {ppo.shuffle!r}; with ppo.through_encoder it must be 'episodes'")
+    if ppo.through_encoder and vae.average_rate != 1.0:
+        raise ConfigError(f"vae.average_rate is {vae.average_rate}; with ppo.through_encoder it must be 1")
 
 
 def check_horizon(config: "Config", horizon: int) -> None:

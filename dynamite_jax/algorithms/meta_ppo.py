@@ -27,7 +27,9 @@ class TrainState(struct.PyTreeNode):
     """Everything that training needs to go on bit for bit; nothing else survives a meta-update.
 
     Attributes:
-        belief_params, belief_optimiser: belief model and its Adam state, None where the belief does not learn.
+        belief_params: belief model that acts.
+        belief_learner, belief_optimiser: belief model that learns by its own loss, and its Adam state; `belief_params`
+            is a running average of it. None where there is no such loss.
         policy_params, policy_optimiser: actor-critic and its Adam state.
         normaliser: running statistics of policy features, observations, rewards and returns.
         environment: E environments at the start of the next episode.
@@ -38,6 +40,7 @@ class TrainState(struct.PyTreeNode):
     """
 
     belief_params: Params
+    belief_learner: Params
     belief_optimiser: Any
     policy_params: Params
     policy_optimiser: Any
@@ -80,6 +83,11 @@ class MetaPPO:
     agent: Agent
 
     @property
+    def end_to_end(self) -> bool:
+        """Whether the loss of the policy trains the belief: the only loss that does, or one of two."""
+        return self.agent.belief.end_to_end or (self.agent.belief.learns and self.config.ppo.through_encoder)
+
+    @property
     def hyper(self) -> Hyper:
         """Traced hyperparameters of the belief and of PPO."""
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (self.config.vae, self.config.ppo))
@@ -101,6 +109,7 @@ class MetaPPO:
         adam = optimiser(0.0, 1.0)
         return TrainState(
             belief_params=belief_params,
+            belief_learner=jax.tree.map(jnp.copy, belief_params) if agent.belief.learns else None,
             belief_optimiser=adam.init(belief_params) if agent.belief.learns else None,
             policy_params=policy_params,
             policy_optimiser=adam.init(self._trained_by_policy(policy_params, belief_params)),
@@ -131,12 +140,13 @@ class MetaPPO:
         key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
-        if self.agent.belief.learns:
-            state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
-            metrics |= {f"vae/{name}": value for name, value in losses.items()}
+        # The policy first: a loss that runs through the encoder compares with what it did given the belief as it was.
         samples, returns = self.policy_samples(rollout, ppo_hyper, state)
         state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
         metrics |= {f"ppo/{name}": value for name, value in losses.items()}
+        if self.agent.belief.learns:
+            state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
+            metrics |= {f"vae/{name}": value for name, value in losses.items()}
         finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
         batch = running_statistics.Quantities(
             features=rollout.features[:-1],
@@ -199,9 +209,11 @@ class MetaPPO:
             chosen = chosen.reshape(hyper.minibatches, -1)
             return jax.lax.scan(minibatch, carry, (chosen, jax.random.split(key, hyper.minibatches)))
 
-        carry = (state.belief_params, state.belief_optimiser)
+        carry = (state.belief_learner, state.belief_optimiser)
         (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(choose_key, hyper.epochs))
-        state = state.replace(belief_params=params, belief_optimiser=adam, buffer=buffer)
+        rate = hyper.average_rate
+        acting = jax.tree.map(lambda old, new: (1.0 - rate) * old + rate * new, state.belief_params, params)
+        state = state.replace(belief_params=acting, belief_learner=params, belief_optimiser=adam, buffer=buffer)
         return state, jax.tree.map(jnp.mean, terms)
 
     def policy_samples(self, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
@@ -252,7 +264,7 @@ class MetaPPO:
         def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
             params, adam = carry
             batch = jax.tree.map(lambda x: x[:, chosen], data)
-            encoded = jax.tree.map(lambda x: x[:, chosen], episodes) if agent.belief.end_to_end else None
+            encoded = jax.tree.map(lambda x: x[:, chosen], episodes) if self.end_to_end else None
             gradient, terms = jax.grad(loss, has_aux=True)(params, batch, encoded)
             change, adam = optimise.update(gradient, adam)
             return (optax.apply_updates(params, change), adam), terms
@@ -264,8 +276,10 @@ class MetaPPO:
         carry = (self._trained_by_policy(state.policy_params, state.belief_params), state.policy_optimiser)
         (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
         state = state.replace(policy_params=params[0], policy_optimiser=adam)
-        if agent.belief.end_to_end:
+        if self.end_to_end:
             state = state.replace(belief_params=params[1])
+            if agent.belief.learns:
+                state = state.replace(belief_learner=params[1])
         return state, jax.tree.map(jnp.mean, terms)
 
     def warnings(self, metrics: Mapping[str, Sequence[float]]) -> list[str]:
@@ -288,13 +302,13 @@ class MetaPPO:
         updates = seen = 0
         if self.agent.belief.learns:
             updates, seen = vae.epochs * vae.minibatches, vae.epochs * (vae.trajectories or episodes)
-        elif self.agent.belief.end_to_end:
-            updates, seen = policy_updates, ppo_config.epochs * episodes
+        if self.end_to_end:
+            updates, seen = updates + policy_updates, seen + ppo_config.epochs * episodes
         return {"encoder_updates": updates, "encoder_steps": seen * env.horizon, "policy_updates": policy_updates}
 
     def _trained_by_policy(self, policy_params: Params, belief_params: Params) -> tuple[Params, Params]:
         """What the loss of the policy moves: actor and critic, and a belief that is trained end to end."""
-        return policy_params, belief_params if self.agent.belief.end_to_end else {}
+        return policy_params, belief_params if self.end_to_end else {}
 
     def _empty_buffer(self, env: DLCMDP) -> Trajectories | None:
         """Room for `vae.buffer_episodes` episodes, [H(+1), N, ...]; None where none are kept."""

@@ -97,14 +97,14 @@ def session_prior(
     """Prior of each step's session: `dynamics` of the belief that ended the previous one.
 
     Args:
-        belief: q_t.
+        belief: q_t; at the first step of a session it knows every reward of the session before, and none of its own.
         first: first step of the session.
         dynamics: p(z^i | z^{i-1}), Gaussian -> Gaussian, or None for a standard normal everywhere.
     """
     standard = Gaussian.standard(belief.mean.shape)
     if dynamics is None:
         return standard
-    predicted = dynamics(gather_steps(belief, jnp.maximum(first - 1, 0)))
+    predicted = dynamics(gather_steps(belief, first))
     has_previous = (first > 0)[..., None]
     return jax.tree.map(lambda a, b: jnp.where(has_previous, a, b), predicted, standard)
 

@@ -51,7 +51,7 @@ class LatentBelief(Belief):
             "boundary_head": vae.boundary_head,
         }
         if network.encoder == "gru":
-            encoder = Encoder(hidden=network.hidden, embedding=network.embedding, **ends)
+            encoder = Encoder(hidden=network.hidden, embedding=network.embedding, reset=vae.reset_at_boundary, **ends)
         else:
             encoder = TransformerEncoder(
                 horizon=env.horizon, hidden=network.hidden, heads=network.heads, layers=network.layers, **ends

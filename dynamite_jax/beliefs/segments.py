@@ -159,7 +159,7 @@ class SegmentBelief(LatentBelief):
     def errors(self, params: Params) -> dict[str, Array]:
         """Deviation of what is predicted from what happens, in deviations: `reward` [1], `observation` [O]."""
         return {
-            name: jnp.maximum(jnp.exp(SPEED * jnp.atleast_1d(value)), LEAST_ERROR)
+            name: jnp.sqrt(LEAST_ERROR**2 + jnp.exp(2.0 * SPEED * jnp.atleast_1d(value)))
             for name, value in params["error"].items()
         }
 

@@ -4,6 +4,7 @@ dynamite-jax ablations --env gridworld --seeds 10
 """
 
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,24 @@ from pathlib import Path
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
-from dynamite_jax.config import Config
+from dynamite_jax.config import Config, changed
 from dynamite_jax.errors import Plugins, one_line_errors, parse
 
 PARTS = {
     "dynamite": {},
-    "no consistency": {"consistency": False},
-    "no conditioning": {"conditioning": False},
-    "no session mask": {"session_mask": False},
-    "no boundary head": {"boundary_head": False},
-    "predicted boundaries": {"boundaries": "predicted"},
-    "boundary of the next step": {"boundary_alignment": "action"},
-    "chain of beliefs": {"kl_target": "previous_belief"},
+    "no consistency": {"vae.consistency": False},
+    "no conditioning": {"vae.conditioning": False},
+    "no session mask": {"vae.session_mask": False},
+    "no boundary head": {"vae.boundary_head": False},
+    "predicted boundaries": {"vae.boundaries": "predicted"},
+    "boundary of the next step": {"vae.boundary_alignment": "action"},
+    "chain of beliefs": {"vae.kl_target": "previous_belief"},
+    "reset at boundaries": {"vae.reset_at_boundary": True},
+    "reset, no conditioning": {"vae.reset_at_boundary": True, "vae.conditioning": False},
+    "newest weights act": {"vae.average_rate": 1.0},
+    "transformer": {"network.encoder": "transformer"},
 }
+END_TO_END = "policy trains the encoder"
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,14 @@ class Arguments(Plugins):
 
 
 def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
-    """Name of each row -> its config."""
+    """Name of each row -> its config; a switch that the preset has already makes no row."""
     base = presets.default(env, "dynamite")
     shared = {"seeds": seeds, "steps": steps or base.steps}
-    run_configs = {
-        name: dataclasses.replace(base, vae=base.vae.replace(**changes), **shared) for name, changes in PARTS.items()
-    }
-    network = dataclasses.replace(base.network, encoder="transformer")
-    run_configs["transformer"] = dataclasses.replace(base, network=network, **shared)
+    whole_episodes = {"ppo.shuffle": "episodes", "ppo.minibatches": math.gcd(base.num_envs, base.ppo.minibatches)}
+    parts = PARTS | {END_TO_END: {"vae.average_rate": 1.0, "ppo.through_encoder": True, **whole_episodes}}
+    run_configs = {name: changed(base, changes | shared) for name, changes in parts.items()}
+    whole = run_configs["dynamite"]
+    run_configs = {name: config for name, config in run_configs.items() if name == "dynamite" or config != whole}
     return run_configs | {name: dataclasses.replace(presets.default(env, name), **shared) for name in REFERENCES}
 
 

@@ -60,11 +60,13 @@ class Encoder(GRU):
         latent: numbers L of the latent.
         conditioning: whether the step also receives the belief at the end of the previous session.
         boundary_head: whether boundaries are predicted; without it none ever is.
+        reset: whether the recurrent state starts anew where a boundary is predicted, with the evidence that showed it.
     """
 
     latent: int
     conditioning: bool
     boundary_head: bool
+    reset: bool = False
 
     def setup(self):
         super().setup()
@@ -86,16 +88,19 @@ class Encoder(GRU):
 
     def step(self, state: BeliefState, inputs: Array) -> BeliefState:
         """One step: `inputs` from `embed`, [..., 3 G]."""
-        if self.conditioning:
-            inputs = inputs + self.previous_gates(state.previous.features)
-        hidden = self.recur(state.hidden, inputs)
+        hidden = self._recur(state.hidden, inputs, state.previous)
         logit = self.boundary(hidden)[..., 0] if self.boundary_head else state.boundary_logit
-        return BeliefState(
-            hidden=hidden,
-            belief=self.head(hidden),
-            previous=end_of_previous_session(state, logit),
-            boundary_logit=logit,
-        )
+        previous = end_of_previous_session(state, logit)
+        if self.reset:
+            anew = self._recur(jnp.zeros_like(hidden), inputs, previous)
+            hidden = jnp.where((logit > 0.0)[..., None], anew, hidden)
+        return BeliefState(hidden=hidden, belief=self.head(hidden), previous=previous, boundary_logit=logit)
+
+    def _recur(self, hidden: Array, inputs: Array, previous: Gaussian) -> Array:
+        """Next recurrent state, given the belief of the previous session where that conditions it."""
+        if self.conditioning:
+            inputs = inputs + self.previous_gates(previous.features)
+        return self.recur(hidden, inputs)
 
     def __call__(self, state: BeliefState, observation: Array, action: Array, reward: Array) -> BeliefState:
         """Embed and step at once, as when acting."""

@@ -79,6 +79,7 @@ def numbers(config: Config, belief: Belief) -> list[str]:
         "ppo.entropy": True,
         "ppo.gamma": True,
         "vae.lr": belief.learns,
+        "vae.average_rate": belief.learns and not config.ppo.through_encoder,
         "vae.kl_weight": latent,
         "vae.consistency_weight": latent and config.vae.consistency,
         "vae.boundary_rate": unlabelled,
@@ -91,7 +92,7 @@ def draw(config: Config, belief: Belief, trials: int, seed: int) -> list[Setting
     """Settings to try. The schedules alternate, the first of each with the config's own numbers.
 
     After that each number is multiplied by a log-uniform factor; for the discount the factor multiplies its distance
-    from 1, for a rate of switches its odds. A trial has the same factors for all methods.
+    from 1, for a rate of switches its odds, and a share is at most 1. A trial has the same factors for all methods.
 
     Args:
         config: where the search starts.
@@ -118,6 +119,8 @@ def _factor(seed: int, trial: int, name: str) -> float:
 def _scaled(name: str, value: float, factor: float) -> float:
     if name == "ppo.gamma":
         return 1.0 - min(1.0, (1.0 - value) * factor)
+    if name == "vae.average_rate":
+        return min(1.0, value * factor)
     if name == "vae.boundary_rate":
         return value * factor / (1.0 - value + value * factor)
     return value * factor

@@ -130,9 +130,9 @@ class Checkpoints:
         for name, array in arrays.items():
             if _digest(array) != digests[name]:
                 raise CheckpointError(f"{name} does not match its SHA-256")
+        if schema < SCHEMA and not part:
+            raise SchemaError("an earlier version wrote it; its run can be evaluated and plotted, but not go on")
         if schema == 0:
-            if not part:
-                raise SchemaError("an earlier version wrote it; its run can be evaluated and plotted, but not go on")
             arrays = from_schema_0(arrays, template)
         if part:
             arrays = {name: array for name, array in arrays.items() if name in template}

@@ -5,6 +5,7 @@ The prose is in `results/benchmark/notes.md`, a template of `str.format`:
 - `{gridworld[growth][256][ratio]:.1f}` is a number of results/benchmark/gridworld.json, where parts that are lists are
   indexed by the number of environments or seeds, and `ratio` is our speed over that of PyTorch;
 - `{report[gridworld]}` is the report that the command writes of it;
+- `{gpu[h100][tests]}` is a value of the file `gpu/h100.json`;
 - `{bench[gridworld]}` is the table of results/gridworld/bench.jsonl, `{rows[gridworld][0][steps_per_s]:,.0f}` a number.
 """
 
@@ -35,6 +36,7 @@ def page(root: Path) -> str:
         "report": {name: _report(root / "benchmark" / f"{name}.json") for name in files},
         "bench": {name: bench(lines) for name, lines in rows.items()},
         "rows": rows,
+        "gpu": {path.stem: json.loads(path.read_text()) for path in (root / "benchmark" / "gpu").glob("*.json")},
     }
     template = (root / "benchmark" / "notes.md").read_text()
     return NOTICE + template.format_map(files | parts).strip() + "\n"

@@ -1,4 +1,4 @@
-"""What a meta-update teaches the belief: units, buffer, learning rate."""
+"""What a meta-update teaches the belief: units, buffer, learning rate, the average that acts."""
 
 from functools import partial
 from typing import Any
@@ -106,3 +106,38 @@ def test_the_rate_of_the_belief_falls_over_the_last_part_of_training(progress, s
     expected = jax.device_get(compiled(fixed)(jax.tree.map(jnp.copy, late))[0].belief_params)
     annealed = jax.device_get(compiled(config)(late)[0].belief_params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), annealed, expected)
+
+
+def test_the_average_of_the_weights_acts():
+    """After k meta-updates: (1 - rate)^k of the first weights, and rate (1 - rate)^(k - i) of those after the i-th."""
+    config = tiny_config("probe_match", vae={"average_rate": 0.25})
+    program, states = build(config)
+    state = jax.tree.map(lambda x: x[0], states)
+    rollout = play_episode(program, state, jax.random.key(0))
+    expected = jax.tree.map(lambda x: 0.75**3 * x, state.belief_params)
+    for number in range(3):
+        state, _ = program.algorithm.update_belief(
+            program.env, rollout, program.algorithm.hyper[0], state, jax.random.key(number)
+        )
+        share = 0.25 * 0.75 ** (2 - number)
+        expected = jax.tree.map(lambda total, new, share=share: total + share * new, expected, state.belief_learner)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.belief_params, expected)
+    assert state.agent_params.belief_params is state.belief_params
+
+
+def test_what_learns_does_not_depend_on_what_acts():
+    """A step of the belief's optimiser starts from the weights that learn, not from their average."""
+    learners = []
+    for rate in (1.0, 0.01):
+        config = tiny_config("probe_match", vae={"average_rate": rate})
+        program, states = build(config)
+        state = jax.tree.map(lambda x: x[0], states)
+        rollout = play_episode(program, state, jax.random.key(0))
+        for number in range(2):
+            state, _ = program.algorithm.update_belief(
+                program.env, rollout, program.algorithm.hyper[0], state, jax.random.key(number)
+            )
+        learners.append(state.belief_learner)
+        if rate == 1.0:
+            assert_same(state.belief_params, state.belief_learner)
+    assert_same(*learners)

@@ -16,7 +16,7 @@ from dynamite_jax.config import Config
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import AgentParams
 from dynamite_jax.networks.transformer import Block
-from episodes import BATCH, HORIZON, NETWORK, build, drift, scattered, statistics, to_numpy, trajectories
+from episodes import BATCH, HORIZON, NETWORK, WEIGHTS, build, drift, scattered, statistics, to_numpy, trajectories
 
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])
@@ -49,8 +49,10 @@ def test_beliefs_of_whole_episodes_are_those_of_acting(discrete, encoder):
         assert np.abs(rollout.action).max() > 1.0  # the policy sampled what the environment clipped
 
 
-def test_encoded_beliefs_are_those_of_the_slow_encoder():
-    belief, params = build()
+@pytest.mark.parametrize("conditioning", [True, False])
+@pytest.mark.parametrize("reset", [True, False])
+def test_encoded_beliefs_are_those_of_the_slow_encoder(reset, conditioning):
+    belief, params = build(dataclasses.replace(WEIGHTS, reset_at_boundary=reset, conditioning=conditioning))
     data = trajectories()
     states = belief.encode(params, data)
     action = np.clip(np.asarray(data.action, float), -1, 1)
@@ -61,13 +63,15 @@ def test_encoded_beliefs_are_those_of_the_slow_encoder():
             action[:, b],
             np.asarray(data.reward[:, b], float),
             np.zeros(2),
-            conditioning=True,
+            conditioning=conditioning,
             boundary_head=True,
+            reset=reset,
         )
         mean, log_variance = map(np.array, zip(*beliefs, strict=True))
         np.testing.assert_allclose(states.belief.mean[:, b], mean, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(states.belief.log_variance[:, b], log_variance, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(states.boundary_logit[:, b], logits, rtol=1e-4, atol=1e-5)
+    assert 0 < np.mean(np.asarray(states.boundary_logit) > 0) < 1
 
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])

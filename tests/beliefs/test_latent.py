@@ -78,6 +78,7 @@ SWITCHES = {
     "chain_without_conditioning": {"kl_target": "previous_belief", "conditioning": False},
     "action_alignment": {"boundary_alignment": "action"},
     "predicted": {"boundaries": "predicted"},
+    "reset": {"reset_at_boundary": True},
     "predicted_without_session_mask": {"boundaries": "predicted", "session_mask": False},
     "predicted_without_conditioning": {"boundaries": "predicted", "conditioning": False},
     "nothing": {"session_mask": False, "conditioning": False, "consistency": False, "boundary_head": False},
@@ -283,6 +284,9 @@ def test_a_boundary_is_predicted_above_probability_one_half():
     assert belief.boundary(state).tolist() == [False, False, True]
 
 
+LEARNT = ("belief_params", "belief_learner", "belief_optimiser", "policy_params")
+
+
 def test_ppo_moves_the_policy_and_no_number_of_the_belief():
     config, env = tiny_config("probe_match", ppo={"lr": 0.1}), registry.make("probe_match", horizon=3)
     algorithm = MetaPPO(config, Agent.build(config, env, LatentBelief.build(config, env)))
@@ -292,7 +296,7 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
     shapes: Any = jax.eval_shape(partial(algorithm.init, env), jnp.asarray(0))
     features = shapes.normaliser.mean.features.value.shape[0]
     before = shapes.replace(
-        **{name: scattered(getattr(shapes, name)) for name in ("belief_params", "belief_optimiser", "policy_params")},
+        **{name: scattered(getattr(shapes, name)) for name in LEARNT},
         policy_optimiser=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.policy_optimiser),
         normaliser=running_statistics.init(features, env.observation_size),
         **dict.fromkeys(("environment", "key", "finite")),  # nothing that learns

@@ -359,10 +359,18 @@ def test_a_plot_needs_a_label_for_each_run(tmp_path):
 def test_an_ablation_differs_from_the_whole_in_one_field():
     run_configs = ablations.variants("gridworld", seeds=3, steps=None)
     base = run_configs["dynamite"]
+    two = {"reset, no conditioning", ablations.END_TO_END}
     for name, config in run_configs.items():
         if name not in ("dynamite", *runs.REFERENCES):
-            assert len(configs.differences(base, config)) == 1, name
+            assert len(configs.differences(base, config)) == 1 + (name in two), name
         assert (config.seeds, config.steps) == (3, base.steps)
+        configs.validate(config)
+
+
+def test_a_switch_that_the_preset_has_makes_no_ablation():
+    run_configs = ablations.variants("halfcheetah_vel", seeds=1, steps=None)
+    assert run_configs["dynamite"].vae.average_rate == 1.0 and "newest weights act" not in run_configs
+    for config in run_configs.values():  # minibatches of steps become such of episodes for the policy's own loss
         configs.validate(config)
 
 

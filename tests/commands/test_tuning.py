@@ -62,10 +62,11 @@ POLICY = ["ppo.lr", "ppo.entropy", "ppo.gamma"]
 @pytest.mark.parametrize(
     ("method", "used"),
     [
-        ("dynamite", [*POLICY, "vae.lr", "vae.kl_weight", "vae.consistency_weight"]),
-        ("varibad", [*POLICY, "vae.lr", "vae.kl_weight"]),
-        ("secbad", [*POLICY, "vae.lr", "vae.kl_weight"]),
-        ("contrabar", [*POLICY, "vae.lr"]),
+        ("dynamite", [*POLICY, "vae.lr", "vae.average_rate", "vae.kl_weight", "vae.consistency_weight"]),
+        ("varibad", [*POLICY, "vae.lr", "vae.average_rate", "vae.kl_weight"]),
+        ("secbad", [*POLICY, "vae.lr", "vae.average_rate", "vae.kl_weight"]),
+        ("contrabar", [*POLICY, "vae.lr", "vae.average_rate"]),
+        ("task_inference", [*POLICY, "vae.lr", "vae.average_rate"]),
         ("rl2", POLICY),
         ("oracle", POLICY),
         ("markov", POLICY),
@@ -74,6 +75,13 @@ POLICY = ["ppo.lr", "ppo.entropy", "ppo.gamma"]
 def test_a_method_varies_the_numbers_that_it_uses(method, used):
     config = presets.default("gridworld", method)
     assert candidates.numbers(config, candidates.belief_of(config)) == used
+
+
+def test_the_average_of_the_weights_is_not_varied_where_the_policy_trains_them():
+    config = four_chunks(ppo={"through_encoder": True})
+    assert "vae.average_rate" not in candidates.numbers(config, candidates.belief_of(config))
+    for setting in drawn(config, 20):
+        configs.validate(configs.changed(config, setting))
 
 
 def test_boundaries_without_labels_have_numbers_of_their_own():

@@ -90,6 +90,19 @@ def test_the_loss_of_the_policy_trains_the_memory_of_rl2_alone(method):
     assert all(moved) if method == "rl2" else not any(moved)
 
 
+def test_the_loss_of_the_policy_can_train_the_encoder_of_dynamite_too():
+    """All of what makes the features moves and nothing else does; the belief was the same when acting."""
+    before, after, losses = updated_policy("dynamite", lr=1e-2, ppo={"through_encoder": True})
+    params = [jax.tree.leaves_with_path(state.belief_params) for state in (before, after)]
+    for (path, old), (_, new) in zip(*params, strict=True):
+        part = jax.tree_util.keystr(path)
+        makes_features = "encoder" in part and "boundary" not in part
+        assert np.array_equal(old, new) != makes_features, part
+    jax.tree.map(np.testing.assert_array_equal, after.belief_params, after.belief_learner)
+    _, _, losses = updated_policy("dynamite", ppo={"through_encoder": True})
+    assert abs(float(losses["approx_kl"])) < 1e-6
+
+
 # -- ContraBAR ----------------------------------------------------------------------------------------------------
 
 

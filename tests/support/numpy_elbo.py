@@ -53,7 +53,7 @@ def session_prior(beliefs, session, t, dynamics):
     first = steps_of_session(session, t)[0]
     if first == 0 or dynamics is None:
         return standard_normal(len(beliefs[t][0]))
-    return dynamics(beliefs[first - 1])
+    return dynamics(beliefs[first])
 
 
 def kl_to_prior(beliefs, session, t, dynamics, target) -> float:
@@ -113,8 +113,12 @@ def prior(params, belief):
     return gaussian(params["prior_head"], np.tanh(dense(params["prior_body"], np.concatenate(belief))))
 
 
-def encode(params, observation, action, reward, start_action, conditioning, boundary_head):
-    """Beliefs and boundary logits of one trajectory: observation [H + 1, O], encoded action [H, A], reward [H]."""
+def encode(params, observation, action, reward, start_action, conditioning, boundary_head, reset=False):
+    """Beliefs and boundary logits of one trajectory: observation [H + 1, O], encoded action [H, A], reward [H].
+
+    With `reset` the recurrent state of a step that predicts a boundary is made again, of nothing but that step and
+    the belief before it.
+    """
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
@@ -126,16 +130,22 @@ def encode(params, observation, action, reward, start_action, conditioning, boun
     for t in range(len(reward)):
         newest = (action[t - 1], reward[t - 1]) if t else (start_action, 0.0)
         embedded = np.maximum(dense(params["input"], np.concatenate([observation[t], newest[0], [newest[1]]])), 0.0)
-        inputs = dense(params["input_gates"], embedded)
-        if conditioning:
-            inputs = inputs + dense(params["previous_gates"], np.concatenate(previous))
-        r_in, u_in, n_in = np.split(inputs, 3)
-        r_h, u_h, n_h = np.split(dense(params["recurrent_gates"], hidden), 3)
-        reset, update = sigmoid(r_in + r_h), sigmoid(u_in + u_h)
-        hidden = (1 - update) * np.tanh(n_in + reset * n_h) + update * hidden
+        embedded = dense(params["input_gates"], embedded)
+
+        def recur(hidden, previous, embedded=embedded):
+            inputs = embedded
+            if conditioning:
+                inputs = inputs + dense(params["previous_gates"], np.concatenate(previous))
+            r_in, u_in, n_in = np.split(inputs, 3)
+            r_h, u_h, n_h = np.split(dense(params["recurrent_gates"], hidden), 3)
+            forget, update = sigmoid(r_in + r_h), sigmoid(u_in + u_h)
+            return (1 - update) * np.tanh(n_in + forget * n_h) + update * hidden
+
+        hidden = recur(hidden, previous)
         logits.append(dense(params["boundary"], hidden)[0] if boundary_head else -np.inf)
         if boundary_head and sigmoid(logits[t]) > 0.5:
             previous = belief  # the one before this step, without evidence of the new session
+            hidden = recur(np.zeros_like(hidden), previous) if reset else hidden
         belief = gaussian(params["head"], hidden)
         beliefs.append(belief)
     return beliefs, logits
@@ -164,7 +174,7 @@ def objective(params, data, noise, hyper, encode_action, decode_state, target_pa
         horizon = int(sum(data.valid[:, b]))
         observation, reward = data.observation[: horizon + 1, b], data.reward[:horizon, b]
         action = [encode_action(data.action[t, b]) for t in range(horizon)]
-        history = (observation, action, reward, start, hyper.conditioning, hyper.boundary_head)
+        history = (observation, action, reward, start, hyper.conditioning, hyper.boundary_head, hyper.reset_at_boundary)
         beliefs, logits = encode(params, *history)
         ends = encode(target_params or params, *history)[0]
         session = labels = list(data.session[:horizon, b])
