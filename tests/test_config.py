@@ -156,6 +156,15 @@ def test_a_seed_fits_32_bits():
         ({"vae__trajectories": 2048}, ["vae.trajectories is 2048", "at most num_envs, 1024"]),
         ({"vae__buffer_episodes": 512}, ["vae.buffer_episodes is 512", "0 or at least num_envs, 1024"]),
         ({"vae__boundaries": "predicted", "vae__boundary_head": False}, ["vae.boundaries is 'predicted'", "'labels'"]),
+        ({"vae__reset_at_boundary": True, "vae__boundary_head": False}, ["vae.reset_at_boundary is True", "be False"]),
+        (
+            {"vae__reset_at_boundary": True, "network__encoder": "transformer"},
+            ["vae.reset_at_boundary is True", "network.encoder 'transformer'"],
+        ),
+        ({"ppo__through_encoder": True, "ppo__shuffle": "steps"}, ["ppo.shuffle is 'steps'", "'episodes'"]),
+        ({"ppo__through_encoder": True, "vae__average_rate": 0.5}, ["vae.average_rate is 0.5", "it must be 1"]),
+        ({"vae__average_rate": 0.0}, ["vae.average_rate is 0.0", "above 0 and at most 1"]),
+        ({"vae__average_rate": 1.5}, ["vae.average_rate is 1.5", "above 0 and at most 1"]),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(values, named):

@@ -447,3 +447,22 @@ def test_a_wasted_step_is_regretted_by_the_payment_it_costs():
     np.testing.assert_allclose(
         GridworldSolution(env).regret(physics, action, reward), np.where(away, 1.1, 0.0), atol=1e-5
     )
+
+
+def test_a_discount_of_0_walks_to_no_goal_that_is_not_next_to_it():
+    """From d >= 2 steps away the goal's payment is lost for ever, from the d-th step on."""
+    env = make(**ONE_GOAL)
+    cells = [(x, y) for x in range(3) for y in range(3)]
+    distance = np.array([abs(x - u) + abs(y - v) for x, y in cells for u, v in cells])
+    lost = np.where(distance >= 2, 1.1 * (env.horizon - distance + 1), 0.0)
+    assert gridworld_exact.regret_of_discount(env, 0.0) == pytest.approx(lost.mean())
+
+
+def test_a_discount_costs_nothing_where_the_nearest_goal_is_the_best():
+    assert gridworld_exact.regret_of_discount(make(**ONE_GOAL), 0.9) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_lower_discount_costs_more():
+    env = make(cells=3, horizon=12)
+    floors = [gridworld_exact.regret_of_discount(env, discount) for discount in (0.3, 0.6, 0.9)]
+    assert floors == sorted(floors, reverse=True) and floors[-1] > 0.0

@@ -125,12 +125,25 @@ def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
     assert str(caught.value) == f"checkpoint {saved / '3'}: {cause}"
 
 
-def test_a_state_of_schema_0_does_not_go_on(saved):
-    shutil.rmtree(saved / "3" / "about")
+@pytest.mark.parametrize("schema", range(SCHEMA))
+def test_a_state_of_an_earlier_schema_does_not_go_on(saved, schema):
+    if schema:
+        (saved / "3" / "about" / "metadata").write_text(json.dumps({"schema": schema}))
+    else:
+        shutil.rmtree(saved / "3" / "about")
     with pytest.raises(
         SchemaError, match="an earlier version wrote it; its run can be evaluated and plotted, but not go"
     ):
         restore(saved)
+
+
+def test_the_part_of_schema_1_that_acts_is_read(saved):
+    (saved / "3" / "about" / "metadata").write_text(json.dumps({"schema": 1}))
+    checkpoints = Checkpoints(saved)
+    step, part, damaged = checkpoints.restore({"params": state()["params"]}, part=True)
+    checkpoints.close()
+    assert (step, damaged) == (3, [])
+    assert_same(part, {"params": state(3)["params"]})
 
 
 @pytest.mark.parametrize("observed", [6, 8])

@@ -5,7 +5,7 @@ the start distribution or one of the two certainties, carried on k steps by the 
 dynamic programme runs over (cell, belief), for every pair of goals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,35 @@ def regret(env, agent: Array, goals: Array, action: Array, reward: Array) -> Arr
     return lost
 
 
+def regret_of_discount(env, discount: float) -> float:
+    """Regret that a discount costs even a perfect learner: that of the best policy of the endless discounted problem.
+
+    Such a policy does not know how many steps are left, and prefers what pays sooner. Policies that bootstrap at the
+    horizon and see no time have this policy as their best.
+
+    Args:
+        env: any `Gridworld`.
+        discount: below 1.
+
+    Returns:
+        Bayes-optimal return of an episode minus that of the policy, in units of return.
+    """
+    choices = _choices(env)
+    value = np.zeros((env.cells**2 * (env.cells**2 - 1), env.cells**2, len(_beliefs(env)[1])))
+    while True:
+        worth = choices(value, discount)
+        following = worth.max(axis=1)
+        moved = np.abs(following - value).max()
+        value = following
+        if moved < 1e-6:
+            break
+    policy = worth.argmax(axis=1)[:, None]
+    value = np.zeros_like(value)
+    for _ in range(env.horizon):
+        value = np.take_along_axis(choices(value, 1.0), policy, axis=1)[:, 0]
+    return solve(env).bayes_optimal - float(value[:, :, 0].mean())
+
+
 def _pairs(cells: int) -> Array:
     """Ordered pairs of distinct cells, [P, 2]."""
     return np.array([(a, b) for a in range(cells) for b in range(cells) if a != b])
@@ -131,29 +160,46 @@ def _backward(env) -> Iterator[tuple[Array, Array]]:
         observed, [P, cells, 2].
     """
     cells = env.cells**2
-    step, beliefs, after, revealed = _beliefs(env)
+    step, beliefs, _, _ = _beliefs(env)
     pairs = _pairs(cells)
     arrival = arrivals(env.cells, env.moves)  # [actions, cells]
     active, inactive, elsewhere = float(env.active_reward), float(env.inactive_reward), float(env.step_reward)
-    goal = np.arange(len(pairs)), pairs.T  # rows of pairs, and their two goal cells
+    row, goals = np.arange(len(pairs)), pairs.T
+    choices = _choices(env)
     value = np.zeros((len(pairs), cells, len(beliefs)))
     oracle = np.zeros((len(pairs), cells, 2))
     for _ in range(env.horizon):
+        worth = choices(value, 1.0)
+        privileged = elsewhere + oracle @ step.T  # value of arriving in a cell where the context is observed
+        for m in range(2):
+            privileged[row, goals[m], m] += active - elsewhere
+            privileged[row, goals[1 - m], m] += inactive - elsewhere
+        value, oracle = worth.max(axis=1), privileged[:, arrival].max(axis=1)
+        yield worth, oracle
+
+
+def _choices(env) -> Callable[[Array, float], Array]:
+    """Values of the actions by those of what follows: [P, cells, beliefs], discount -> [P, actions, cells, beliefs]."""
+    _, beliefs, after, revealed = _beliefs(env)
+    pairs = _pairs(env.cells**2)
+    arrival = arrivals(env.cells, env.moves)  # [actions, cells]
+    active, inactive, elsewhere = float(env.active_reward), float(env.inactive_reward), float(env.step_reward)
+    row = np.arange(len(pairs))
+
+    def choices(value: Array, discount: float) -> Array:
+        value = discount * value
         arrived = elsewhere + value[:, :, after]  # value of arriving in a cell with a belief
-        privileged = elsewhere + oracle @ step.T  # the same for an agent that observes the context
         for m, probability in enumerate((beliefs, 1.0 - beliefs)):
-            here, other = (goal[0], goal[1][m]), (goal[0], goal[1][1 - m])
+            here = row, pairs[:, m]
             if active != inactive:
                 pay = active + value[here][:, revealed[m]]
                 miss = inactive + value[here][:, revealed[1 - m]]
                 arrived[here] = probability * pay[:, None] + (1.0 - probability) * miss[:, None]
             else:
                 arrived[here] += active - elsewhere
-            privileged[(*here, np.full(len(pairs), m))] += active - elsewhere
-            privileged[(*other, np.full(len(pairs), m))] += inactive - elsewhere
-        worth = arrived[:, arrival]
-        value, oracle = worth.max(axis=1), privileged[:, arrival].max(axis=1)
-        yield worth, oracle
+        return arrived[:, arrival]
+
+    return choices
 
 
 def _beliefs(env) -> tuple[Array, Array, Array, Array]:
