@@ -270,23 +270,23 @@ def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path,
         return racing.Outcome([1], [[1.0] for _ in settings], [float(n) for n, _ in enumerate(settings)])
 
     monkeypatch.setattr(racing, "race", race)
-    flags = ["--env", "gridworld", "--methods", "markov", "--trials", "3", "--finalists", "1"]
+    flags = ["--env", "gridworld", "--methods", "dynamite", "--trials", "3", "--finalists", "1"]
     monkeypatch.setattr("sys.argv", ["tune", *flags])
-    shipped = presets.default("gridworld", "markov")
-    assert presets.source(shipped) == "dynamite_jax/tuned/gridworld_markov.json of the package"
+    shipped = presets.default("gridworld", "dynamite")
+    assert presets.source(shipped) == "dynamite_jax/tuned/gridworld_dynamite.json of the package"
     trials = presets.tuning_trials(shipped)
     monkeypatch.chdir(tmp_path)
     tune.main()
-    here = presets.default("gridworld", "markov")
-    record = json.loads((tmp_path / "runs" / "tuned" / "gridworld_markov.json").read_text())
+    here = presets.default("gridworld", "dynamite")
+    record = json.loads((tmp_path / "runs" / "tuned" / "gridworld_dynamite.json").read_text())
     chosen = {name: value for name, value in record["finalists"][0].items() if name != "return"}
     assert here == configs.changed(shipped, chosen) != shipped
-    assert presets.source(here) == "runs/tuned/gridworld_markov.json"
+    assert presets.source(here) == "runs/tuned/gridworld_dynamite.json"
     assert presets.tuning_trials(here) == trials + 3 == record["trials"]
     assert {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()} == before
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert presets.default("gridworld", "markov") == shipped
+    assert presets.default("gridworld", "dynamite") == shipped
 
 
 def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
