@@ -81,8 +81,11 @@ def test_a_preset_that_was_not_tuned_is_built_in():
     assert presets.source(presets.default("probe_match", "dynamite")) == "built in"
 
 
-def test_fields_that_are_no_longer_those_of_the_file_are_named():
+def test_fields_that_are_no_longer_those_of_the_file_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "SHIPPED", tmp_path)
+    (tmp_path / "gridworld_dynamite.json").write_text('{"changes": {"ppo.lr": 0.001, "ppo.clip": 0.3}, "trials": 5}')
     tuned = presets.default("gridworld", "dynamite")
+    assert presets.source(tuned) == "dynamite_jax/tuned/gridworld_dynamite.json of the package"
     assert presets.source(change(tuned, ppo__lr=0.5, steps=10)) == f"{presets.source(tuned)}, but for ppo.lr"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dynamite_jax import presets
+
 CHECKOUT = Path(__file__).parents[1]
 TINY = "--env probe_match --seeds 1 --num-envs 8 --chunk 2 --steps 320 --eval-episodes 16 --ppo.minibatches 2"
 TINY += " --vae.minibatches 2 --network.hidden 8 --no-tensorboard"
@@ -67,7 +69,7 @@ def test_the_wheel_holds_two_packages_with_their_data(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dynamite_jax", "dynamite_envs"}
     for name in ("dynamite_jax/py.typed", "dynamite_envs/py.typed", "dynamite_envs/assets/half_cheetah.xml"):
         assert name in names
-    assert any(name.startswith("dynamite_jax/tuned/gridworld_") for name in names)
+    assert {f"dynamite_jax/tuned/{path.name}" for path in presets.SHIPPED.glob("*.json")} <= set(names)
 
 
 def test_names_of_others_stay_theirs(installed, foreign):

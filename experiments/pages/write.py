@@ -70,6 +70,8 @@ def searches(folder: Path) -> str:
         folder: of the records that `make tune` wrote.
     """
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not records:
+        return "None at present: all presets are built in."
     names = list(dict.fromkeys(name for record in records for name in record["changes"]))
     rows = []
     for record in records:

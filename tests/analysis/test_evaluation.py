@@ -10,6 +10,7 @@ import pytest
 from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.probes import Memory
+from dynamite_jax import presets
 from dynamite_jax.analysis import evaluation, readout, sessions
 from dynamite_jax.analysis.report import report
 from dynamite_jax.commands import evaluate
@@ -111,8 +112,8 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     keys = "env method preset eval env_steps encoder_updates encoder_steps policy_updates steps_per_s compile_s wall_s "
     keys += "peak_mb versions machine commit code"
     assert set(summary) == set(keys.split())
-    tuned = "dynamite_jax/tuned/gridworld_dynamite.json of the package, but for vae.minibatches, ppo.minibatches"
-    assert summary["preset"].startswith(tuned) and f"preset {summary['preset']};" in progress
+    source = presets.source(presets.default("gridworld", "dynamite"))
+    assert summary["preset"].startswith(source) and f"preset {summary['preset']};" in progress
 
 
 def test_regret_is_the_missing_return_of_each_seed_and_unknown_for_the_oracle():

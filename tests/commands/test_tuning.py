@@ -264,6 +264,9 @@ def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "SHIPPED", tmp_path / "shipped")
+    presets.SHIPPED.mkdir()
+    (presets.SHIPPED / "gridworld_dynamite.json").write_text('{"changes": {"ppo.clip": 0.3}, "trials": 5}')
     before = {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()}
 
     def race(config, settings, **options):
