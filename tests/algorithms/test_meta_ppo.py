@@ -48,7 +48,7 @@ def test_golden_meta_update():
         "sessions": 2.75,
         "vae/loss": 9.4231262,
         "vae/reward_error": 8.7609148,
-        "vae/kl": 0.1871929,
+        "vae/kl": 0.1789388,
         "vae/consistency": 0.002696,
         "vae/boundary": 0.6603373,
         "ppo/policy_loss": -0.0032796,

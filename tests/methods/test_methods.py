@@ -92,14 +92,14 @@ def test_the_loss_of_the_policy_trains_the_memory_of_rl2_alone(method):
 
 def test_the_loss_of_the_policy_can_train_the_encoder_of_dynamite_too():
     """All of what makes the features moves and nothing else does; the belief was the same when acting."""
-    before, after, losses = updated_policy("dynamite", lr=1e-2, ppo={"through_encoder": True})
-    params = [jax.tree.leaves_with_path(state.belief_params) for state in (before, after)]
+    before, after, losses = updated_policy("dynamite", lr=1e-2, through_encoder=True)
+    params = [jax.tree_util.tree_leaves_with_path(state.belief_params) for state in (before, after)]
     for (path, old), (_, new) in zip(*params, strict=True):
         part = jax.tree_util.keystr(path)
         makes_features = "encoder" in part and "boundary" not in part
         assert np.array_equal(old, new) != makes_features, part
     jax.tree.map(np.testing.assert_array_equal, after.belief_params, after.belief_learner)
-    _, _, losses = updated_policy("dynamite", ppo={"through_encoder": True})
+    _, _, losses = updated_policy("dynamite", through_encoder=True)
     assert abs(float(losses["approx_kl"])) < 1e-6
 
 
@@ -265,8 +265,24 @@ REWARD_ERROR, OBSERVATION_ERROR = 0.8, np.array([1.3, 0.6])
 
 def with_errors(params, reward, observation):
     """The same parameters, with predictions taken to be so far off."""
-    error = {"reward": jnp.log(reward) / segments.SPEED, "observation": jnp.log(observation) / segments.SPEED}
-    return {**params, "error": error}
+
+    def stored(error):  # errors are the least one and what is learnt, added as independent ones
+        return 0.5 * jnp.log(error**2 - 0.02**2) / segments.SPEED
+
+    return {**params, "error": {"reward": stored(reward), "observation": stored(observation)}}
+
+
+def test_no_prediction_is_taken_to_be_better_than_the_least_error():
+    """However small what is learnt: 0.02, where a gradient still leads back."""
+    belief, params = belief_of("secbad")
+    assert isinstance(belief, SegmentBelief)
+
+    def reward_error(value):
+        return belief.errors({**params, "error": {"reward": jnp.asarray(value)}})["reward"][0]
+
+    assert float(reward_error(-10.0)) == pytest.approx(0.02)
+    value, gradient = jax.value_and_grad(reward_error)(jnp.log(0.02) / segments.SPEED)
+    assert float(value) == pytest.approx(0.02 * np.sqrt(2), rel=1e-5) and float(gradient) > 0.0
 
 
 def segment_belief(rate, hypotheses=HORIZON + 1, env=None) -> tuple[SegmentBelief, dict]:

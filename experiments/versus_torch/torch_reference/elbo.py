@@ -109,7 +109,7 @@ def _prior(model: BeliefModel, belief: Tensor, first: Tensor, *, vae: Any) -> Te
         prior = standard
     else:
         batch = torch.arange(first.shape[1])
-        predicted = model.prior(belief[(first - 1).clamp(min=0), batch])
+        predicted = model.prior(belief[first, batch])
         prior = torch.where((first > 0)[..., None], predicted, standard)
     if vae.kl_target == "latent_dynamics":
         return prior
