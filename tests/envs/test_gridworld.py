@@ -449,6 +449,7 @@ def test_a_wasted_step_is_regretted_by_the_payment_it_costs():
     )
 
 
+@pytest.mark.timeout(60)  # without its discount the problem is endless
 def test_a_discount_of_0_walks_to_no_goal_that_is_not_next_to_it():
     """From d >= 2 steps away the goal's payment is lost for ever, from the d-th step on."""
     env = make(**ONE_GOAL)
@@ -458,10 +459,12 @@ def test_a_discount_of_0_walks_to_no_goal_that_is_not_next_to_it():
     assert gridworld_exact.regret_of_discount(env, 0.0) == pytest.approx(lost.mean())
 
 
+@pytest.mark.timeout(60)  # without its discount the problem is endless
 def test_a_discount_costs_nothing_where_the_nearest_goal_is_the_best():
     assert gridworld_exact.regret_of_discount(make(**ONE_GOAL), 0.9) == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.timeout(60)  # without its discount the problem is endless
 def test_a_lower_discount_costs_more():
     env = make(cells=3, horizon=12)
     floors = [gridworld_exact.regret_of_discount(env, discount) for discount in (0.3, 0.6, 0.9)]
