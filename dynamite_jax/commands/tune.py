@@ -19,8 +19,8 @@ from dynamite_jax.runtime import devices
 class Arguments(Plugins):
     """Search around the current preset; the best trial becomes the preset of runs started from this folder.
 
-    Trials race: rung by rung the better part goes on. The best of them train again with other seeds, and one of these
-    is chosen.
+    Trials race for the highest mean return in training: rung by rung the better part goes on. The best of them train
+    again with other seeds, and one of these is chosen.
     """
 
     env: str = "gridworld"
@@ -61,8 +61,10 @@ def main() -> None:
     for preset in starts:
         record = tuning.tune(preset, **options)
         path = tuning.write(record, arguments.out)
-        best = max(final["return"] for final in record["finalists"] if final["return"] is not None)
-        print(f"{preset.method}: return {best:.2f} with {record['changes']} -> {path}", flush=True)
+        finite = [final for final in record["finalists"] if final["scores"][-1] is not None]
+        best = max(finite, key=lambda final: final["scores"][-1])
+        found = f"return {best['scores'][-1]:.2f} in training, {best['return']:.2f} at its end"
+        print(f"{preset.method}: {found}, with {record['changes']} -> {path}", flush=True)
 
 
 if __name__ == "__main__":

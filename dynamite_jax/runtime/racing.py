@@ -30,7 +30,8 @@ class Outcome:
 
     Attributes:
         steps: environment steps of an agent by the end of each rung.
-        scores: scores of each setting, one for each rung that it ran.
+        scores: of each setting, its mean return in training up to the end of each rung that it ran: the area under
+            its curve over the steps so far.
         returns: of the deterministic policy, of those that ran to the end; nan of others.
         training_s: seconds of executing chunks.
         compiling_s: seconds of compiling them.
@@ -60,8 +61,9 @@ def race(
 ) -> Outcome:
     """Train all settings on the first rung, and on each other rung the better part of those before it.
 
-    The score of a trial on a rung is its mean return in training over the last half of the rung's chunks; all trials
-    are ranked together. A trial with a loss that is not finite has none and is out.
+    The score of a trial on a rung is its mean return in training from the start to there, which is what tables report
+    as the area under the curve; all trials are ranked together. A trial with a loss that is not finite has none and is
+    out.
 
     Args:
         config: the run of a trial; `seeds` is the number of its agents, `seed` their root.
@@ -78,8 +80,10 @@ def race(
         scores: dict[int, float] = {}
         for group in groups:
             scores |= group.train(stop - start, progress)
-        for trial, score in scores.items():
-            outcome.scores[trial].append(score)
+        for trial, mean in scores.items():
+            before = outcome.scores[trial][-1] if start else 0.0
+            scores[trial] = (start * before + (stop - start) * mean) / stop
+            outcome.scores[trial].append(scores[trial])
         if stop < ends[-1]:
             remaining = set(better(scores, keep))
             groups = [group.only(remaining) for group in groups if remaining & group.settings.keys()]
@@ -120,7 +124,7 @@ class _Group:
         outcome.compiling_s += self.program.compile_s
 
     def train(self, chunks: int, progress: bool) -> dict[int, float]:
-        """Train for some chunks; the score of each trial, nan where a loss was not finite."""
+        """Train for some chunks; the mean return of each trial over them, nan where a loss was not finite."""
         returns = []
         bar = f"{len(self.settings)} trials of {self._config.method}"
         start = time.perf_counter()
@@ -128,7 +132,7 @@ class _Group:
             self._states, metrics = self._step(self._states)
             returns.append(jax.device_get(metrics["return"]))  # waits for the chunk
         self._outcome.training_s += time.perf_counter() - start
-        return self._of_trials(np.mean(returns[chunks // 2 :], axis=0))
+        return self._of_trials(np.mean(returns, axis=0))
 
     def only(self, trials: set[int]) -> "_Group":
         """Those of the trials that are named, as they are now."""

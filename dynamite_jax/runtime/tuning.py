@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -73,27 +71,25 @@ def tune(
     final = dataclasses.replace(preset, seeds=2 * seeds, seed=ROOT + 1)
     settings = candidates.draw(trial, candidates.belief_of(trial), trials, seed=ROOT)
     first = racing.race(trial, settings, rungs=rungs, keep=keep, progress=progress)
-    best = [settings[number] for number in racing.better(dict(enumerate(first.returns)), 1.0)[:finalists]]
+    best = [settings[number] for number in racing.better(_ended(first), 1.0)[:finalists]]
     if not best:
         raise UserError(f"method is {preset.method!r}; every trial of it ended in a loss that is not finite")
     second = racing.race(final, best, progress=progress)
-    if not np.isfinite(second.returns).any():
+    ranked = racing.better(_ended(second), 1.0)
+    if not ranked:
         raise UserError(f"method is {preset.method!r}; every finalist of it ended in a loss that is not finite")
     return {
         "env": preset.env,
         "method": preset.method,
-        "changes": presets.tuned_changes(preset) | best[int(np.nanargmax(second.returns))],
+        "changes": presets.tuned_changes(preset) | best[ranked[0]],
         "trials": presets.tuning_trials(preset) + trials,
         "root_seeds": [trial.seed, final.seed],
         "agents": [trial.seeds, final.seeds],
         "steps": [trial.steps, final.steps],
         "rungs": first.steps,
         "keep": keep,
-        "searched": [
-            {**one, "steps": first.steps[len(scores) - 1], "scores": _finite(scores)}
-            for one, scores in zip(_scored(first.returns, settings), first.scores, strict=True)
-        ],
-        "finalists": _scored(second.returns, best),
+        "searched": [{**one, "steps": first.steps[len(one["scores"]) - 1]} for one in _described(first, settings)],
+        "finalists": _described(second, best),
         "seconds": {
             "training": first.training_s + second.training_s,
             "compiling": first.compiling_s + second.compiling_s,
@@ -119,9 +115,17 @@ def write(record: Record, folder: Path) -> Path:
     return path
 
 
-def _scored(returns: Sequence[float], settings: Sequence[Setting]) -> list[Record]:
-    """Settings, each with its return, None where there is none."""
-    return [{"return": value, **setting} for value, setting in zip(_finite(returns), settings, strict=True)]
+def _ended(outcome: racing.Outcome) -> dict[int, float]:
+    """The last scores of the settings that ran to the end, by number; nan where a loss was not finite."""
+    return {number: scores[-1] for number, scores in enumerate(outcome.scores) if len(scores) == len(outcome.steps)}
+
+
+def _described(outcome: racing.Outcome, settings: Sequence[Setting]) -> list[Record]:
+    """Settings, each with its scores and its return, None where there is none."""
+    return [
+        {"return": value, "scores": _finite(scores), **setting}
+        for value, scores, setting in zip(_finite(outcome.returns), outcome.scores, settings, strict=True)
+    ]
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:

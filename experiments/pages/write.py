@@ -75,15 +75,14 @@ def searches(folder: Path) -> str:
     names = list(dict.fromkeys(name for record in records for name in record["changes"]))
     rows = []
     for record in records:
-        returns = (final["return"] for final in record["finalists"])
-        finalists = ", ".join("-" if value is None else f"{value:.2f}" for value in returns)
-        of_trials = record.get("rungs", record["steps"][:1])  # without rungs, all trials had the same steps
-        steps = f"{', '.join(f'{ended / 1e6:g}' for ended in of_trials)} M / {record['steps'][-1] / 1e6:g} M"
-        seconds = f"{record['seconds']['training']:,.0f}" if "seconds" in record else "-"
+        scores = (final["scores"][-1] for final in record["finalists"])
+        finalists = ", ".join("-" if value is None else f"{value:.2f}" for value in scores)
+        steps = f"{', '.join(f'{ended / 1e6:.3g}' for ended in record['rungs'])} M / {record['steps'][-1] / 1e6:g} M"
+        seconds = f"{record['seconds']['training']:,.0f}"
         chosen = [f"{record['changes'][name]:.3g}" if name in record["changes"] else "-" for name in names]
         budget = [str(record["trials"]), steps, seconds]
         rows.append([f"`{record['env']}`", f"`{record['method']}`", *budget, finalists, *chosen])
-    header = ["environment", "method", "trials", "steps, trials / finalist", "seconds", "returns of the finalists"]
+    header = ["environment", "method", "trials", "steps, trials / finalist", "seconds", "scores of the finalists"]
     return blocks.table([*header, *(f"`{name}`" for name in names)], rows)
 
 

@@ -193,7 +193,7 @@ def test_survivors_go_on_as_if_nothing_had_stopped(monkeypatch):
     for _ in range(program.chunks):
         states, metrics = compiled(alone)(states)
         returns.append(float(metrics["return"][0]))
-    np.testing.assert_allclose(outcome.scores[2], returns[1::2], rtol=1e-4)
+    np.testing.assert_allclose(outcome.scores[2], [np.mean(returns[:2]), np.mean(returns)], rtol=1e-4)
     expected = program.algorithm.agent_params(states)
     for a, b in zip(jax.tree.leaves(ended[0]), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(np.asarray(a)[:1], np.asarray(b), rtol=1e-3, atol=1e-5)
@@ -230,8 +230,8 @@ def search_once(tmp_path, monkeypatch, outcomes):
 
 def test_the_best_trials_train_again_from_the_start_with_other_seeds(tmp_path, monkeypatch):
     scores = [[1.0, 2.0], [NAN], [3.0, 4.0, 5.5], [2.0, 3.0, 4.5]]
-    first = racing.Outcome([CHUNK, 2 * CHUNK, 4 * CHUNK], scores, [NAN, NAN, 5.0, 4.0], training_s=2.0, compiling_s=3.0)
-    second = racing.Outcome([4 * CHUNK], [[6.0], [7.0]], [2.0, 3.0], training_s=0.5, compiling_s=1.0)
+    first = racing.Outcome([CHUNK, 2 * CHUNK, 4 * CHUNK], scores, [NAN, NAN, 4.0, 5.0], training_s=2.0, compiling_s=3.0)
+    second = racing.Outcome([4 * CHUNK], [[6.0], [7.0]], [3.0, 2.0], training_s=0.5, compiling_s=1.0)
     record, ((trial, settings, options), (final, finalists, _)) = search_once(tmp_path, monkeypatch, [first, second])
     assert options == {"rungs": 3, "keep": 0.5, "progress": True}
     assert finalists == [settings[2], settings[3]] and record["changes"] == settings[3]
@@ -243,10 +243,11 @@ def test_the_best_trials_train_again_from_the_start_with_other_seeds(tmp_path, m
     ) and trial.seed != final.seed
     assert record["steps"] == [4 * CHUNK] * 2 and record["agents"] == [3, 6] and record["trials"] == 4
     assert record["root_seeds"] == [trial.seed, final.seed] and record["rungs"] == [CHUNK, 2 * CHUNK, 4 * CHUNK]
-    assert [one["return"] for one in record["searched"]] == [None, None, 5.0, 4.0]
+    assert [one["return"] for one in record["searched"]] == [None, None, 4.0, 5.0]
     assert [one["steps"] for one in record["searched"]] == [2 * CHUNK, CHUNK, 4 * CHUNK, 4 * CHUNK]
     assert [one["scores"] for one in record["searched"]] == [[1.0, 2.0], [None], *scores[2:]]
-    assert [one["return"] for one in record["finalists"]] == [2, 3]
+    assert [one["return"] for one in record["finalists"]] == [3, 2]
+    assert [one["scores"] for one in record["finalists"]] == [[6], [7]]
     assert record["seconds"] == {"training": 2.5, "compiling": 4.0}
     assert record["machine"]["cores"] >= 1 and record["versions"]["jax"] == jax.__version__ and "commit" in record
 
@@ -255,7 +256,7 @@ def test_a_search_without_a_finite_trial_says_so(tmp_path, monkeypatch, capsys):
     out = racing.Outcome([CHUNK], [[NAN]] * 4, [NAN] * 4)
     for outcomes, cause in (
         ([out], "every trial"),
-        ([dataclasses.replace(out, returns=[1.0] * 4), out], "every final"),
+        ([dataclasses.replace(out, scores=[[1.0]] * 4), out], "every final"),
     ):
         with pytest.raises(SystemExit) as stop:
             search_once(tmp_path, monkeypatch, outcomes)
@@ -270,7 +271,7 @@ def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path,
     before = {path.name: path.read_bytes() for path in presets.SHIPPED.iterdir()}
 
     def race(config, settings, **options):
-        return racing.Outcome([1], [[1.0] for _ in settings], [float(n) for n, _ in enumerate(settings)])
+        return racing.Outcome([1], [[float(n)] for n, _ in enumerate(settings)], [1.0 for _ in settings])
 
     monkeypatch.setattr(racing, "race", race)
     flags = ["--env", "gridworld", "--methods", "dynamite", "--trials", "3", "--finalists", "1"]
@@ -282,7 +283,7 @@ def test_a_search_writes_beside_the_runs_where_runs_from_there_find_it(tmp_path,
     tune.main()
     here = presets.default("gridworld", "dynamite")
     record = json.loads((tmp_path / "runs" / "tuned" / "gridworld_dynamite.json").read_text())
-    chosen = {name: value for name, value in record["finalists"][0].items() if name != "return"}
+    chosen = {name: value for name, value in record["finalists"][0].items() if name not in ("return", "scores")}
     assert here == configs.changed(shipped, chosen) != shipped
     assert presets.source(here) == "runs/tuned/gridworld_dynamite.json"
     assert presets.tuning_trials(here) == trials + 3 == record["trials"]
@@ -305,7 +306,7 @@ def test_the_choice_of_a_search_becomes_the_preset(tmp_path, monkeypatch):
     assert sorted(len(one["scores"]) for one in record["searched"]) == [1, 2, 2]
     assert all((one["return"] is None) == (one["steps"] < 4 * CHUNK) for one in record["searched"])
     best = max(record["finalists"], key=lambda one: one["return"])
-    assert record["changes"] == {name: value for name, value in best.items() if name != "return"}
+    assert record["changes"] == {name: value for name, value in best.items() if name not in ("return", "scores")}
     monkeypatch.setattr(presets, "TUNED", tmp_path)
     tuned = presets.default("probe_match", "markov")
     assert tuned.ppo.lr == best["ppo.lr"] and presets.tuning_trials(tuned) == 3
@@ -324,17 +325,18 @@ def test_methods_are_tuned_in_threads_as_one_after_the_other():
     assert together == [search(method) for method in methods]
 
 
-def test_the_table_of_searches_reads_old_and_new_records(tmp_path):
-    old = {"env": "reef", "method": "rl2", "changes": {"ppo.lr": 0.5}, "trials": 8, "steps": [1_000_000, 2_000_000]}
-    old["finalists"] = [{"return": 1.0, "ppo.lr": 0.5}]
-    new = {**old, "env": "fog", "steps": [2_000_000] * 2, "rungs": [500_000, 1_000_000, 2_000_000]}
-    new |= {"changes": {"ppo.epochs": 4}, "seconds": {"training": 1234.5, "compiling": 20.0}}
-    new["finalists"] = [{"return": None}, {"return": 3.0}]
-    for name, record in (("a", new), ("b", old)):
+def test_the_table_of_searches_shows_each_record(tmp_path):
+    one = {"env": "reef", "method": "rl2", "changes": {"ppo.lr": 0.5}, "trials": 8, "steps": [2_000_000] * 2}
+    one |= {"rungs": [1_000_000, 2_000_000], "seconds": {"training": 61.2, "compiling": 2.0}}
+    one["finalists"] = [{"return": 1.5, "scores": [1.0], "ppo.lr": 0.5}]
+    other = {**one, "env": "fog", "rungs": [537_600, 1_000_000, 2_000_000], "changes": {"ppo.epochs": 4}}
+    other |= {"seconds": {"training": 1234.5, "compiling": 20.0}}
+    other["finalists"] = [{"return": None, "scores": [None]}, {"return": 2.0, "scores": [3.0]}]
+    for name, record in (("a", other), ("b", one)):
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     assert write.searches(tmp_path).splitlines()[2:] == [
-        "| `fog` | `rl2` | 8 | 0.5, 1, 2 M / 2 M | 1,234 | -, 3.00 | 4 | - |",
-        "| `reef` | `rl2` | 8 | 1 M / 2 M | - | 1.00 | - | 0.5 |",
+        "| `fog` | `rl2` | 8 | 0.538, 1, 2 M / 2 M | 1,234 | -, 3.00 | 4 | - |",
+        "| `reef` | `rl2` | 8 | 1, 2 M / 2 M | 61 | 1.00 | - | 0.5 |",
     ]
 
 

@@ -130,7 +130,12 @@ def regret_of_discount(env, discount: float) -> float:
 
     Returns:
         Bayes-optimal return of an episode minus that of the policy, in units of return.
+
+    Raises:
+        ValueError: the discount is not below 1, so that the endless problem has no values.
     """
+    if not 0.0 <= discount < 1.0:
+        raise ValueError(f"discount is {discount}; it must be at least 0 and below 1")
     choices = _choices(env)
     value = np.zeros((env.cells**2 * (env.cells**2 - 1), env.cells**2, len(_beliefs(env)[1])))
     while True:
