@@ -63,6 +63,10 @@ class Plugins:
     """Modules of your own that register environments or methods; they are looked for in the current folder, too."""
 
 
+PLUGINS: list[str] = []
+"""Names of the modules that this process imported for `--plugin`."""
+
+
 def _import_plugins(argv: list[str]) -> None:
     """Import the modules named by `--plugin`: they may register names that the other arguments use.
 
@@ -84,6 +88,7 @@ def _import_plugins(argv: list[str]) -> None:
             if error.name != name.partition(".")[0]:
                 raise  # a bug of the plugin
             raise UserError(f"plugin is {name!r}; it must be a module that can be imported from here") from None
+        PLUGINS.append(name)
 
 
 @contextlib.contextmanager

@@ -42,4 +42,5 @@ def test_it_trains_from_a_folder_of_its_own(plugin, code, names, tmp_path):
     ]
     process = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["env"] in names
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["env"] in names and plugin in summary["code"]["modules"]

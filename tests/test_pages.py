@@ -67,6 +67,35 @@ def test_verdict_follows_the_intervals(folder):
     assert verdict.endswith("not given the context is that of `rl2`.")
 
 
+def test_verdict_also_follows_the_intervals_while_training(folder):
+    runs = results.environments(folder)["reef"]["table"]
+    assert "While training" not in results.verdict(runs)
+    areas = {"dynamite": (5, 4.5, 5.5), "rl2": (4, 3, 4.4), "oracle": (7, 6, 8)}
+    runs = {name: runs[name] | {"auc": _summarised(*area)} for name, area in areas.items()}
+    assert "While training it is above `rl2`; below `oracle`." in results.verdict(runs)
+
+
+def test_minutes_are_steps_over_the_speed_measured_with_the_config_of_the_row(folder):
+    path = folder / "reef" / "table.json"
+    record = json.loads(path.read_text())
+    steps_to = {"0.5": {"median": 1_200_000, "per_seed": []}, "0.8": {"median": 2_400_000, "per_seed": []}}
+    steps_to["0.9"] = {"median": None, "per_seed": []}
+    config = {"seeds": 10, "seed": 1, "steps": 8_000_000, "eval_episodes": 512, "ppo": {"lr": 0.1}}
+    for name in ("dynamite", "rl2"):
+        record["runs"][name] |= {"steps_to": steps_to, "config": config}
+    path.write_text(json.dumps(record))
+    speeds = {"seeds": 4, "steps_per_s": {name: {"median": 40_000.0} for name in ("dynamite", "rl2")}}
+    measured = config | {"seeds": 4, "steps": 4_000_000}
+    speeds["configs"] = {"dynamite": measured, "rl2": measured | {"ppo": {"lr": 0.2}}}
+    (folder / "reef" / "methods_speed.json").write_text(json.dumps(speeds))
+    runs = results.environments(folder)["reef"]["table"]
+    assert runs["dynamite"]["minutes_to"] == {"0.5": pytest.approx(2.0), "0.8": pytest.approx(4.0), "0.9": None}
+    assert "minutes_to" not in runs["rl2"]
+    lines = results.markdown(runs).splitlines()
+    assert "| M steps to 0.5 / 0.8 / 0.9 | minutes to 0.5 / 0.8 / 0.9 |" in lines[0]
+    assert "| 1.20 / 2.40 / - | 2.0 / 4.0 / - |" in lines[2] and "| 1.20 / 2.40 / - | - |" in lines[3]
+
+
 def test_summary_marks_the_best_only_where_the_scale_means_something(folder):
     lines = {line.split("`")[1]: line for line in results.summary(folder, {"reef": 2.04}).splitlines()[2:]}
     assert lines["reef"].count("**") == 2 and "**0.900**" in lines["reef"] and lines["reef"].endswith("| 2.0 |")

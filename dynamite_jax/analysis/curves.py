@@ -29,6 +29,19 @@ def of(records: Iterable[Record]) -> Curve:
     return Curve(np.array(steps), np.array(returns, float))
 
 
+def steps_to(curve: Curve, threshold: float) -> Record:
+    """Environment steps of each seed at the end of the first chunk whose mean return reaches a threshold.
+
+    Returns:
+        `per_seed`, None where a seed never does; `median` over the seeds, None where fewer than half of them do.
+    """
+    reached = curve.returns >= threshold  # [C, seeds]
+    steps = np.where(reached.any(0), curve.steps[reached.argmax(0)], np.inf)
+    median = float(np.quantile(steps, 0.5, method="inverted_cdf"))
+    per_seed = [int(value) if np.isfinite(value) else None for value in steps]
+    return {"per_seed": per_seed, "median": int(median) if np.isfinite(median) else None}
+
+
 def beside(file: Path) -> Path:
     """Where the curves of a table NAME.json are: NAME_curves.csv."""
     return file.with_name(f"{file.stem}_curves.csv")

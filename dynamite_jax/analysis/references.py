@@ -1,4 +1,4 @@
-"""Returns of reference agents, solved once for the fields of an environment and then kept in the cache folder."""
+"""What is known exactly of returns, solved once for the fields of an environment and then kept in the cache folder."""
 
 import contextlib
 import dataclasses
@@ -6,13 +6,14 @@ import hashlib
 import inspect
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import dynamite_jax
-from dynamite_envs.exact import ExactSolution
+from dynamite_envs.exact import ExactSolution, Regret
 from dynamite_jax.runtime import devices
 
 PLAIN = (bool, int, float, str, type(None))  # types whose `repr` identifies the value
@@ -23,17 +24,33 @@ def references(solution: ExactSolution) -> dict[str, float]:
 
     A file that can't be read, or whose contents are damaged, is ignored.
     """
-    if type(solution).references is ExactSolution.references or (key := _key(solution)) is None:
-        return solution.references()
+    if type(solution).references is ExactSolution.references:
+        return {}
+    return _kept(solution, "", solution.references)
+
+
+def regret_of_discount(solution: Regret, discount: float) -> float:
+    """`solution.regret_of_discount(discount)`, likewise."""
+
+    def solve() -> dict[str, float]:
+        return {"regret": solution.regret_of_discount(discount)}
+
+    return _kept(solution, f"-{discount!r}", solve)["regret"]
+
+
+def _kept(solution: Any, suffix: str, solve: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `solve` returns, by name; of the file of this solution and suffix if there is one, which it is kept in."""
+    if (key := _key(solution)) is None:
+        return solve()
     try:
-        path = devices.cache_folder() / "references" / f"{key}.json"
+        path = devices.cache_folder() / "references" / f"{key}{suffix}.json"
     except RuntimeError:  # there is no home folder
-        return solution.references()
-    returns = _read(path)
-    if returns is None:
-        returns = solution.references()
-        _write(path, returns)
-    return returns
+        return solve()
+    values = _read(path)
+    if values is None:
+        values = solve()
+        _write(path, values)
+    return values
 
 
 def _key(solution: ExactSolution) -> str | None:
@@ -63,7 +80,7 @@ def _key(solution: ExactSolution) -> str | None:
 
 
 def _read(path: Path) -> dict[str, float] | None:
-    """References in a file; None where it is missing or damaged."""
+    """Values in a file; None where it is missing or damaged."""
     try:
         record = json.loads(path.read_text())
         returns = record["references"]
@@ -73,14 +90,14 @@ def _read(path: Path) -> dict[str, float] | None:
     return returns if intact else None
 
 
-def _write(path: Path, returns: dict[str, float]) -> None:
+def _write(path: Path, values: dict[str, float]) -> None:
     """Write a file, complete or not at all."""
     part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"references": returns, "sha256": _checksum(returns)}))
+        part.write_text(json.dumps({"references": values, "sha256": _checksum(values)}))
         part.replace(path)
 
 
-def _checksum(returns: dict[str, float]) -> str:
-    return hashlib.sha256(json.dumps(returns, sort_keys=True).encode()).hexdigest()
+def _checksum(values: dict[str, float]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

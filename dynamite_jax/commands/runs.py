@@ -7,13 +7,14 @@ import multiprocessing
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
-from dynamite_jax.analysis import curves, statistics
+from dynamite_jax.analysis import columns, curves, statistics
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import one_line_errors, writing
 from dynamite_jax.runtime import devices, loggers, provenance, run_folder
@@ -23,26 +24,6 @@ MARK = "*"  # of rows that no longer hold
 
 Table = dict[str, loggers.Record]
 """Name of each run -> its row."""
-
-
-def _interval(summary: loggers.Record, digits: int) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-COLUMNS = (  # title, key of the row that it shows, cell
-    ("return", "iqm", lambda row: _interval(row, 2)),
-    ("score", "score", lambda row: _interval(row["score"], 3)),
-    ("score while training", "auc", lambda row: _interval(row["auc"], 3)),
-    ("regret", "regret", lambda row: _interval(row["regret"], 3)),
-    ("posterior error", "readout_error", lambda row: _interval(row["readout_error"], 3)),
-    ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
-    ("loss of score", "loss", lambda row: _interval(row["loss"], 3)),
-    ("steps a seed", "env_steps", lambda row: f"{row['env_steps'] / 1e6:.1f} M"),
-    ("encoder updates", "encoder_updates", lambda row: f"{row['encoder_updates']:,}"),
-    ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
-    ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
-)
 
 
 def make_folder(folder: Path) -> None:
@@ -190,15 +171,26 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
 
     Returns:
         `iqm`, `ci95`, `per_seed` of the return; `regret`, and `readout_error` of the posterior that the belief holds,
-        likewise where they are known; `outcomes`, the counts of the environment; `references`, returns of reference
-        agents; `curve`; `env_steps`, `encoder_updates`, `encoder_steps`, `policy_updates` of a seed; `steps_per_s`,
-        `wall_s`, `tuning_trials`, `seed`, `config`, `commit`, `code`, `versions`, `machine`.
+        likewise where they are known; `regret_of_discount`, which is left even to a perfect learner; `boundary`,
+        `precision` and `recall` of predictions on the very step, where the method makes any; `recovery_steps` after a
+        switch, None if the reward of before does not come back; `outcomes`, the counts of the environment;
+        `references`, returns of reference agents; `curve`; `env_steps`, `encoder_updates`, `encoder_steps`,
+        `policy_updates` of a seed; `steps_per_s`, `wall_s`, `tuning_trials`, `seed`, `config`, `commit`, `code`,
+        `versions`, `machine`.
     """
     result = summary["eval"]
     of_run = ("env_steps", "encoder_updates", "encoder_steps", "policy_updates", "steps_per_s", "wall_s", "commit")
     of_run += ("code", "versions", "machine")
     measured = {"regret": result.get("regret"), "readout_error": result.get("belief", {}).get("readout_error")}
     measured["outcomes"] = result.get("outcomes")
+    if "boundary" in result:
+        measured["boundary"] = result["boundary"]["exact"]
+    if "regret" in result:
+        from dynamite_envs import exact  # here, since it brings JAX along
+        from dynamite_jax.analysis.references import regret_of_discount
+
+        solution = cast(exact.Regret, exact.find(configs.validate(config)))
+        measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
     return {
         **result["return"],
         **{key: summary[key] for key in of_run},
@@ -207,15 +199,18 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
         "seed": config.seed,
         "references": result["references"],
         "curve": curves.of(records),
-        **{key: value for key, value in measured.items() if value},
+        "recovery_steps": result["recovery"]["steps"],
+        **{key: value for key, value in measured.items() if value is not None},
     }
 
 
 def score(table: Table) -> None:
-    """Add to each row `score` and `auc`, its final return and its mean return while training on one scale.
+    """Add to each row `score`, `auc` and `steps_to`: its return at the end and while training, and when it was reached.
 
-    Both are as `statistics.summarise_scaled` has them. The scale is the fraction of the Bayes-optimal return if that is
-    known, else of the way from `markov` to `oracle`; without these two in the table, no row gets any.
+    The first two are as `statistics.summarise_scaled` has them, both on one scale. That is the fraction of the
+    Bayes-optimal return if it is known, else of the way from `markov` to `oracle`; without these two in the table, no
+    row gets any. `steps_to` holds for each score of `columns.THRESHOLDS` what `curves.steps_to` has: the environment
+    steps until a chunk of training reaches it.
 
     Args:
         table: rows of one environment.
@@ -223,13 +218,16 @@ def score(table: Table) -> None:
     for row in table.values():
         if "references" not in row:  # of a version that did not keep them; its score is as it was then
             continue
-        for name in ("score", "auc"):
+        for name in ("score", "auc", "steps_to"):
             row.pop(name, None)
         if not (scale := _scale(row["references"], table)):
             continue
         returns = {"score": row["per_seed"]}
         if "curve" in row:
             returns["auc"] = row["curve"].returns.mean(0)
+            low, high = map(statistics.interquartile_mean, scale)
+            thresholds = {str(level): low + level * (high - low) for level in columns.THRESHOLDS}
+            row["steps_to"] = {level: curves.steps_to(row["curve"], thresholds[level]) for level in thresholds}
         for name, values in returns.items():
             row[name] = statistics.summarise_scaled(values, *scale)
 
@@ -276,15 +274,10 @@ def write(table: Table, config: Config, file: Path, *, header: str, allow_dirty:
         f"{config.env}, {config.seeds} seeds from root {config.seed}; interquartile mean [95 % bootstrap interval].",
         "",
     ]
-    columns = [column for column in COLUMNS if any(column[1] in row for row in table.values())]
-    outcome_names = list(dict.fromkeys(outcome for row in table.values() for outcome in row.get("outcomes", {})))
-    titles = [header, *(title for title, _, _ in columns), *outcome_names]
-    lines += [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    titles, cells = columns.of(table)
+    lines += [f"| {' | '.join([header, *titles])} |", "|" + "---|" * (1 + len(titles))]
     for run, row in table.items():
-        cells = [cell(row) if key in row else "-" for _, key, cell in columns]
-        outcomes = row.get("outcomes", {})
-        cells += [_interval(outcomes[name], 3) if name in outcomes else "-" for name in outcome_names]
-        lines += [f"| {' | '.join([run + MARK * row.get('stale', False), *cells])} |"]
+        lines += [f"| {' | '.join([run + MARK * row.get('stale', False), *cells[run]])} |"]
     if any(row.get("stale") for row in table.values()):
         lines += ["", f"{MARK} made by earlier code or with another config."]
     text = "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from typing import Any
 
 import dynamite_envs
 import dynamite_jax
+from dynamite_jax.errors import PLUGINS
 
 PACKAGE = Path(dynamite_jax.__file__).parent
 ASSETS = Path(dynamite_envs.__file__).parent / "assets"
@@ -22,20 +23,24 @@ DEPENDENCIES = ("jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "d
 # Modules that decide the numbers of a run, and those among them that only name, start or show things.
 _PARTS = ("agents", "algorithms", "analysis", "beliefs", "data", "methods", "networks")
 DECIDING = ("dynamite_envs.", *(f"dynamite_jax.{name}." for name in _PARTS))
-_SHOWING = ("animation", "curves", "figures", "report")
+_SHOWING = ("animation", "columns", "curves", "figures", "report")
 BYSTANDERS = {"dynamite_envs.registry", *(f"dynamite_jax.analysis.{name}" for name in _SHOWING)}
 
 
 def code() -> dict[str, Any]:
     """The code that decides the numbers of this process: `modules`, those it has imported, and their `digest`.
 
-    A process takes each file as it was when this was first called after the import.
+    Plugins count, and what is imported of their packages. A process takes each file as it was when this was first
+    called after the import.
     """
+    own = tuple(f"{name.partition('.')[0]}." for name in PLUGINS)
     modules = sorted(
         name
         for name, module in list(sys.modules.items())
-        if name.startswith(DECIDING) and name not in BYSTANDERS
-        if not hasattr(module, "__path__")  # packages only list what is in them
+        if f"{name}.".startswith(own)
+        or name.startswith(DECIDING)
+        and name not in BYSTANDERS
+        and not hasattr(module, "__path__")  # our packages only list what is in them
     )
     return {"digest": digest(modules), "modules": modules}
 

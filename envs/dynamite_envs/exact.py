@@ -88,6 +88,17 @@ class Regret(Protocol):
         """
         ...
 
+    def regret_of_discount(self, discount: float) -> float:
+        """Regret of the best that an agent can learn which maximises discounted returns and sees no time left.
+
+        Args:
+            discount: at least 0 and below 1.
+
+        Returns:
+            Bayes-optimal return minus that of such an agent.
+        """
+        ...
+
 
 Make = Callable[[Any], ExactSolution]
 

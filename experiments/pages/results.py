@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dynamite_jax.analysis import columns
 from experiments.pages.blocks import table
 
 Record = dict[str, Any]
@@ -28,6 +29,8 @@ ORDER = (
 )
 METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov")
 REFERENCES = ("task_inference", "oracle", "markov")
+SPEEDS = "methods_speed"  # stem of what `make bench METHODS=` measured, all methods in turn
+SIZE = ("seeds", "seed", "steps", "eval_episodes")  # fields of a config that say how long a run is, not how fast
 MARK = "\\*"  # of rows that no longer hold
 WITHOUT_NOTES = "## {env}\n\n{setup[table]}\n\n{markdown[table]}\n\n{verdict[table]}\n"
 INTRODUCTION = """\
@@ -147,15 +150,11 @@ def markdown(runs: dict[str, Record]) -> str:
     """The rows of a table, or methods beside each other where rows are named `METHOD p=P`."""
     if all(" p=" in name for name in runs):
         return _by_p(runs)
-    columns = [(title, key, cell) for title, key, cell in _COLUMNS if any(key in row for row in runs.values())]
-    outcomes = list(dict.fromkeys(name for row in runs.values() for name in row.get("outcomes", {})))
-    rows = []
-    for name, row in runs.items():
-        cells = [cell(row) if key in row else "-" for _, key, cell in columns]
-        counted = row.get("outcomes", {})
-        cells += [interval(counted[outcome], 3) if outcome in counted else "-" for outcome in outcomes]
-        rows.append([(f"`{name}`" if name in METHODS else name) + MARK * row.get("stale", False), *cells])
-    text = table(["", *(title for title, _, _ in columns), *outcomes], rows)
+    titles, cells = columns.of(runs)
+    names = {
+        name: (f"`{name}`" if name in METHODS else name) + MARK * row.get("stale", False) for name, row in runs.items()
+    }
+    text = table(["", *titles], [[names[name], *cells[name]] for name in runs])
     if not any(row.get("stale") for row in runs.values()):
         return text
     return f"{text}\n\n{MARK} made by earlier code or with another config."
@@ -164,39 +163,25 @@ def markdown(runs: dict[str, Record]) -> str:
 def verdict(runs: dict[str, Record]) -> str:
     """Which rows the intervals separate from `dynamite`, and the highest mean of those that are not references."""
     base = "dynamite" if "dynamite" in runs else next(iter(runs))
-    others = [name for name in runs if name != base]
-    above = [name for name in others if _above(runs, base, name)]
-    below = [name for name in others if _above(runs, name, base)]
+    sentences = [f"By their 95 % intervals of the return, `{base}` is {_place(runs, base)}."]
+    if all("auc" in row for row in runs.values()):
+        while_training = {name: row["auc"] for name, row in runs.items()}
+        sentences += [f"While training it is {_place(while_training, base)}."]
+    sentences += [f"The highest mean of those that are not given the context is that of `{_best(runs)}`."]
+    return " ".join(sentences)
+
+
+def _place(summaries: dict[str, Record], base: str) -> str:
+    """Which rows the intervals show below and above that of `base`, and which overlap it."""
+    others = [name for name in summaries if name != base]
+    above = [name for name in others if _above(summaries, base, name)]
+    below = [name for name in others if _above(summaries, name, base)]
     alike = [name for name in others if name not in (*above, *below)]
-    parts = [
+    return "; ".join(
         f"{words} {', '.join(f'`{name}`' for name in names)}"
         for words, names in (("above", above), ("below", below), ("not told apart from", alike))
         if names
-    ]
-    return (
-        f"By their 95 % intervals of the return, `{base}` is {'; '.join(parts)}."
-        f" The highest mean of those that are not given the context is that of `{_best(runs)}`."
     )
-
-
-def interval(summarised: Record, digits: int) -> str:
-    """`mean [low, high]`."""
-    low, high = summarised["ci95"]
-    return f"{summarised['iqm']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-_COLUMNS = (  # title, key of the row, cell
-    ("return", "iqm", lambda row: interval(row, 2)),
-    ("score", "score", lambda row: interval(row["score"], 3)),
-    ("score while training", "auc", lambda row: interval(row["auc"], 3)),
-    ("worst seed", "score", lambda row: f"{min(row['score']['per_seed']):.3f}"),
-    ("regret", "regret", lambda row: interval(row["regret"], 2)),
-    ("posterior error", "readout_error", lambda row: interval(row["readout_error"], 3)),
-    ("loss of score", "loss", lambda row: interval(row["loss"], 3)),
-    ("tuning trials", "tuning_trials", lambda row: str(row["tuning_trials"])),
-    ("encoder updates", "encoder_updates", lambda row: f"{row['encoder_updates']:,}"),
-    ("minutes", "wall_s", lambda row: f"{row['wall_s'] / 60:.0f}"),
-)
 
 
 def _best(runs: dict[str, Record]) -> str:
@@ -219,10 +204,22 @@ def _by_p(runs: dict[str, Record]) -> str:
     rows = []
     for p in values:
         cells = [runs[f"{method} p={p}"] for method in methods]
-        rows.append([p, *(interval(row.get("score", row), 3) for row in cells)])
+        rows.append([p, *(columns.interval(row.get("score", row), 3) for row in cells)])
     return table(["p", *(f"`{method}`" for method in methods)], rows)
 
 
 def _read(folder: Path) -> Record:
     files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    if {"table", SPEEDS} <= files.keys():
+        _add_minutes(files["table"]["runs"], files[SPEEDS])
     return {"files": files, **{stem: file.get("runs", file) for stem, file in files.items()}}
+
+
+def _add_minutes(runs: dict[str, Record], speeds: Record) -> None:
+    """Add `minutes_to` to the rows that know `steps_to` and whose speed was measured with the config that they have."""
+    for name, row in runs.items():
+        measured = speeds["configs"].get(name, {}) | {field: row.get("config", {}).get(field) for field in SIZE}
+        if "steps_to" in row and measured == row.get("config"):
+            minutes = speeds["seeds"] / speeds["steps_per_s"][name]["median"] / 60
+            medians = {level: steps["median"] for level, steps in row["steps_to"].items()}
+            row["minutes_to"] = {level: steps and steps * minutes for level, steps in medians.items()}

@@ -8,8 +8,9 @@ import pytest
 
 import dynamite_jax
 from dynamite_envs import exact, registry
+from dynamite_envs.gridworld.exact import GridworldSolution
 from dynamite_envs.probes_exact import MemorySolution
-from dynamite_jax.analysis.references import references
+from dynamite_jax.analysis.references import references, regret_of_discount
 
 
 @pytest.fixture
@@ -96,6 +97,17 @@ def test_a_solution_that_was_edited_is_solved_anew(tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "mine", module)
         exec(compile(path.read_text(), path, "exec"), module.__dict__)
         assert references(module.Mine(registry.make("probe_memory"))) == {"best": best}
+
+
+def test_the_regret_of_a_discount_is_solved_once_for_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    solved = []
+    monkeypatch.setattr(GridworldSolution, "regret_of_discount", lambda self, discount: solved.append(discount) or 3.0)
+    monkeypatch.setattr(GridworldSolution, "references", lambda self: {"oracle": 1.0})
+    solution = GridworldSolution(registry.make("gridworld"))
+    assert [regret_of_discount(solution, discount) for discount in (0.5, 0.25, 0.5)] == [3.0] * 3
+    assert solved == [0.5, 0.25]
+    assert references(solution) == {"oracle": 1.0}
 
 
 def test_what_has_no_references_leaves_no_file(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dynamite_envs.errors import UserError
+from dynamite_envs.gridworld.exact import GridworldSolution
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis import curves, figures, statistics
@@ -21,7 +22,7 @@ CODE = provenance.code()
 def summary(returns, best=None):
     """What a finished run leaves, as far as tables read it."""
     references = {} if best is None else {"bayes_optimal": best}
-    result = {"return": statistics.summarise(returns), "references": references}
+    result = {"return": statistics.summarise(returns), "references": references, "recovery": {"steps": 4}}
     ran = {"commit": "c", "versions": {"jax": "1"}, "machine": {"cores": 2}, "code": CODE}
     ran |= {"encoder_updates": 4000, "encoder_steps": 5, "policy_updates": 6}
     return {"eval": result, "env_steps": 1, "steps_per_s": 2.0, "wall_s": 3.0, **ran}
@@ -258,6 +259,9 @@ def test_a_score_is_the_way_from_no_memory_to_the_oracle_where_it_is_not(tiny):
     assert rows["a"]["score"]["per_seed"] == [0.75, 0.5]
     assert rows["markov"]["score"]["iqm"] == 0.0 and rows["oracle"]["score"]["iqm"] == 1.0
     assert rows["a"]["auc"]["per_seed"] == [0.625, 0.5]
+    assert rows["a"]["steps_to"]["0.5"] == {"per_seed": [10, 10], "median": 10}
+    assert rows["a"]["steps_to"]["0.8"] == {"per_seed": [None, None], "median": None}
+    assert rows["oracle"]["steps_to"]["0.9"]["per_seed"] == [20]
     assert "score" not in rows_of({"a": tiny}, {"a": summaries["a"]})["a"]
 
 
@@ -265,7 +269,8 @@ def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     rows = rows_of({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
     runs.write(rows, tiny, tmp_path / "table.json", header="method")
     text = (tmp_path / "table.md").read_text()
-    cells = ("2.00 [1.00, 3.00]", "0.500 [0.250, 0.750]", "0.250 [0.125, 0.375]", "0.250", "0.0 M", "4,000", "0", "0")
+    cells = ("2.00 [1.00, 3.00]", "0.500 [0.250, 0.750]", "0.250 [0.125, 0.375]", "0.00 / - / -", "0.250", "4")
+    cells += ("0.0", "4,000", "0", "0")
     assert f"| {' | '.join(('a b', *cells))} |" in text
     assert capsys.readouterr().out == text
     record = json.loads((tmp_path / "table.json").read_text())
@@ -286,21 +291,38 @@ def test_a_loss_is_counted_seed_by_seed(tiny, tmp_path):
     assert dict(zip(titles, row, strict=True))["loss of score"] == "0.125 [-0.250, 0.500]"
 
 
-def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path):
+def test_steps_to_a_return_are_those_of_the_first_chunk_that_has_it():
+    curve = curves.Curve(np.array([10, 20, 30]), np.array([[0.0, 2.0, 1.0], [3.0, 1.0, 1.5], [1.0, 5.0, 1.9]]))
+    assert curves.steps_to(curve, 2.0) == {"per_seed": [20, 10, None], "median": 20}
+    assert curves.steps_to(curve, 2.5) == {"per_seed": [20, 30, None], "median": 30}
+    assert curves.steps_to(curve, 4.0) == {"per_seed": [None, 30, None], "median": None}
+
+
+def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run_configs = {name: presets.default("gridworld", name) for name in ("oracle", "rl2")}
     summaries = {"oracle": summary([4.0], best=4.0), "rl2": summary([3.0], best=4.0)}
     summaries["rl2"]["eval"] |= {
         "regret": statistics.summarise([1.25]),
         "belief": {"readout_error": statistics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
         "outcomes": {"scratches": statistics.summarise([12.5]), "success": statistics.summarise([0.25])},
+        "boundary": {"exact": {"precision": None, "recall": 0.75}, "late": {"precision": 0.5, "recall": 0.5}},
     }
+    monkeypatch.setattr(GridworldSolution, "regret_of_discount", lambda self, discount: 1.0 - discount)
     runs.write(rows_of(run_configs, summaries), run_configs["oracle"], tmp_path / "x.json", header="method")
     head, _, *lines = (tmp_path / "x.md").read_text().splitlines()[2:]
     titles = [title.strip() for title in head.split("|")]
-    filled = ("1.250 [1.250, 1.250]", "0.125 [0.125, 0.125]", "12.500 [12.500, 12.500]", "0.250 [0.250, 0.250]")
-    for line, cells in zip(lines, (("-",) * 4, filled), strict=True):
+    shown = {
+        "regret": "1.250 [1.250, 1.250]",
+        "regret of the discount": f"{1.0 - run_configs['rl2'].ppo.gamma:.3f}",
+        "posterior error": "0.125 [0.125, 0.125]",
+        "boundary precision / recall": "- / 0.75",
+        "scratches": "12.500 [12.500, 12.500]",
+        "success": "0.250 [0.250, 0.250]",
+    }
+    for line, expected in zip(lines, (dict.fromkeys(shown, "-"), shown), strict=True):
         row = dict(zip(titles, (cell.strip() for cell in line.split("|")), strict=True))
-        assert tuple(row[name] for name in ("regret", "posterior error", "scratches", "success")) == cells
+        assert {name: row[name] for name in shown} == expected
     record = json.loads((tmp_path / "x.json").read_text())["runs"]
     assert "regret" not in record["oracle"] and record["rl2"]["regret"]["iqm"] == 1.25
 

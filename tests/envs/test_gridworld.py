@@ -469,3 +469,9 @@ def test_a_lower_discount_costs_more():
     env = make(cells=3, horizon=12)
     floors = [gridworld_exact.regret_of_discount(env, discount) for discount in (0.3, 0.6, 0.9)]
     assert floors == sorted(floors, reverse=True) and floors[-1] > 0.0
+
+
+@pytest.mark.parametrize("discount", [1.0, -0.1, float("nan")])
+def test_a_problem_without_values_is_refused(discount):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        gridworld_exact.regret_of_discount(make(), discount)

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def double(x):
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch) -> Path:
+def module(tmp_path, monkeypatch) -> Iterator[Path]:
     """The file of a module `counted.numbers`, which names an asset."""
     folder = tmp_path / "counted"
     folder.mkdir()
@@ -93,8 +94,11 @@ def module(tmp_path, monkeypatch) -> Path:
     (folder / "numbers.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(provenance, "ASSETS", folder)
-    monkeypatch.delitem(sys.modules, "counted", raising=False)
-    return folder / "numbers.py"
+    for name in ("counted", "counted.numbers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield folder / "numbers.py"
+    for name in ("counted", "counted.numbers"):
+        sys.modules.pop(name, None)
 
 
 def digest_now(*names: str) -> str | None:
@@ -120,6 +124,13 @@ def test_code_that_is_edited_while_a_run_goes_on_is_that_of_its_start(module):
     before = digest_now()
     module.write_text(MODULE.replace("2 * x", "3 * x"))
     assert provenance.digest(["counted.numbers"]) == before != digest_now()
+
+
+def test_plugins_and_what_lies_beside_them_are_code_of_a_run(module, monkeypatch):
+    importlib.import_module("counted.numbers")
+    assert "counted.numbers" not in provenance.code()["modules"]
+    monkeypatch.setattr(provenance, "PLUGINS", ["counted"])
+    assert {"counted", "counted.numbers"} <= set(provenance.code()["modules"])
 
 
 def test_code_that_is_gone_has_no_digest(module):

@@ -33,6 +33,10 @@ class GridworldSolution(GridSolution):
         agent, goals = np.asarray(physics.agent), np.asarray(physics.goals)[0]
         return regret(self.env, agent, goals, action, reward)
 
+    def regret_of_discount(self, discount: float) -> float:
+        """By value iteration over (cell, belief)."""
+        return regret_of_discount(self.env, discount)
+
 
 @dataclass(frozen=True)
 class Values:
