@@ -20,7 +20,7 @@ from dynamite_jax.errors import ConfigError
 if TYPE_CHECKING:
     from dynamite_envs.dlcmdp import DLCMDP
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
 
 # Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
@@ -36,6 +36,7 @@ _LATER_FIELDS: dict[int, dict[str, Any]] = {
         "physics.impl": "jax",
     },
     1: {"vae.average_rate": 1.0, "vae.reset_at_boundary": False, "ppo.through_encoder": False},
+    2: {"ppo.gamma_start": 0.8, "ppo.gamma_rise": 0.0},
 }
 # Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
 _FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
@@ -173,7 +174,11 @@ class PPOConfig(_Hyperparameters):
     clip: float = 0.2
     """Clipping range of the probability ratio, and of the value in the critic's unit."""
     gamma: float = 0.97
-    """Discount."""
+    """Discount, once it has risen."""
+    gamma_start: float = 0.8
+    """Discount at the start, where it rises."""
+    gamma_rise: float = 0.0
+    """First fraction of training over which the discount rises linearly from gamma_start to gamma; at 0 it does not."""
     gae_lambda: float = 0.95
     """Mixing of n-step advantage estimates."""
     entropy: float = 0.03

@@ -50,7 +50,18 @@ _RULES = {
     **dict.fromkeys(("vae.epochs", "vae.minibatches"), _AT_LEAST_ONE),
     **dict.fromkeys(("vae.trajectories", "vae.elbo_terms", "vae.decode_terms", "vae.buffer_episodes"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.lr", "ppo.clip", "ppo.max_grad_norm", "ppo.min_return_deviation"), _POSITIVE),
-    **dict.fromkeys(("vae.anneal", "ppo.anneal", "ppo.delay", "ppo.gamma", "ppo.gae_lambda"), _FRACTION),
+    **dict.fromkeys(
+        (
+            "vae.anneal",
+            "ppo.anneal",
+            "ppo.delay",
+            "ppo.gamma",
+            "ppo.gamma_start",
+            "ppo.gamma_rise",
+            "ppo.gae_lambda",
+        ),
+        _FRACTION,
+    ),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
 }

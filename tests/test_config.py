@@ -21,7 +21,7 @@ INTS = [name for name, value in FIELDS.items() if type(value) is int]
 BOOLS = [name for name, value in FIELDS.items() if type(value) is bool]
 STRINGS = [name for name, value in FIELDS.items() if type(value) is str]
 TUPLES = [name for name, value in FIELDS.items() if type(value) is tuple]
-FRACTIONS = ["ppo.anneal", "ppo.gamma", "ppo.gae_lambda"]
+FRACTIONS = ["ppo.anneal", "ppo.gamma", "ppo.gamma_start", "ppo.gamma_rise", "ppo.gae_lambda"]
 COUNTS = [
     *("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"),
     *("network.latent", "network.hidden", "network.embedding"),

@@ -70,6 +70,16 @@ def remaining(progress: Array, anneal: Array | float) -> Array:
     return jnp.clip((1.0 - progress) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
 
 
+def discount(progress: Array, hyper: PPOConfig) -> Array:
+    """The discount: from `gamma_start` it rises linearly to `gamma` over the first fraction `gamma_rise` of training.
+
+    Early on a short horizon is learnt from soon; what it leaves unearned is learnt as the horizon grows
+    (François-Lavet et al., 2015).
+    """
+    risen = jnp.where(progress < hyper.gamma_rise, progress / jnp.maximum(hyper.gamma_rise, 1e-8), 1.0)
+    return hyper.gamma_start + risen * (hyper.gamma - hyper.gamma_start)
+
+
 @dataclass(frozen=True)
 class MetaPPO:
     """A belief that learns by its own loss, and a policy on top of it that learns by PPO.
@@ -141,6 +151,7 @@ class MetaPPO:
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         # The policy first: a loss that runs through the encoder compares with what it did given the belief as it was.
+        ppo_hyper = ppo_hyper.replace(gamma=discount(self.progress(env, state), ppo_hyper))
         samples, returns = self.policy_samples(rollout, ppo_hyper, state)
         state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
         metrics |= {f"ppo/{name}": value for name, value in losses.items()}

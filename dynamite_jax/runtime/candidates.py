@@ -24,14 +24,15 @@ def belief_of(config: Config) -> Belief:
 
 
 def schedules(config: Config, belief: Belief) -> list[Setting]:
-    """Ways of dividing an update, at most five, in this order; those that would be alike are left out.
+    """Ways of dividing an update, at most six, in this order; those that would be alike are left out.
 
     1. The config's own.
     2. A policy that does not wait: what waiting costs differs between methods. Only where a belief learns by itself.
     3. Larger minibatches, a quarter as many, and no waiting: fewer steps of the optimisers, each of less noise.
-    4. More learning of the encoder, which may be what a method lacks: all trajectories and twice the epochs, or, where
-       the loss of the policy trains the memory, twice the epochs of the policy.
-    5. Four times as many decoded steps: targets of less noise. Only where rewards are decoded, and not all already are.
+    4. Twice the passes of the policy, which also train the memory where no other loss does.
+    5. More learning of a belief that learns by itself, which may be what a method lacks: all trajectories and twice the
+       epochs.
+    6. Four times as many decoded steps: targets of less noise. Only where rewards are decoded, and not all already are.
 
     Args:
         config: where the search starts.
@@ -41,23 +42,24 @@ def schedules(config: Config, belief: Belief) -> list[Setting]:
         Changes of the config, all of the same fields.
     """
     vae, ppo = config.vae, config.ppo
+    fields = ["ppo.minibatches", "ppo.epochs"]
     larger: Setting = {"ppo.minibatches": _quarter(ppo.minibatches)}
+    longer: Setting = {"ppo.epochs": 2 * ppo.epochs}
     if belief.learns:
-        fields = ["ppo.minibatches", "ppo.delay", "vae.minibatches", "vae.epochs", "vae.trajectories"]
+        fields += ["ppo.delay", "vae.minibatches", "vae.epochs", "vae.trajectories"]
         all_divide = config.num_envs % vae.minibatches == 0 and vae.trajectories <= config.num_envs
         every = 0 if all_divide else vae.trajectories
         changes = [
             {"ppo.delay": 0.0},
             larger | {"vae.minibatches": _quarter(vae.minibatches), "ppo.delay": 0.0},
+            longer,
             {"vae.trajectories": every, "vae.epochs": 2 * vae.epochs},
         ]
         if belief.decodes:
             fields.append("vae.decode_terms")
             changes.append({"vae.decode_terms": 4 * vae.decode_terms})
-    elif belief.end_to_end:
-        fields, changes = ["ppo.minibatches", "ppo.epochs"], [larger, {"ppo.epochs": 2 * ppo.epochs}]
     else:
-        fields, changes = ["ppo.minibatches"], [larger]
+        changes = [larger, longer]
     own: Setting = {name: _value(config, name) for name in fields}
     different = [own]
     for change in changes:
@@ -78,6 +80,7 @@ def numbers(config: Config, belief: Belief) -> list[str]:
         "ppo.lr": True,
         "ppo.entropy": True,
         "ppo.gamma": True,
+        "ppo.gamma_start": config.ppo.gamma_rise > 0.0,
         "vae.lr": belief.learns,
         "vae.average_rate": belief.learns and not config.ppo.through_encoder,
         "vae.kl_weight": latent,
@@ -91,8 +94,8 @@ def numbers(config: Config, belief: Belief) -> list[str]:
 def draw(config: Config, belief: Belief, trials: int, seed: int) -> list[Setting]:
     """Settings to try. The schedules alternate, the first of each with the config's own numbers.
 
-    After that each number is multiplied by a log-uniform factor; for the discount the factor multiplies its distance
-    from 1, for a rate of switches its odds, and a share is at most 1. A trial has the same factors for all methods.
+    After that each number is multiplied by a log-uniform factor; for discounts the factor multiplies the distance from
+    1, for a rate of switches its odds, and a share is at most 1. A trial has the same factors for all methods.
 
     Args:
         config: where the search starts.
@@ -117,7 +120,7 @@ def _factor(seed: int, trial: int, name: str) -> float:
 
 
 def _scaled(name: str, value: float, factor: float) -> float:
-    if name == "ppo.gamma":
+    if name in ("ppo.gamma", "ppo.gamma_start"):
         return 1.0 - min(1.0, (1.0 - value) * factor)
     if name == "vae.average_rate":
         return min(1.0, value * factor)

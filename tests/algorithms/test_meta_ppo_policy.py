@@ -14,6 +14,8 @@ from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs.probes import ContextBandit
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.algorithms import ppo
+from dynamite_jax.algorithms.meta_ppo import discount
+from dynamite_jax.config import PPOConfig
 from rollouts import moments, play_with_statistics
 
 
@@ -129,6 +131,29 @@ def test_the_weight_of_entropy_falls_over_the_last_part_of_training(anneal, shar
     samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
     arguments = (program.env, rollout, samples, program.algorithm.hyper[1], state, jax.random.key(4))
     assert float(program.algorithm.update_policy(*arguments)[1]["w"]) == pytest.approx(0.4 * share, rel=1e-5)
+
+
+@pytest.mark.parametrize(("rise", "expected"), [(0.0, 0.9), (0.4, 0.65), (0.5, 0.6), (0.2, 0.9), (0.1, 0.9)])
+def test_the_discount_rises_over_the_first_part_of_training(rise, expected):
+    """A fifth of training is over."""
+    hyper = PPOConfig(gamma=0.9, gamma_start=0.4, gamma_rise=rise)
+    assert float(discount(jnp.asarray(0.2), hyper)) == pytest.approx(expected, rel=1e-6)
+    assert float(discount(jnp.asarray(0.0), hyper)) == pytest.approx(0.4 if rise else 0.9, rel=1e-6)
+
+
+@pytest.mark.parametrize(("done", "gamma"), [(0, 0.3), (10, 0.6), (20, 0.9), (30, 0.9)])
+def test_a_meta_update_discounts_by_what_has_risen(done, gamma):
+    """It ends as one with the discount of this moment fixed does; 40 are all of training."""
+    ended = []
+    for changes in ({"gamma": 0.9, "gamma_start": 0.3, "gamma_rise": 0.5}, {"gamma": gamma}):
+        config = tiny_config("probe_match", "markov", chunk=1, ppo=changes)
+        program, _ = build(config)
+        config = dataclasses.replace(config, steps=40 * config.num_envs * program.env.horizon)
+        _, states = build(config)
+        states = states.replace(meta_updates=jnp.full_like(states.meta_updates, done))
+        ended.append(jax.device_get(compiled(config)(states)[0].policy_params))
+    for risen, fixed in zip(*map(jax.tree.leaves, ended), strict=True):
+        np.testing.assert_allclose(risen, fixed, rtol=1e-4, atol=1e-6)
 
 
 def test_learning_rate_and_entropy_fall_to_zero_at_the_end():

@@ -50,7 +50,7 @@ def test_each_schedule_starts_from_the_preset_and_trials_stay_within_bounds(meth
     others = settings[len(ways) :]
     for name in names:
         values, start = np.array([setting[name] for setting in others]), settings[0][name]
-        ratio = (1 - values) / (1 - start) if name == "ppo.gamma" else values / start
+        ratio = (1 - values) / (1 - start) if name.startswith("ppo.gamma") else values / start
         assert 1 / candidates.FACTOR <= ratio.min() < 0.6 and 1.7 < ratio.max() <= candidates.FACTOR, name
     for setting in others:
         configs.validate(configs.changed(config, setting))
@@ -77,6 +77,12 @@ def test_a_method_varies_the_numbers_that_it_uses(method, used):
     assert candidates.numbers(config, candidates.belief_of(config)) == used
 
 
+@pytest.mark.parametrize("rise", [0.0, 0.5])
+def test_the_discount_at_the_start_is_varied_where_it_rises(rise):
+    config = four_chunks(ppo={"gamma_rise": rise})
+    assert ("ppo.gamma_start" in candidates.numbers(config, candidates.belief_of(config))) == (rise > 0.0)
+
+
 def test_the_average_of_the_weights_is_not_varied_where_the_policy_trains_them():
     config = four_chunks(ppo={"through_encoder": True})
     assert "vae.average_rate" not in candidates.numbers(config, candidates.belief_of(config))
@@ -91,9 +97,10 @@ def test_boundaries_without_labels_have_numbers_of_their_own():
         configs.validate(configs.changed(config, setting))
 
 
-OWN = {"ppo.minibatches": 16, "ppo.delay": 0.1, "vae.minibatches": 8, "vae.epochs": 2, "vae.trajectories": 32}
+PASSES = {"ppo.minibatches": 16, "ppo.epochs": 3}
+OWN = PASSES | {"ppo.delay": 0.1, "vae.minibatches": 8, "vae.epochs": 2, "vae.trajectories": 32}
 LATENT = [{}, {"ppo.delay": 0.0}, {"ppo.minibatches": 4, "vae.minibatches": 2, "ppo.delay": 0.0}]
-LATENT += [{"vae.epochs": 4, "vae.trajectories": 0}]
+LATENT += [{"ppo.epochs": 6}, {"vae.epochs": 4, "vae.trajectories": 0}]
 
 
 @pytest.mark.parametrize(
@@ -101,22 +108,22 @@ LATENT += [{"vae.epochs": 4, "vae.trajectories": 0}]
     [
         *((m, OWN | {"vae.decode_terms": 4}, [*LATENT, {"vae.decode_terms": 16}]) for m in ("dynamite", "varibad")),
         ("contrabar", OWN, LATENT),
-        ("rl2", {"ppo.minibatches": 16, "ppo.epochs": 2}, [{}, {"ppo.minibatches": 4}, {"ppo.epochs": 4}]),
-        *((m, {"ppo.minibatches": 16}, [{}, {"ppo.minibatches": 4}]) for m in ("oracle", "markov")),
+        *((m, PASSES, [{}, {"ppo.minibatches": 4}, {"ppo.epochs": 6}]) for m in ("rl2", "oracle", "markov")),
     ],
 )
 def test_schedules_are_those_that_a_method_uses(method, own, ways):
     vae = {"minibatches": 8, "epochs": 2, "trajectories": 32, "decode_terms": 4}
     config = tiny_config(
-        "probe_match", method, num_envs=64, steps=10_000, vae=vae, ppo={"minibatches": 16, "delay": 0.1}
+        "probe_match", method, num_envs=64, steps=10_000, vae=vae, ppo={"minibatches": 16, "epochs": 3, "delay": 0.1}
     )
     assert schedules(config) == [own | way for way in ways]
 
 
 def test_schedules_that_are_alike_are_one():
     config = tiny_config("probe_match", vae={"minibatches": 1, "decode_terms": 0}, ppo={"minibatches": 1})
-    own, more = schedules(config)
-    assert configs.changed(config, own) == config and more == own | {"vae.epochs": 2}
+    own, *others = schedules(config)
+    assert configs.changed(config, own) == config
+    assert others == [own | {"ppo.epochs": 4}, own | {"vae.epochs": 2}]
 
 
 def test_larger_minibatches_divide_what_is_divided():

@@ -20,7 +20,7 @@ from dynamite_envs.half_cheetah import Task
 from dynamite_jax import config as configs
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.distributions import policy_distribution
-from dynamite_jax.algorithms.meta_ppo import MetaPPO, remaining
+from dynamite_jax.algorithms.meta_ppo import MetaPPO, discount, remaining
 from dynamite_jax.data.types import Rollout
 from episodes import statistics
 from experiments.versus_torch import jax_program
@@ -134,7 +134,8 @@ def agents(**changes):
     env = environments.make("gridworld", config.num_envs, 0)
     env.reset(seed=0)
     trainer: Any = Trainer(config, env, meta_updates=40)
-    module_with(trainer.model, state.belief_params)
+    for module in (trainer.model, trainer.acting):
+        module_with(module, state.belief_params)
     module_with(trainer.policy, state.policy_params)
     for name, moments in trainer.statistics.items():
         moments.mean, moments.deviation = (tensor(x) for x in running_statistics.moments(state.normaliser, name))
@@ -188,6 +189,29 @@ def test_rates_are_annealed_as_ours_are(updates):
     belief, policy = (optimiser.param_groups[0]["lr"] for optimiser in (trainer.vae_optimiser, trainer.ppo_optimiser))
     assert belief == pytest.approx(0.3 * float(remaining(progress, 0.8)), abs=1e-6)
     assert policy == pytest.approx(0.0 if progress < 0.2 else 0.2 * float(remaining(progress, 0.4)), abs=1e-6)
+
+
+@pytest.mark.parametrize("updates", [0, 5, 10, 30])
+def test_the_discount_rises_as_ours_does(updates):
+    config, _, _, trainer = agents(ppo={"gamma": 0.9, "gamma_start": 0.3, "gamma_rise": 0.25})
+    trainer.completed_updates = updates
+    rollout = trainer.play()
+    risen, _ = trainer.samples(rollout)
+    ours = float(discount(jnp.asarray(updates / 40), config.ppo))
+    trainer.config = dataclasses.replace(config, ppo=config.ppo.replace(gamma=ours, gamma_rise=0.0))
+    fixed, _ = trainer.samples(rollout)
+    np.testing.assert_allclose(risen.advantage, fixed.advantage, atol=1e-5)
+
+
+def test_the_running_average_of_the_weights_acts():
+    _, _, _, trainer = agents(vae={"average_rate": 0.25, "lr": 0.1})
+    before = trainer.arrays()
+    before = {name: x.copy() for name, x in before.items()}
+    trainer.update_belief(trainer.play())
+    newest = trainer.model.state_dict()
+    for name, x in trainer.acting.state_dict().items():
+        expected = 0.75 * before[f"belief.{name}"] + 0.25 * newest[name].numpy()
+        np.testing.assert_allclose(x.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_buffer_gives_as_many_episodes_as_ours_takes_and_forgets_the_oldest():

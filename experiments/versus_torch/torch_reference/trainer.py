@@ -1,5 +1,6 @@
 """The training loop: play an episode in every environment, update the belief, update the policy."""
 
+import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -81,7 +82,8 @@ class Trainer:
         env: vector environment.
         meta_updates: number of meta-updates of the run.
         completed_updates: number of those completed.
-        model: networks of the belief.
+        model: networks of the belief, as they learn.
+        acting: the running average of their weights, which acts.
         policy: actor and critic.
         statistics: of features, observations, rewards and returns.
     """
@@ -101,6 +103,7 @@ class Trainer:
         self.actions = space.shape[0] if self.continuous else int(space.n)
         observation = env.single_observation_space.shape[0]
         self.model = BeliefModel(config, observation, self.actions, decode_state=env.decode_state)
+        self.acting = copy.deepcopy(self.model)
         features = observation + 2 * config.network.latent
         self.policy = ActorCritic(config.network, features, self.actions, continuous=self.continuous)
         self.statistics = {
@@ -128,7 +131,7 @@ class Trainer:
         batch, horizon = self.env.num_envs, self.env.horizon
         observation, _ = self.env.reset()
         observation = torch.from_numpy(observation).clone()
-        state = self.model.encoder.initial(batch)
+        state = self.acting.encoder.initial(batch)
         encoded, reward = self.start.expand(batch, -1), torch.zeros(batch)
         states: dict[str, list[Tensor]] = {name: [] for name in ("observation", "features", "value")}
         steps: dict[str, list[Tensor]] = {name: [] for name in ("action", "encoded", "log_prob", "reward", "session")}
@@ -152,7 +155,7 @@ class Trainer:
         self, state: BeliefState, observation: Tensor, evidence: Tensor
     ) -> tuple[BeliefState, Tensor, Tensor, Tensor]:
         """The belief after an observation; policy, features and value there."""
-        state = self.model.encoder.step(state, self.model.encoder.embed(evidence))
+        state = self.acting.encoder.step(state, self.acting.encoder.embed(evidence))
         features = torch.cat([observation, state.belief], dim=1)
         policy, value = self.policy(self.normalise("features", features))
         return state, policy, features, value
@@ -173,6 +176,9 @@ class Trainer:
                 draws = elbo.draw(batch, self.config.network.latent, vae)
                 loss, _ = elbo.loss(self.model, batch, start=self.start, draws=draws, vae=vae)
                 self._descend(self.vae_optimiser, self.model, loss=loss, max_norm=vae.max_grad_norm)
+        with torch.no_grad():
+            for acting, newest in zip(self.acting.parameters(), self.model.parameters(), strict=True):
+                acting.lerp_(newest, vae.average_rate)
 
     def _belief_batches(self, fresh: Episodes) -> Iterator[Episodes]:
         """Minibatches of a pass: episodes of the buffer with replacement, or fresh ones, each once."""
@@ -196,7 +202,8 @@ class Trainer:
         mean, deviation = (returns.mean, returns.deviation) if hyper.normalise_returns else (0.0, 1.0)
         value = mean + deviation * rollout.value
         terminated = torch.zeros_like(rollout.reward)
-        advantage = ppo.advantages(rollout.reward, terminated, value, gamma=hyper.gamma, lambda_=hyper.gae_lambda)
+        gamma = self._discount()
+        advantage = ppo.advantages(rollout.reward, terminated, value, gamma=gamma, lambda_=hyper.gae_lambda)
         target = (value[:-1] + advantage - mean) / deviation
         features = self.normalise("features", rollout.features[:-1])
         columns = (features, rollout.action, rollout.log_prob, rollout.value[:-1], advantage, target)
@@ -205,8 +212,8 @@ class Trainer:
     def update_policy(self, samples: ppo.Samples) -> None:
         """PPO; minibatches are of steps, or of whole episodes."""
         hyper = self.config.ppo
-        remaining, progress = self._remaining(hyper.anneal), self.completed_updates / self.meta_updates
-        self._set_rate(self.ppo_optimiser, 0.0 if progress < hyper.delay else hyper.lr * remaining)
+        remaining = self._remaining(hyper.anneal)
+        self._set_rate(self.ppo_optimiser, 0.0 if self._progress() < hyper.delay else hyper.lr * remaining)
         annealed = SimpleNamespace(**{**vars(hyper), "entropy": hyper.entropy * remaining})
         numbers = torch.arange(len(samples.advantage))
         units = numbers[:, None] if hyper.shuffle == "steps" else numbers.reshape(-1, self.env.num_envs).T
@@ -229,8 +236,17 @@ class Trainer:
 
     def _remaining(self, anneal: float) -> float:
         """Factor of an annealed number, as in `dynamite_jax.algorithms.meta_ppo`."""
-        remaining = 1.0 - self.completed_updates / self.meta_updates
-        return max(0.0, min(1.0, remaining / max(anneal, 1e-8)))
+        return max(0.0, min(1.0, (1.0 - self._progress()) / max(anneal, 1e-8)))
+
+    def _discount(self) -> float:
+        """The discount of today, likewise."""
+        hyper, progress = self.config.ppo, self._progress()
+        risen = progress / hyper.gamma_rise if progress < hyper.gamma_rise else 1.0
+        return hyper.gamma_start + risen * (hyper.gamma - hyper.gamma_start)
+
+    def _progress(self) -> float:
+        """Fraction of training that is done."""
+        return self.completed_updates / self.meta_updates
 
     def _set_rate(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
         for group in optimiser.param_groups:
@@ -249,8 +265,8 @@ class Trainer:
         return float(rollout.reward.sum(0).mean())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights of both networks and statistics, by dotted names."""
-        arrays = {f"belief.{name}": x.numpy() for name, x in self.model.state_dict().items()}
+        """Weights that act, of both networks, and statistics, by dotted names."""
+        arrays = {f"belief.{name}": x.numpy() for name, x in self.acting.state_dict().items()}
         arrays |= {f"policy.{name}": x.numpy() for name, x in self.policy.state_dict().items()}
         for name, moments in self.statistics.items():
             arrays |= {f"mean.{name}": moments.mean.numpy(), f"deviation.{name}": moments.deviation.numpy()}
