@@ -104,6 +104,8 @@ def check_values(config: "Config") -> None:
             f"network.max_action_deviation is {network.max_action_deviation}; it must be at least "
             f"network.min_action_deviation, {network.min_action_deviation}"
         )
+    if ppo.gamma_rise and ppo.gamma_start > ppo.gamma:
+        raise ConfigError(f"ppo.gamma_start is {ppo.gamma_start}; it must be at most ppo.gamma, {ppo.gamma}, to rise")
     if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
         raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
     trajectories = vae.trajectories or config.num_envs

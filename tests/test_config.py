@@ -187,6 +187,13 @@ def test_sizes_that_fit_are_taken(values):
     configs.validate(change(BASE, **values))
 
 
+def test_a_discount_that_rises_starts_below_where_it_ends():
+    start = configs.changed(BASE, {"ppo.gamma": 0.6, "ppo.gamma_start": 0.7})
+    configs.validate(start)
+    with pytest.raises(ConfigError, match=r"ppo.gamma_start is 0.7; it must be at most ppo.gamma, 0.6, to rise"):
+        configs.validate(configs.changed(start, {"ppo.gamma_rise": 0.5}))
+
+
 def test_a_run_must_hold_one_meta_update():
     config = change(BASE, steps=1024 * 60)
     configs.validate(config)

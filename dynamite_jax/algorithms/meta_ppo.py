@@ -150,8 +150,8 @@ class MetaPPO:
         key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
-        # The policy first: a loss that runs through the encoder compares with what it did given the belief as it was.
         ppo_hyper = ppo_hyper.replace(gamma=discount(self.progress(env, state), ppo_hyper))
+        # The policy first: a loss that runs through the encoder compares with what it did given the belief as it was.
         samples, returns = self.policy_samples(rollout, ppo_hyper, state)
         state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
         metrics |= {f"ppo/{name}": value for name, value in losses.items()}

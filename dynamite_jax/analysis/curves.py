@@ -33,11 +33,12 @@ def steps_to(curve: Curve, threshold: float) -> Record:
     """Environment steps of each seed at the end of the first chunk whose mean return reaches a threshold.
 
     Returns:
-        `per_seed`, None where a seed never does; `median` over the seeds, None where fewer than half of them do.
+        `per_seed`, None where a seed never does; `median` over the seeds, of an even number the later
+        of the two in the middle; None where that seed does not.
     """
     reached = curve.returns >= threshold  # [C, seeds]
     steps = np.where(reached.any(0), curve.steps[reached.argmax(0)], np.inf)
-    median = float(np.quantile(steps, 0.5, method="inverted_cdf"))
+    median = float(np.quantile(steps, 0.5, method="higher"))
     per_seed = [int(value) if np.isfinite(value) else None for value in steps]
     return {"per_seed": per_seed, "median": int(median) if np.isfinite(median) else None}
 

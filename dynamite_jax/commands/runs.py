@@ -143,7 +143,8 @@ def _holds(row: loggers.Record, config: Config) -> bool:
 
 
 def _of_todays_code(record: loggers.Record) -> bool:
-    return "code" in record and provenance.digest(record["code"]["modules"]) == record["code"]["digest"]
+    known = "code" in record and record["code"]["digest"] is not None
+    return known and provenance.digest(record["code"]["modules"]) == record["code"]["digest"]
 
 
 def _set_aside(folder: Path) -> None:
@@ -185,10 +186,13 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
     measured["outcomes"] = result.get("outcomes")
     if "boundary" in result:
         measured["boundary"] = result["boundary"]["exact"]
-    if "regret" in result:
-        from dynamite_envs import exact  # here, since it brings JAX along
+    if "regret" in result and config.ppo.gamma < 1.0:
+        import jax  # here, since the command line needs none of it
+
+        from dynamite_envs import exact
         from dynamite_jax.analysis.references import regret_of_discount
 
+        jax.config.update("jax_platforms", "cpu")  # an accelerator's memory is for the processes that train
         solution = cast(exact.Regret, exact.find(configs.validate(config)))
         measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
     return {

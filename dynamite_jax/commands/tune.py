@@ -63,7 +63,9 @@ def main() -> None:
         path = tuning.write(record, arguments.out)
         finite = [final for final in record["finalists"] if final["scores"][-1] is not None]
         best = max(finite, key=lambda final: final["scores"][-1])
-        found = f"return {best['scores'][-1]:.2f} in training, {best['return']:.2f} at its end"
+        found = (
+            f"return {best['scores'][-1]:.2f} in training, {best['return']:.2f} of the deterministic policy at the end"
+        )
         print(f"{preset.method}: {found}, with {record['changes']} -> {path}", flush=True)
 
 

@@ -110,6 +110,8 @@ def draw(config: Config, belief: Belief, trials: int, seed: int) -> list[Setting
         for name in numbers(config, belief):
             factor = 1.0 if trial < len(alternating) else _factor(seed, trial, name)
             setting[name] = _scaled(name, _value(config, name), factor)
+        if "ppo.gamma_start" in setting:
+            setting["ppo.gamma_start"] = min(setting["ppo.gamma_start"], setting["ppo.gamma"])
         settings.append(setting)
     return settings
 

@@ -38,6 +38,7 @@ def code() -> dict[str, Any]:
         name
         for name, module in list(sys.modules.items())
         if f"{name}.".startswith(own)
+        and getattr(module, "__file__", None)  # a folder without `__init__.py` has none
         or name.startswith(DECIDING)
         and name not in BYSTANDERS
         and not hasattr(module, "__path__")  # our packages only list what is in them
@@ -67,6 +68,8 @@ def digest(modules: Iterable[str]) -> str | None:
 
 @cache
 def _digest_of_file(path: Path) -> str:
+    if path.suffix != ".py":  # compiled
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     text = path.read_text()
     tree = ast.parse(text)
     for node in ast.walk(tree):

@@ -61,9 +61,8 @@ def race(
 ) -> Outcome:
     """Train all settings on the first rung, and on each other rung the better part of those before it.
 
-    The score of a trial on a rung is its mean return in training from the start to there, which is what tables report
-    as the area under the curve; all trials are ranked together. A trial with a loss that is not finite has none and is
-    out.
+    The score of a trial on a rung is its mean return in training from the start to there, the area under its curve;
+    all trials are ranked together. A trial with a loss that is not finite has none and is out.
 
     Args:
         config: the run of a trial; `seeds` is the number of its agents, `seed` their root.

@@ -5,7 +5,8 @@ The prose is in `results/ENV/notes.md`, a template of `str.format`: `{table[dyna
 
 - `{setup[NAME]}`: seeds, steps, machine, versions and commit;
 - `{markdown[NAME]}`: the table;
-- `{verdict[NAME]}`: which methods the 95 % intervals separate from `dynamite`, and which mean is the highest.
+- `{verdict[NAME]}`: which methods the 95 % intervals separate from `dynamite`, at the end and while training, and which
+  mean is the highest.
 """
 
 import json
@@ -43,6 +44,10 @@ holds it for every seed. Returns are those of deterministic policies on fresh ep
 Tables show the interquartile mean over seeds and its 95 % bootstrap interval; with four seeds the interval is little
 more than the least and the greatest of them. The score is the fraction of the exact Bayes-optimal return where that
 is known (gridworld), else (return - `markov`) / (`oracle` - `markov`), with the interquartile means of these two.
+*Score while training* is the mean over all chunks of training, of policies that still explore, on the same scale;
+*steps to* a score are those until a chunk of training has it, the median over seeds and only as fine as a chunk;
+*minutes to* it are these steps for the seeds of the measurement of speed side by side, without compiling. Boundaries
+count on the very step. *Regret of the discount* is that of the best policy for the discount at the end of training.
 `oracle` is given the true context, `markov` has no memory: the two frame what a belief can be worth.
 `task_inference`, a reference too, is given the context in training alone, as what its belief shall say.
 How presets were chosen, and with what budget, is in [Tuning](tuning.md).

@@ -179,6 +179,12 @@ def test_a_row_of_other_code_is_marked_and_made_anew(tiny, tmp_path, training_he
     assert "rl2 was made by other code; it is now" in capsys.readouterr().err.replace("\n", "")
 
 
+def test_a_row_whose_code_had_no_digest_is_made_anew():
+    assert runs._of_todays_code({"code": CODE})
+    unknown = {"modules": ["no.such"], "digest": provenance.digest(["no.such"])}
+    assert unknown["digest"] is None and not runs._of_todays_code({"code": unknown})
+
+
 def test_a_row_of_a_version_that_kept_less_is_marked_and_kept(tiny, tmp_path, training_here):
     old = {**statistics.summarise([1.0, 2.0]), "score": statistics.summarise([0.5, 0.6]), "env_steps": 5, "wall_s": 9.0}
     (tmp_path / "table.json").write_text(json.dumps({"runs": {"dynamite": {**old, "commit": "a-dirty"}}}))
@@ -269,7 +275,7 @@ def test_a_table_names_every_run_with_its_interval(tiny, tmp_path, capsys):
     rows = rows_of({"a b": tiny}, {"a b": summary([1.0, 3.0], best=4.0)})
     runs.write(rows, tiny, tmp_path / "table.json", header="method")
     text = (tmp_path / "table.md").read_text()
-    cells = ("2.00 [1.00, 3.00]", "0.500 [0.250, 0.750]", "0.250 [0.125, 0.375]", "0.00 / - / -", "0.250", "4")
+    cells = ("2.00 [1.00, 3.00]", "0.500 [0.250, 0.750]", "0.250 [0.125, 0.375]", "- / - / -", "0.250", "4")
     cells += ("0.0", "4,000", "0", "0")
     assert f"| {' | '.join(('a b', *cells))} |" in text
     assert capsys.readouterr().out == text
@@ -295,6 +301,8 @@ def test_steps_to_a_return_are_those_of_the_first_chunk_that_has_it():
     curve = curves.Curve(np.array([10, 20, 30]), np.array([[0.0, 2.0, 1.0], [3.0, 1.0, 1.5], [1.0, 5.0, 1.9]]))
     assert curves.steps_to(curve, 2.0) == {"per_seed": [20, 10, None], "median": 20}
     assert curves.steps_to(curve, 2.5) == {"per_seed": [20, 30, None], "median": 30}
+    even = curve._replace(returns=curve.returns[:, :2])
+    assert curves.steps_to(even, 2.0)["median"] == 20 and curves.steps_to(even, 4.0)["median"] is None
     assert curves.steps_to(curve, 4.0) == {"per_seed": [None, 30, None], "median": None}
 
 
@@ -306,6 +314,7 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path, monkeypatch):
         "regret": statistics.summarise([1.25]),
         "belief": {"readout_error": statistics.summarise([0.125]), "error_of_knowing_nothing": 0.4},
         "outcomes": {"scratches": statistics.summarise([12.5]), "success": statistics.summarise([0.25])},
+        "recovery": {"steps": None},
         "boundary": {"exact": {"precision": None, "recall": 0.75}, "late": {"precision": 0.5, "recall": 0.5}},
     }
     monkeypatch.setattr(GridworldSolution, "regret_of_discount", lambda self, discount: 1.0 - discount)
@@ -320,6 +329,7 @@ def test_a_cell_is_empty_where_a_run_has_no_such_number(tmp_path, monkeypatch):
         "scratches": "12.500 [12.500, 12.500]",
         "success": "0.250 [0.250, 0.250]",
     }
+    assert [line.split("|")[titles.index("steps to recover")].strip() for line in lines] == ["4", "-"]
     for line, expected in zip(lines, (dict.fromkeys(shown, "-"), shown), strict=True):
         row = dict(zip(titles, (cell.strip() for cell in line.split("|")), strict=True))
         assert {name: row[name] for name in shown} == expected

@@ -168,7 +168,7 @@ def test_the_better_part_goes_on():
 
 def test_survivors_go_on_as_if_nothing_had_stopped(monkeypatch):
     """An agent of the race ends as if it had been trained alone, without a stop, with its setting and its seed."""
-    config = four_chunks("rl2", seeds=1)
+    config = four_chunks("rl2", seeds=1, steps=5 * CHUNK)
     numbers = ((1e-2, 1, 0.9), (3e-3, 2, 0.9), (1e-3, 1, 0.8), (3e-3, 1, 0.7))
     settings = [{"ppo.lr": lr, "ppo.epochs": epochs, "ppo.gamma": gamma} for lr, epochs, gamma in numbers]
     ranked, sizes, ended = [], [], []
@@ -191,7 +191,7 @@ def test_survivors_go_on_as_if_nothing_had_stopped(monkeypatch):
     monkeypatch.setattr(racing, "Program", Recorded)
     outcome = racing.race(config, settings, rungs=2, progress=False)
     assert ranked == [{0, 1, 2, 3}] and sizes == [3, 1, 2]  # two structures, one of which is out; three are padded
-    assert [len(scores) for scores in outcome.scores] == [1, 1, 2, 2] and outcome.steps == [2 * CHUNK, 4 * CHUNK]
+    assert [len(scores) for scores in outcome.scores] == [1, 1, 2, 2] and outcome.steps == [3 * CHUNK, 5 * CHUNK]
     np.testing.assert_array_equal(outcome.returns, [NAN, NAN, 4.0, 5.0])
 
     alone = configs.changed(config, settings[2])
@@ -200,7 +200,7 @@ def test_survivors_go_on_as_if_nothing_had_stopped(monkeypatch):
     for _ in range(program.chunks):
         states, metrics = compiled(alone)(states)
         returns.append(float(metrics["return"][0]))
-    np.testing.assert_allclose(outcome.scores[2], [np.mean(returns[:2]), np.mean(returns)], rtol=1e-4)
+    np.testing.assert_allclose(outcome.scores[2], [np.mean(returns[:3]), np.mean(returns)], rtol=1e-4)
     expected = program.algorithm.agent_params(states)
     for a, b in zip(jax.tree.leaves(ended[0]), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(np.asarray(a)[:1], np.asarray(b), rtol=1e-3, atol=1e-5)
@@ -236,7 +236,7 @@ def search_once(tmp_path, monkeypatch, outcomes):
 
 
 def test_the_best_trials_train_again_from_the_start_with_other_seeds(tmp_path, monkeypatch):
-    scores = [[1.0, 2.0], [NAN], [3.0, 4.0, 5.5], [2.0, 3.0, 4.5]]
+    scores = [[1.0, 9.0], [NAN], [3.0, 4.0, 5.5], [2.0, 3.0, 4.5]]
     first = racing.Outcome([CHUNK, 2 * CHUNK, 4 * CHUNK], scores, [NAN, NAN, 4.0, 5.0], training_s=2.0, compiling_s=3.0)
     second = racing.Outcome([4 * CHUNK], [[6.0], [7.0]], [3.0, 2.0], training_s=0.5, compiling_s=1.0)
     record, ((trial, settings, options), (final, finalists, _)) = search_once(tmp_path, monkeypatch, [first, second])
@@ -252,7 +252,7 @@ def test_the_best_trials_train_again_from_the_start_with_other_seeds(tmp_path, m
     assert record["root_seeds"] == [trial.seed, final.seed] and record["rungs"] == [CHUNK, 2 * CHUNK, 4 * CHUNK]
     assert [one["return"] for one in record["searched"]] == [None, None, 4.0, 5.0]
     assert [one["steps"] for one in record["searched"]] == [2 * CHUNK, CHUNK, 4 * CHUNK, 4 * CHUNK]
-    assert [one["scores"] for one in record["searched"]] == [[1.0, 2.0], [None], *scores[2:]]
+    assert [one["scores"] for one in record["searched"]] == [[1.0, 9.0], [None], *scores[2:]]
     assert [one["return"] for one in record["finalists"]] == [3, 2]
     assert [one["scores"] for one in record["finalists"]] == [[6], [7]]
     assert record["seconds"] == {"training": 2.5, "compiling": 4.0}

@@ -212,6 +212,14 @@ def test_the_running_average_of_the_weights_acts():
     for name, x in trainer.acting.state_dict().items():
         expected = 0.75 * before[f"belief.{name}"] + 0.25 * newest[name].numpy()
         np.testing.assert_allclose(x.numpy(), expected, rtol=1e-4, atol=1e-6)
+    state, observation = trainer.acting.encoder.initial(8), torch.zeros(8, 6)
+    evidence = torch.ones(8, 6 + trainer.actions + 1)
+    for module, acts in ((trainer.model, False), (trainer.acting, True)):
+        features = trainer._observe(state, observation, evidence)[2]
+        with torch.no_grad():
+            for x in module.parameters():
+                x.add_(0.5)
+        assert torch.equal(features, trainer._observe(state, observation, evidence)[2]) != acts
 
 
 def test_the_buffer_gives_as_many_episodes_as_ours_takes_and_forgets_the_oldest():

@@ -133,6 +133,20 @@ def test_plugins_and_what_lies_beside_them_are_code_of_a_run(module, monkeypatch
     assert {"counted", "counted.numbers"} <= set(provenance.code()["modules"])
 
 
+def test_a_plugin_in_a_folder_that_is_no_package_and_a_compiled_one_have_a_digest(module, monkeypatch):
+    (module.parent / "__init__.py").unlink()
+    (module.parent / "fast.so").write_bytes(b"\x7fELF\xff")
+    importlib.invalidate_caches()
+    importlib.import_module("counted.numbers")
+    monkeypatch.setattr(provenance, "PLUGINS", ["counted.numbers"])
+    code = provenance.code()
+    assert code["digest"] and "counted.numbers" in code["modules"]
+    compiled = provenance._digest_of_file(module.parent / "fast.so")
+    (module.parent / "fast.so").write_bytes(b"\x7fELF\xfe")
+    provenance._digest_of_file.cache_clear()
+    assert provenance._digest_of_file(module.parent / "fast.so") != compiled
+
+
 def test_code_that_is_gone_has_no_digest(module):
     module.unlink()
     assert [digest_now(name) for name in ("counted.numbers", "counted.no", "no.such")] == [None] * 3

@@ -239,7 +239,7 @@ class Trainer:
         return max(0.0, min(1.0, (1.0 - self._progress()) / max(anneal, 1e-8)))
 
     def _discount(self) -> float:
-        """The discount of today, likewise."""
+        """The discount of this meta-update, as in `dynamite_jax.algorithms.meta_ppo`."""
         hyper, progress = self.config.ppo, self._progress()
         risen = progress / hyper.gamma_rise if progress < hyper.gamma_rise else 1.0
         return hyper.gamma_start + risen * (hyper.gamma - hyper.gamma_start)
