@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.algorithms.meta_ppo import discount
 from dynamite_jax.config import Config, ConfigError
 from settings import BASE, FIELDS, change, with_value
 
@@ -157,6 +159,17 @@ def test_a_field_that_came_later_takes_the_value_that_keeps_the_run_what_it_was(
     path.write_text(json.dumps(data | {"schema": 1}))
     message = unreadable(path)
     assert "missing: network.action_deviation, physics.impl, ppo.normalise_returns, ppo.shuffle" in message
+
+
+def test_a_run_from_before_a_discount_could_rise_keeps_the_one_that_it_had(tmp_path):
+    config = presets.default("gridworld", "dynamite")
+    data = json.loads(json.dumps(configs.to_dict(config))) | {"schema": 2}
+    del data["ppo"]["gamma_start"], data["ppo"]["gamma_rise"]
+    earlier = configs.from_dict(data, "config.json")
+    assert config.ppo.gamma_rise > 0.0
+    assert [float(discount(jnp.asarray(done), earlier.ppo)) for done in (0.0, 0.1, 1.0)] == pytest.approx(
+        [config.ppo.gamma] * 3
+    )
 
 
 def test_a_field_that_is_gone_is_read_where_it_changed_nothing(tmp_path):
