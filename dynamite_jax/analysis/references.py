@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import dynamite_jax
-from dynamite_envs.exact import ExactSolution, Regret
+from dynamite_envs.exact import ExactSolution, RegretOfDiscount
 from dynamite_jax.runtime import devices
 
 PLAIN = (bool, int, float, str, type(None))  # types whose `repr` identifies the value
@@ -29,7 +29,7 @@ def references(solution: ExactSolution) -> dict[str, float]:
     return _kept(solution, "", solution.references)
 
 
-def regret_of_discount(solution: Regret, discount: float) -> float:
+def regret_of_discount(solution: RegretOfDiscount, discount: float) -> float:
     """`solution.regret_of_discount(discount)`, likewise."""
 
     def solve() -> dict[str, float]:

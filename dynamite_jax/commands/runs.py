@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 from rich.console import Console
 
@@ -193,8 +192,8 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
         from dynamite_jax.analysis.references import regret_of_discount
 
         jax.config.update("jax_platforms", "cpu")  # an accelerator's memory is for the processes that train
-        solution = cast(exact.Regret, exact.find(configs.validate(config)))
-        measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
+        if isinstance(solution := exact.find(configs.validate(config)), exact.RegretOfDiscount):
+            measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
     return {
         **result["return"],
         **{key: summary[key] for key in of_run},

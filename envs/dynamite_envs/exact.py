@@ -88,6 +88,11 @@ class Regret(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class RegretOfDiscount(Protocol):
+    """What a discount costs even a perfect learner is known."""
+
     def regret_of_discount(self, discount: float) -> float:
         """Regret of the best that an agent can learn which maximises discounted returns and sees no time left.
 

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from dynamite_envs import exact
 from dynamite_envs.errors import UserError
+from dynamite_envs.gridworld.env import Gridworld
 from dynamite_envs.gridworld.exact import GridworldSolution
 from dynamite_jax import config as configs
 from dynamite_jax import presets
@@ -127,3 +129,16 @@ def test_without_a_discount_there_is_no_regret_of_it():
     finished["eval"]["regret"] = statistics.summarise([1.0])
     (row,) = rows_of({"rl2": config}, {"rl2": finished}).values()
     assert row["regret"]["iqm"] == 1.0 and "regret_of_discount" not in row
+
+
+def test_a_solution_may_know_regret_without_that_of_a_discount(monkeypatch):
+    class Known(exact.ExactSolution):
+        def regret(self, physics, action, reward):
+            return np.zeros(reward.shape[1])
+
+    monkeypatch.setattr(exact, "SOLUTIONS", dict(exact.SOLUTIONS))
+    exact.register(Gridworld, Known)
+    finished = summary([3.0], best=4.0)
+    finished["eval"]["regret"] = statistics.summarise([1.0])
+    (row,) = rows_of({"rl2": presets.default("gridworld", "rl2")}, {"rl2": finished}).values()
+    assert isinstance(Known(None), exact.Regret) and row["regret"]["iqm"] == 1.0 and "regret_of_discount" not in row

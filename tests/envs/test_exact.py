@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dynamite_envs import exact, registry
-from dynamite_envs.exact import BayesFilter, ExactSolution, Regret, RewardPosterior
+from dynamite_envs.exact import BayesFilter, ExactSolution, Regret, RegretOfDiscount, RewardPosterior
 from dynamite_envs.point_robot import PointRobot
 
 SOLUTIONS = {
-    "gridworld": {BayesFilter, Regret, RewardPosterior},
+    "gridworld": {BayesFilter, Regret, RegretOfDiscount, RewardPosterior},
     "gridworld_ring4": {BayesFilter, RewardPosterior},
     "gridworld_ring8": {BayesFilter, RewardPosterior},
     "point_robot": {BayesFilter},
@@ -24,7 +24,8 @@ SOLUTIONS = {
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_what_is_known_of_an_environment(name):
     solution = exact.find(registry.make(name))
-    assert {kind for kind in (BayesFilter, Regret, RewardPosterior) if isinstance(solution, kind)} == SOLUTIONS[name]
+    kinds = (BayesFilter, Regret, RegretOfDiscount, RewardPosterior)
+    assert {kind for kind in kinds if isinstance(solution, kind)} == SOLUTIONS[name]
     assert type(solution) is not ExactSolution or solution.references() == {}
 
 
