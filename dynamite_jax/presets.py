@@ -29,19 +29,18 @@ _PROBE = Config(
 
 # Chosen on the root seeds 0 and 1000, on `dynamite` and `rl2`. Sitting on one goal is a local optimum that a policy
 # reaches before its belief says anything. It is left soon by many passes of the policy through many small minibatches
-# of a small batch, at a short horizon; that grows, since with a short one regret stays. A policy whose belief changes
-# slowly (the average of its weights acts) is not thrown back. A light KL term and wide decoders sharpen the belief.
-# The rings have it too, untuned.
+# of a small batch, at a short horizon; that grows, since with a short one regret stays. A light KL term and wide
+# decoders sharpen the belief. The rings have it too, untuned.
 _GRIDWORLD = Config(
     steps=8_000_000,
     num_envs=256,
     chunk=20,
     network=NetworkConfig(embedding=16, policy_hidden=(64, 64), decoder_hidden=(64, 64)),
-    vae=VAEConfig(epochs=1, minibatches=16, decode_terms=4, lr=6e-3, average_rate=0.1, anneal=1.0, kl_weight=0.001),
+    vae=VAEConfig(epochs=2, minibatches=16, decode_terms=4, lr=6e-3, average_rate=0.5, anneal=1.0, kl_weight=0.001),
     ppo=PPOConfig(
         lr=2e-3,
         anneal=1.0,
-        entropy=0.04,
+        entropy=0.02,
         gamma=0.95,
         gamma_start=0.7,
         gamma_rise=0.5,
@@ -117,6 +116,10 @@ _ACCELERATOR = {
     "ppo.minibatches": 64,
 }
 
+# What suits one method and not the others. `rl2`: of 16 settings on the root seed 1000, the first 2.2 of 3 M steps, the
+# four of the highest return in training had rates from 0.0007 to 0.0012 and 40.6 to 41.5; 0.002 had 40.0.
+_OWN = {(env, "rl2"): {"ppo.lr": 1.2e-3} for env in ("gridworld", "gridworld_ring4", "gridworld_ring8")}
+
 _ENVIRONMENTS = {
     **dict.fromkeys(("gridworld", "gridworld_ring4", "gridworld_ring8"), _GRIDWORLD),
     "point_robot": _POINT_ROBOT,
@@ -141,7 +144,8 @@ def default(env: str, method: str, scale: Scale = "cores") -> Config:
     """
     check_names(env, method)
     preset = _ENVIRONMENTS.get(env, Config())
-    preset = METHODS[method].configure(dataclasses.replace(preset, env=env, method=method))
+    preset = changed(dataclasses.replace(preset, env=env, method=method), _OWN.get((env, method), {}))
+    preset = METHODS[method].configure(preset)
     _, tuned = _tuned(env, method)
     preset = changed(preset, tuned.get("changes", {}))
     return changed(preset, _ACCELERATOR) if scale == "accelerator" else preset

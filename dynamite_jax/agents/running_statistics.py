@@ -93,11 +93,21 @@ def update(statistics: RunningStatistics, batch: Quantities, valid: Bool[Array, 
         batch: leaves [H, E, ...].
         valid: steps that count.
     """
+    return counted(merge(statistics, valid, **batch._asdict()), valid)
+
+
+def counted(statistics: RunningStatistics, valid: Bool[Array, "H E"]) -> RunningStatistics:
+    """Count a batch of steps, after `merge` of all of its quantities."""
+    return statistics.replace(count=statistics.count + valid.sum().astype(jnp.float32))
+
+
+def merge(statistics: RunningStatistics, valid: Bool[Array, "H E"], **batch: Array) -> RunningStatistics:
+    """Merge some quantities of a batch of steps that are still to be `counted`, [H, E, ...]."""
     steps = valid.sum().astype(jnp.float32)
     count = statistics.count + steps
     share = steps / jnp.maximum(count.value, 1.0)  # of the batch in all steps
 
-    def merge(
+    def merge_one(
         x: Float[Array, "H E *shape"], mean: Float[Sum, "*shape"], variance: Float[Sum, "*shape"]
     ) -> tuple[Float[Sum, "*shape"], Float[Sum, "*shape"]]:
         mask = valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim))
@@ -108,9 +118,11 @@ def update(statistics: RunningStatistics, batch: Quantities, valid: Bool[Array, 
         change = inside - variance.value - variance.error + (1.0 - share) * moved**2
         return mean + share * moved, variance + share * change
 
-    merged = [merge(*each) for each in zip(batch, statistics.mean, statistics.variance, strict=True)]
-    means, variances = zip(*merged, strict=True)
-    return RunningStatistics(count, Quantities(*means), Quantities(*variances))
+    mean, variance = statistics.mean, statistics.variance
+    for name, x in batch.items():
+        moved_mean, moved_variance = merge_one(x, getattr(mean, name), getattr(variance, name))
+        mean, variance = mean._replace(**{name: moved_mean}), variance._replace(**{name: moved_variance})
+    return statistics.replace(mean=mean, variance=variance)
 
 
 def moments(statistics: RunningStatistics, name: str) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

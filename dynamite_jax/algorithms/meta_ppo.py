@@ -151,23 +151,21 @@ class MetaPPO:
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         ppo_hyper = ppo_hyper.replace(gamma=discount(self.progress(env, state), ppo_hyper))
-        # The policy first: a loss that runs through the encoder compares with what it did given the belief as it was.
-        samples, returns = self.policy_samples(rollout, ppo_hyper, state)
-        state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
-        metrics |= {f"ppo/{name}": value for name, value in losses.items()}
+        # All that the policy's inputs depend on moves before the policy learns. It learns on what it will act on.
+        state = self._seen(state, rollout, observation=rollout.observation[:-1], reward=rollout.reward)
         if self.agent.belief.learns:
             state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
             metrics |= {f"vae/{name}": value for name, value in losses.items()}
+        rollout = self.encoded_again(rollout, state)
+        state = self._seen(state, rollout, features=rollout.features[:-1])
+        samples, returns = self.policy_samples(rollout, ppo_hyper, state)
+        state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
+        metrics |= {f"ppo/{name}": value for name, value in losses.items()}
+        state = self._seen(state, rollout, returns=returns)
         finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
-        batch = running_statistics.Quantities(
-            features=rollout.features[:-1],
-            observation=rollout.observation[:-1],
-            reward=rollout.reward,
-            returns=returns,
-        )
         return (
             state.replace(
-                normaliser=running_statistics.update(state.normaliser, batch, rollout.valid),
+                normaliser=running_statistics.counted(state.normaliser, rollout.valid),
                 environment=jax.vmap(env.reset)(jax.random.split(reset_key, self.config.num_envs)),
                 key=key,
                 meta_updates=state.meta_updates + 1,
@@ -226,6 +224,15 @@ class MetaPPO:
         acting = jax.tree.map(lambda old, new: (1.0 - rate) * old + rate * new, state.belief_params, params)
         state = state.replace(belief_params=acting, belief_learner=params, belief_optimiser=adam, buffer=buffer)
         return state, jax.tree.map(jnp.mean, terms)
+
+    def encoded_again(self, rollout: Rollout, state: TrainState) -> Rollout:
+        """The rollout with the features that the agent as it is now would have had."""
+        agent, episodes = self.agent, rollout.trajectories
+        if not (agent.belief.learns or agent.belief.end_to_end):
+            return rollout
+        beliefs = agent.belief.encode(state.belief_params, agent.evidence(state.normaliser, episodes))
+        features = jax.vmap(agent.features)(episodes.observation[:-1], beliefs)
+        return rollout.replace(features=jnp.concatenate([features, rollout.features[-1:]]))
 
     def policy_samples(self, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
         """What the policy learns from, [H, E, ...], and the returns that are its critic's targets, [H, E]."""
@@ -292,6 +299,10 @@ class MetaPPO:
             if agent.belief.learns:
                 state = state.replace(belief_learner=params[1])
         return state, jax.tree.map(jnp.mean, terms)
+
+    def _seen(self, state: TrainState, rollout: Rollout, **quantities: Array) -> TrainState:
+        """The state with statistics that hold some quantities of the rollout's steps, [H, E, ...]."""
+        return state.replace(normaliser=running_statistics.merge(state.normaliser, rollout.valid, **quantities))
 
     def warnings(self, metrics: Mapping[str, Sequence[float]]) -> list[str]:
         """What a user should know of the metrics of a chunk, each of them one number a seed: a line each.

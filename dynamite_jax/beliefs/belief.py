@@ -19,7 +19,8 @@ class Belief:
     class has no parameters, no memory and no features.
 
     Attributes:
-        learns: whether it has a `loss` of its own; then it is updated before the policy, by `VAEConfig`.
+        learns: whether it has a `loss` of its own; then it is updated before the policy, by `VAEConfig`, and the policy
+            learns on what `encode` makes of the episodes after that.
         end_to_end: whether the loss of the policy trains it; then `encode` is called inside that loss.
         detects: whether `boundary` is ever true.
         decodes: whether it has `decode_reward`, so that evaluation can compare it with an exact posterior.
@@ -68,8 +69,16 @@ class Belief:
         return None
 
     def encode(self, params: Params, data: Trajectories) -> Any:
-        """States at the steps of episodes, [H, B, ...], exactly as when acting; where something learns."""
-        raise NotImplementedError  # of a belief that neither learns nor is trained end to end
+        """States at the steps of episodes, [H, B, ...], exactly as when acting."""
+        action = jnp.concatenate([jnp.zeros_like(data.action[:1]), data.action[:-1]])
+        reward = jnp.concatenate([jnp.zeros_like(data.reward[:1]), data.reward[:-1]])
+
+        def step(state: Any, evidence: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+            state = self.update(params, state, *evidence)
+            return state, state
+
+        start = self.initial(data.reward.shape[1:])
+        return jax.lax.scan(step, start, (data.observation[:-1], action, reward))[1]
 
     def decode_reward(
         self, params: Params, summary: Any, key: Array, observation: Array, action: Array, following: Array

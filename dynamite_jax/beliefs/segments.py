@@ -14,7 +14,7 @@ from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.beliefs import elbo
-from dynamite_jax.beliefs.belief import evidence
+from dynamite_jax.beliefs.belief import Belief, evidence
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data import masked
@@ -191,7 +191,11 @@ class SegmentBelief(LatentBelief):
         """Whether it began with the newest transition, and not as the first of the episode, [E]."""
         return (self._likeliest(state, state.length) == 1) & (state.step > 2)
 
-    def encode(self, params: Params, data: Trajectories) -> BeliefState:
+    def encode(self, params: Params, data: Trajectories) -> SegmentState:
+        """States at the steps of episodes, [H, B, ...], exactly as when acting: no label is known."""
+        return Belief.encode(self, params, data)
+
+    def encode_labelled(self, params: Params, data: Trajectories) -> BeliefState:
         """Beliefs at the steps of episodes with the labelled segments known, [H, B, ...]."""
         inputs = self._apply(params, *evidence(self.space, data), method="embed")
         nothing = self.model.encoder.initial((data.reward.shape[1],))
@@ -215,7 +219,7 @@ class SegmentBelief(LatentBelief):
             """That of the newest transition, which led to the step, [H, B]."""
             return jnp.concatenate([x[:1], x[:-1]])
 
-        belief = self.encode(params, data).belief
+        belief = self.encode_labelled(params, data).belief
         session = jnp.where(data.valid, data.session, -1)  # after the end is a session of its own
         bounds = jax.tree.map(delay, elbo.session_bounds(session))
         terms = self._reconstruction(params, data, belief, bounds, key=key, hyper=hyper)

@@ -145,6 +145,7 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
         return algorithm.update_belief(env, rollout, vae, state, key)
 
     def update_policy(state: TrainState, rollout: Rollout) -> Any:
+        rollout = algorithm.encoded_again(rollout, state)
         samples, _ = algorithm.policy_samples(rollout, ppo, state)
         return algorithm.update_policy(env, rollout, samples, ppo, state, key)
 

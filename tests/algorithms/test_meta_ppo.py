@@ -1,6 +1,7 @@
 """One meta-update: its golden numbers, its metrics and statistics, and what must not change them."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ from flax import struct
 from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs.probes import Leaving
 from dynamite_jax.agents import running_statistics
+from dynamite_jax.algorithms.meta_ppo import MetaPPO
 from dynamite_jax.data.rollout import play
+from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import training
 from dynamite_jax.runtime.program import chunk
 from rollouts import play_episode
@@ -46,15 +49,15 @@ def test_golden_meta_update():
     expected = {
         "return": 9.75,
         "sessions": 2.75,
-        "vae/loss": 9.4231262,
-        "vae/reward_error": 8.7609148,
-        "vae/kl": 0.1789388,
-        "vae/consistency": 0.002696,
-        "vae/boundary": 0.6603373,
-        "ppo/policy_loss": -0.0032796,
-        "ppo/value_loss": 6.5381174,
-        "ppo/entropy": 0.6926144,
-        "ppo/approx_kl": 0.0004559,
+        "vae/loss": 9.637702,
+        "vae/reward_error": 8.9630852,
+        "vae/kl": 0.0971308,
+        "vae/consistency": 0.0047612,
+        "vae/boundary": 0.6736413,
+        "ppo/policy_loss": -0.0016016,
+        "ppo/value_loss": 7.2142973,
+        "ppo/entropy": 0.6930319,
+        "ppo/approx_kl": 0.0001138,
         "ppo/clip_fraction": 0.0,
     }
     assert result.keys() == expected.keys()
@@ -110,6 +113,7 @@ def test_metrics_and_running_statistics_are_those_of_all_valid_steps(env):
         rollouts.append(play_episode(program, state, play_key))
         returns.append(program.algorithm.policy_samples(rollouts[-1], program.algorithm.hyper[1], state)[1])
         state, metrics = program.algorithm.update(program.env, program.algorithm.hyper, state)
+        rollouts[-1] = program.algorithm.encoded_again(rollouts[-1], state)
         episode_returns = [rewards.sum() for rewards in np.asarray(rollouts[-1].reward).T]
         assert float(metrics["return"]) == pytest.approx(np.mean(episode_returns))
         sessions = [max(column) + 1 for column in np.where(rollouts[-1].valid, rollouts[-1].session, 0).T]
@@ -124,6 +128,37 @@ def test_metrics_and_running_statistics_are_those_of_all_valid_steps(env):
         mean, deviation = running_statistics.moments(state.normaliser, name)
         np.testing.assert_allclose(mean, values[valid].mean(0), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(deviation, values[valid].std(0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_policy_learns_on_the_very_inputs_that_it_will_act_on(method, monkeypatch):
+    """Whatever moves before the next episode has moved: normalisation, the belief's own loss, the average that acts."""
+    config = tiny_config("gridworld", method, env_options={"horizon": 12}, vae={"lr": 0.01, "average_rate": 0.5})
+    program, states = build(config)
+    env, agent, state = program.env, program.agent, jax.tree.map(lambda x: x[0], states)
+
+    def only_keep_inputs(self, env, rollout, data, hyper, state, key):
+        return state.replace(policy_optimiser=data.features), {}
+
+    monkeypatch.setattr(MetaPPO, "update_policy", only_keep_inputs)
+    update = jax.jit(partial(program.algorithm.update, env, program.algorithm.hyper))
+
+    @jax.jit
+    def inputs(params, rollout):
+        """Of the policy, had the agent with these parameters seen the episodes, [H, E, F]."""
+        acting, seen = agent.init((config.num_envs,)), []
+        for t in range(env.horizon):
+            acting, insight = agent.observe(params, acting, rollout.observation[t], rollout.reward[max(t - 1, 0)])
+            acting = acting.replace(action=rollout.action[t], started=jnp.ones_like(acting.started))
+            seen.append(agent.normalise(params.normaliser, "features", insight.features))
+        return jnp.stack(seen)
+
+    for _ in range(2):
+        rollout = play_episode(program, state, jax.random.split(state.key, 5)[1])
+        before, (state, _) = state, update(state)
+        learnt = state.policy_optimiser
+        np.testing.assert_allclose(learnt, inputs(state.agent_params, rollout), rtol=1e-4, atol=1e-4)
+        assert jnp.abs(learnt - inputs(before.agent_params, rollout)).max() > 0.01
 
 
 class Littered(Leaving):

@@ -160,6 +160,8 @@ def test_an_episode_shows_the_policy_what_ours_would(normalised):
     log_prob = policy_distribution(policy, space).log_prob(recorded["action"])
     np.testing.assert_allclose(recorded["log_prob"], log_prob, atol=2e-5)
     np.testing.assert_allclose(recorded["value"][:-1], value, atol=2e-5)
+    again = trainer.encoded_again(played).features
+    np.testing.assert_allclose(again, MetaPPO(config, agent).encoded_again(rollout, state).features, atol=2e-5)
     expected, returns = MetaPPO(config, agent).policy_samples(rollout, config.ppo, state)
     samples, sample_returns = trainer.samples(played)
     for name in ("features", "action", "log_prob", "value", "advantage", "target"):
@@ -178,6 +180,18 @@ def test_a_meta_update_moves_both_networks_and_takes_in_what_was_seen():
     assert trainer.statistics["reward"].count == 8 * 60
     for name, x in trainer.arrays().items():
         assert not np.array_equal(x, before[name]) or name.endswith("previous_gates.weight"), name
+
+
+def test_the_policy_learns_on_the_very_inputs_that_it_will_act_on():
+    _, _, _, trainer = agents(vae={"average_rate": 0.5, "lr": 0.02})
+    play, played, learnt = trainer.play, [], []
+    trainer.play = lambda: played.append(play()) or played[-1]
+    trainer.update_policy = lambda samples: learnt.append(samples.features)
+    trainer.meta_update()
+    inputs = trainer.normalise("features", trainer.encoded_again(played[0]).features[:-1]).flatten(0, 1)
+    torch.testing.assert_close(learnt[0], inputs)
+    beliefs = played[0].features[:-1].flatten(0, 1)
+    assert (trainer.normalise("features", beliefs) - inputs).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("updates", [0, 7, 15, 19, 20, 30, 39])

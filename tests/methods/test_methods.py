@@ -50,7 +50,7 @@ def acted(belief, params, data):
     return jax.tree.map(lambda *x: jnp.stack(x), *states)
 
 
-@pytest.mark.parametrize("method", ["rl2", "contrabar", "task_inference"])
+@pytest.mark.parametrize("method", ["rl2", "contrabar", "task_inference", "secbad"])
 @pytest.mark.parametrize("discrete", [True, False])
 def test_recurrent_states_of_whole_episodes_are_those_of_acting(method, discrete):
     belief, params = belief_of(method, drift(discrete))
@@ -332,7 +332,7 @@ def test_the_encoder_starts_anew_at_labelled_segments():
     """Training is as if each segment were an episode, but for the first state, which no transition led to."""
     belief, params = segment_belief(0.3)
     data = trajectories()
-    states = belief.encode(params, data)
+    states = belief.encode_labelled(params, data)
     weights = to_numpy(params)["params"]
     for b in range(BATCH):
         start = 0
@@ -351,7 +351,7 @@ def test_the_objective_of_segments_is_that_of_varibad_in_each(valid, monkeypatch
     hyper = VAEConfig(reward_weight=0.7, state_weight=0.3, kl_weight=0.11, decode_terms=0)
     data = trajectories(valid=valid)
     loss, terms = belief.loss(params, data, jax.random.key(0), hyper)
-    weights, beliefs = to_numpy((params["params"], belief.encode(params, data).belief))
+    weights, beliefs = to_numpy((params["params"], belief.encode_labelled(params, data).belief))
     reward_error, state_error, kl = [], [], []
     for b in range(BATCH):
         q = [(beliefs.mean[t, b], beliefs.log_variance[t, b]) for t in range(HORIZON)]
@@ -398,7 +398,7 @@ def test_errors_of_prediction_are_learnt_beside_the_networks():
     """They rest where they are what the filter's predictions are off by, and no network feels them."""
     belief, params = segment_belief(0.3)
     data = trajectories()
-    weights, means = to_numpy((params["params"], belief.encode(params, data).belief.mean))
+    weights, means = to_numpy((params["params"], belief.encode_labelled(params, data).belief.mean))
     reward, observation = (
         np.sqrt(np.mean(squared, 0)) for squared in zip(*slow_errors(weights, means, data), strict=True)
     )

@@ -164,9 +164,7 @@ class Trainer:
         """Maximise the ELBO on the episodes, or on those of the buffer."""
         vae = self.config.vae
         self._set_rate(self.vae_optimiser, vae.lr * self._remaining(vae.anneal))
-        fresh = Episodes(
-            observation=rollout.observation, action=rollout.encoded, reward=rollout.reward, session=rollout.session
-        )
+        fresh = self._episodes(rollout)
         if self.buffer:
             self.buffer.add(fresh)
         else:
@@ -191,9 +189,23 @@ class Trainer:
             for minibatch in torch.randperm(self.env.num_envs)[:count].reshape(vae.minibatches, -1):
                 yield fresh.of(minibatch)
 
+    def _episodes(self, rollout: Rollout) -> Episodes:
+        return Episodes(
+            observation=rollout.observation, action=rollout.encoded, reward=rollout.reward, session=rollout.session
+        )
+
     def _evidence(self, episodes: Episodes) -> Episodes:
         observation = self.normalise("observation", episodes.observation)
         return episodes._replace(observation=observation, reward=self.normalise("reward", episodes.reward))
+
+    @torch.no_grad()
+    def encoded_again(self, rollout: Rollout) -> Rollout:
+        """The rollout with the features that the agent as it is now would have had."""
+        episodes = self._evidence(self._episodes(rollout))
+        beliefs, _ = self.acting.encoder.encode(elbo.evidence(episodes, self.start))
+        last = rollout.features[-1:]
+        features = torch.cat([torch.cat([rollout.observation[:-1], beliefs], dim=2), last])
+        return Rollout(**{**vars(rollout), "features": features})
 
     def samples(self, rollout: Rollout) -> tuple[ppo.Samples, Tensor]:
         """Samples for the policy, one row a step, and the returns that the critic learns."""
@@ -253,14 +265,16 @@ class Trainer:
             group["lr"] = rate
 
     def meta_update(self) -> float:
-        """Play, learn, update the statistics; returns the mean return of the episodes."""
+        """Play, learn; returns the mean return of the episodes. The policy learns on the features it will act on."""
         rollout = self.play()
+        self.statistics["observation"].update(rollout.observation[:-1])
+        self.statistics["reward"].update(rollout.reward)
         self.update_belief(rollout)
+        rollout = self.encoded_again(rollout)
+        self.statistics["features"].update(rollout.features[:-1])
         samples, returns = self.samples(rollout)
         self.update_policy(samples)
-        quantities = (rollout.features[:-1], rollout.observation[:-1], rollout.reward, returns)
-        for moments, x in zip(self.statistics.values(), quantities, strict=True):
-            moments.update(x)
+        self.statistics["returns"].update(returns)
         self.completed_updates += 1
         return float(rollout.reward.sum(0).mean())
 
