@@ -59,7 +59,7 @@ _POINT_ROBOT = dataclasses.replace(
     num_envs=64,
     chunk=80,
     network=dataclasses.replace(_GRIDWORLD.network, embedding=64),
-    vae=_GRIDWORLD.vae.replace(epochs=2, minibatches=8),
+    vae=_GRIDWORLD.vae.replace(epochs=2, minibatches=8, average_rate=0.1),
     ppo=_GRIDWORLD.ppo.replace(entropy=0.005, gamma_start=0.8, minibatches=16),
 )
 

@@ -151,7 +151,7 @@ class MetaPPO:
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         ppo_hyper = ppo_hyper.replace(gamma=discount(self.progress(env, state), ppo_hyper))
-        # All that the policy's inputs depend on moves before the policy learns. It learns on what it will act on.
+        # All that moves the policy's inputs moves before the policy learns: it learns on what it will act on.
         state = self._seen(state, rollout, observation=rollout.observation[:-1], reward=rollout.reward)
         if self.agent.belief.learns:
             state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
@@ -256,7 +256,7 @@ class MetaPPO:
         state: TrainState,
         key: Array,
     ) -> tuple[TrainState, Metrics]:
-        """PPO on the rollout. Beliefs are inputs as they were when acting, unless this loss is what trains them."""
+        """PPO on the rollout. Beliefs are fixed inputs, as they are in `data`, unless this loss is what trains them."""
         agent, episodes = self.agent, rollout.trajectories
         if hyper.shuffle == "steps":  # each an episode of its own to what follows
             data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)

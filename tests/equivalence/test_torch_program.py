@@ -188,8 +188,19 @@ def test_the_policy_learns_on_the_very_inputs_that_it_will_act_on():
     trainer.play = lambda: played.append(play()) or played[-1]
     trainer.update_policy = lambda samples: learnt.append(samples.features)
     trainer.meta_update()
-    inputs = trainer.normalise("features", trainer.encoded_again(played[0]).features[:-1]).flatten(0, 1)
-    torch.testing.assert_close(learnt[0], inputs)
+    state, encoded, reward, features = (
+        trainer.acting.encoder.initial(8),
+        trainer.start.expand(8, -1),
+        torch.zeros(8),
+        [],
+    )
+    for t, observation in enumerate(played[0].observation[:-1]):
+        evidence = torch.cat([trainer.normalise("observation", observation), encoded, reward[:, None]], dim=1)
+        state, _, seen, _ = trainer._observe(state, observation, evidence)
+        features.append(seen)
+        encoded, reward = played[0].encoded[t], trainer.normalise("reward", played[0].reward[t])
+    inputs = trainer.normalise("features", torch.cat(features))
+    torch.testing.assert_close(learnt[0], inputs, atol=1e-4, rtol=1e-4)
     beliefs = played[0].features[:-1].flatten(0, 1)
     assert (trainer.normalise("features", beliefs) - inputs).abs().max() > 0.01
 
