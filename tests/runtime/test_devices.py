@@ -43,7 +43,8 @@ def test_double_precision_is_refused_before_the_folder_is_claimed(tmp_path):
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
+    places = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    inherited = {name: value for name, value in os.environ.items() if name not in places}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=inherited | environment)
 
 

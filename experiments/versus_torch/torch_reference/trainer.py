@@ -203,8 +203,8 @@ class Trainer:
         """The rollout with the features that the agent as it is now would have had."""
         episodes = self._evidence(self._episodes(rollout))
         beliefs, _ = self.acting.encoder.encode(elbo.evidence(episodes, self.start))
-        last = rollout.features[-1:]
-        features = torch.cat([torch.cat([rollout.observation[:-1], beliefs], dim=2), last])
+        features = torch.cat([rollout.observation[:-1], beliefs], dim=2)
+        features = torch.cat([features, rollout.features[-1:]])
         return Rollout(**{**vars(rollout), "features": features})
 
     def samples(self, rollout: Rollout) -> tuple[ppo.Samples, Tensor]:
