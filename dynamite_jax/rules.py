@@ -168,7 +168,7 @@ def check_names(env: str, method: str) -> None:
 
 
 def check_abilities(config: "Config") -> None:
-    """Refuse an encoder, minibatches or physics that the method or the environment can't use.
+    """Refuse an encoder, minibatches, gradients or physics that the method or the environment can't use.
 
     Raises:
         ConfigError: names the field, its value and what is allowed.
@@ -189,6 +189,7 @@ def check_abilities(config: "Config") -> None:
     for name, value, supported in (
         ("ppo.shuffle", config.ppo.shuffle, method.shuffles),
         ("network.encoder", config.network.encoder, method.encoders),
+        ("ppo.through_encoder", config.ppo.through_encoder, (False, True) if method.through_encoder else (False,)),
     ):
         if value not in supported:
             allowed = " or ".join(map(repr, supported))

@@ -67,6 +67,17 @@ def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
             configs.validate(config)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_of_the_policy_goes_through_encoders_that_learn_by_a_loss_of_their_own_as_they_act(method):
+    config = presets.default("gridworld", method)
+    config = change(config, ppo__through_encoder=True, ppo__shuffle="episodes", vae__average_rate=1.0)
+    if method in ("dynamite", "varibad", "contrabar", "task_inference"):
+        configs.validate(config)
+    else:
+        with pytest.raises(ConfigError, match=f"ppo.through_encoder is True; with method {method} it must be False"):
+            configs.validate(config)
+
+
 @pytest.mark.parametrize(("env", "cause"), [("gridworld", "in gridworld it must be 'auto'"), ("reacher", "it needs ")])
 def test_physics_that_can_not_run_is_refused(env, cause):
     configs.validate(change(BASE, env=env))

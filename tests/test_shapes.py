@@ -19,10 +19,8 @@ WRONG = {
     "no_value_of_the_last_state": lambda: ppo.advantages(STEPS, TERMINATED, STEPS, 0.9, 0.8),
     "mask_of_one_trajectory": lambda: masked.mean(STEPS, TERMINATED[:, :1]),
     "mask_of_numbers": lambda: masked.total(STEPS, STEPS),
-    "batch_of_one_feature": lambda: running_statistics.update(
-        running_statistics.init(3, 2),
-        running_statistics.Quantities(STEPS[..., None], jnp.zeros((5, 2, 2)), STEPS, STEPS),
-        ~TERMINATED,
+    "batch_of_one_feature": lambda: running_statistics.merge(
+        running_statistics.init(3, 2), ~TERMINATED, features=STEPS[..., None]
     ),
 }
 

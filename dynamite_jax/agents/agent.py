@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -151,6 +152,11 @@ class Agent:
             observation=self.normalise(normaliser, "observation", data.observation),
             reward=self.normalise(normaliser, "reward", data.reward),
         )
+
+    def encode(self, params: AgentParams, data: Trajectories) -> Array:
+        """Inputs of policy and critic before normalisation, had this agent seen these episodes, [H, B, F]."""
+        beliefs = self.belief.encode(params.belief_params, self.evidence(params.normaliser, data))
+        return jax.vmap(self.features)(data.observation[:-1], beliefs)
 
     def expected_reward(
         self, params: AgentParams, summary: Any, key: Array, observation: Array, action: Array, following: Array

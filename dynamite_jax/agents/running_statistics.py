@@ -77,23 +77,12 @@ def init(features: int, observation: int) -> RunningStatistics:
 
 
 def with_moments(mean: Quantities, deviation: Quantities) -> RunningStatistics:
-    """Statistics that normalise by given moments; the first update replaces them."""
+    """Statistics that normalise by given moments; the first batch replaces them."""
     return RunningStatistics(
         count=Sum.of(jnp.zeros((), jnp.float32)),
         mean=Quantities(*(Sum.of(jnp.asarray(x)) for x in mean)),
         variance=Quantities(*(Sum.of(jnp.asarray(x) ** 2) for x in deviation)),
     )
-
-
-def update(statistics: RunningStatistics, batch: Quantities, valid: Bool[Array, "H E"]) -> RunningStatistics:
-    """Merge a batch of steps.
-
-    Args:
-        statistics: of the steps before.
-        batch: leaves [H, E, ...].
-        valid: steps that count.
-    """
-    return counted(merge(statistics, valid, **batch._asdict()), valid)
 
 
 def counted(statistics: RunningStatistics, valid: Bool[Array, "H E"]) -> RunningStatistics:
@@ -102,7 +91,13 @@ def counted(statistics: RunningStatistics, valid: Bool[Array, "H E"]) -> Running
 
 
 def merge(statistics: RunningStatistics, valid: Bool[Array, "H E"], **batch: Array) -> RunningStatistics:
-    """Merge some quantities of a batch of steps that are still to be `counted`, [H, E, ...]."""
+    """Merge some quantities of a batch of steps, [H, E, ...], that are still to be `counted`.
+
+    Args:
+        statistics: of the steps before.
+        valid: steps that count.
+        batch: a field of `Quantities` each.
+    """
     steps = valid.sum().astype(jnp.float32)
     count = statistics.count + steps
     share = steps / jnp.maximum(count.value, 1.0)  # of the batch in all steps

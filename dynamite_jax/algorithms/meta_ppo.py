@@ -151,17 +151,16 @@ class MetaPPO:
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
         metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         ppo_hyper = ppo_hyper.replace(gamma=discount(self.progress(env, state), ppo_hyper))
-        # All that moves the policy's inputs moves before the policy learns: it learns on what it will act on.
+        # All that moves the inputs of policy and critic, and the critic's unit, moves before these learn.
         state = self._seen(state, rollout, observation=rollout.observation[:-1], reward=rollout.reward)
         if self.agent.belief.learns:
             state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
             metrics |= {f"vae/{name}": value for name, value in losses.items()}
         rollout = self.encoded_again(rollout, state)
         state = self._seen(state, rollout, features=rollout.features[:-1])
-        samples, returns = self.policy_samples(rollout, ppo_hyper, state)
+        state, samples = self.policy_samples(rollout, ppo_hyper, state)
         state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
         metrics |= {f"ppo/{name}": value for name, value in losses.items()}
-        state = self._seen(state, rollout, returns=returns)
         finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
         return (
             state.replace(
@@ -227,25 +226,30 @@ class MetaPPO:
 
     def encoded_again(self, rollout: Rollout, state: TrainState) -> Rollout:
         """The rollout with the features that the agent as it is now would have had."""
-        agent, episodes = self.agent, rollout.trajectories
-        if not (agent.belief.learns or agent.belief.end_to_end):
-            return rollout
-        beliefs = agent.belief.encode(state.belief_params, agent.evidence(state.normaliser, episodes))
-        features = jax.vmap(agent.features)(episodes.observation[:-1], beliefs)
-        return rollout.replace(features=jnp.concatenate([features, rollout.features[-1:]]))
+        features = self.agent.encode(state.agent_params, rollout.trajectories)
+        return rollout.replace(features=jnp.concatenate([features, rollout.features[-1:]])).cleared()
 
-    def policy_samples(self, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[ppo.Samples, Array]:
-        """What the policy learns from, [H, E, ...], and the returns that are its critic's targets, [H, E]."""
+    def policy_samples(self, rollout: Rollout, hyper: PPOConfig, state: TrainState) -> tuple[TrainState, ppo.Samples]:
+        """The state with the statistics of the rollout's returns, and what policy and critic learn from, [H, E, ...].
+
+        Values of the rollout are in the unit that the critic had when it gave them, its targets in that which it has
+        from now on.
+        """
         features = self.agent.normalise(state.normaliser, "features", rollout.features[:-1])
-        mean, deviation = 0.0, 1.0
-        if hyper.normalise_returns:
-            mean, deviation = running_statistics.moments(state.normaliser, "returns")
-            # Before the first reward returns hardly vary: by their deviation alone it would be a target of a million.
-            deviation = jnp.maximum(deviation, hyper.min_return_deviation)
-        samples = ppo.samples(
-            rollout, features, gamma=hyper.gamma, lambda_=hyper.gae_lambda, mean=mean, deviation=deviation
-        )
-        return samples, mean + deviation * samples.target
+        mean, deviation = self._critic_unit(hyper, state)
+        value = mean + deviation * rollout.value
+        samples = ppo.samples(rollout, features, value, gamma=hyper.gamma, lambda_=hyper.gae_lambda)
+        state = self._seen(state, rollout, returns=samples.target)
+        mean, deviation = self._critic_unit(hyper, state)
+        return state, samples.replace(target=(samples.target - mean) / deviation)
+
+    def _critic_unit(self, hyper: PPOConfig, state: TrainState) -> tuple[Array | float, Array | float]:
+        """The return that the critic calls 0, and the difference of returns that it calls 1."""
+        if not hyper.normalise_returns:
+            return 0.0, 1.0
+        mean, deviation = running_statistics.moments(state.normaliser, "returns")
+        # While rewards are rare returns hardly vary: by their deviation alone one would be a target of thousands.
+        return mean, jnp.maximum(deviation, hyper.min_return_deviation)
 
     def update_policy(
         self,
@@ -272,8 +276,7 @@ class MetaPPO:
             policy_params, belief_params = params
             features = batch.features
             if episodes is not None:
-                beliefs = agent.belief.encode(belief_params, agent.evidence(state.normaliser, episodes))
-                features = agent.features(episodes.observation[:-1], beliefs)
+                features = agent.encode(state.agent_params.replace(belief_params=belief_params), episodes)
                 features = agent.normalise(state.normaliser, "features", features)
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
             policy, value = agent.policy(policy_params, flat.features)

@@ -66,25 +66,22 @@ def advantages(
 def samples(
     rollout: Rollout,
     features: Float[Array, "H E F"],
+    value: Float[Array, "H+1 E"],
     gamma: Float[Array, ""] | float,
     lambda_: Float[Array, ""] | float,
-    mean: Float[Array, ""] | float = 0.0,
-    deviation: Float[Array, ""] | float = 1.0,
 ) -> Samples:
     """Steps of a rollout to learn from.
 
     Args:
         rollout: the episodes.
         features: normalised inputs.
+        value: of each state, in units of reward.
         gamma: discount.
         lambda_: mixing of n-step estimates.
-        mean: the return that the critic calls 0.
-        deviation: the difference of returns that the critic calls 1.
 
     Returns:
-        Leaves [H, E, ...].
+        Leaves [H, E, ...]; targets are in units of reward.
     """
-    value = mean + deviation * rollout.value
     advantage = advantages(rollout.reward, rollout.terminated, value, gamma=gamma, lambda_=lambda_)
     return Samples(
         features=features,
@@ -92,7 +89,7 @@ def samples(
         log_prob=rollout.log_prob,
         value=rollout.value[:-1],
         advantage=advantage,
-        target=(value[:-1] + advantage - mean) / deviation,
+        target=value[:-1] + advantage,
         valid=rollout.valid,
     )
 

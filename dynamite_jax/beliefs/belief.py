@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from dynamite_envs.dlcmdp import DLCMDP, Context
-from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.types import Array, Params, Trajectories
 
@@ -15,12 +14,12 @@ class Belief:
     """What an agent knows of the context: its start, its update, its features for the policy, and its loss.
 
     A method builds one. The belief itself is immutable; its parameters and its state are pytrees given to it. It meets
-    observations and rewards in deviations from their running means (`Agent.evidence`), whatever their units are. This
-    class has no parameters, no memory and no features.
+    observations and rewards in deviations from their running means (`Agent.evidence`), whatever their units are. The
+    policy learns on what `encode` makes of episodes once these means and the parameters have moved. This class has no
+    parameters, no memory and no features.
 
     Attributes:
-        learns: whether it has a `loss` of its own; then it is updated before the policy, by `VAEConfig`, and the policy
-            learns on what `encode` makes of the episodes after that.
+        learns: whether it has a `loss` of its own; then it is updated by `VAEConfig`, before the policy.
         end_to_end: whether the loss of the policy trains it; then `encode` is called inside that loss.
         detects: whether `boundary` is ever true.
         decodes: whether it has `decode_reward`, so that evaluation can compare it with an exact posterior.
@@ -70,15 +69,12 @@ class Belief:
 
     def encode(self, params: Params, data: Trajectories) -> Any:
         """States at the steps of episodes, [H, B, ...], exactly as when acting."""
-        action = jnp.concatenate([jnp.zeros_like(data.action[:1]), data.action[:-1]])
-        reward = jnp.concatenate([jnp.zeros_like(data.reward[:1]), data.reward[:-1]])
 
-        def step(state: Any, evidence: tuple[Array, Array, Array]) -> tuple[Any, Any]:
-            state = self.update(params, state, *evidence)
+        def step(state: Any, newest: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+            state = self.update(params, state, *newest)
             return state, state
 
-        start = self.initial(data.reward.shape[1:])
-        return jax.lax.scan(step, start, (data.observation[:-1], action, reward))[1]
+        return jax.lax.scan(step, self.initial(data.reward.shape[1:]), evidence(data))[1]
 
     def decode_reward(
         self, params: Params, summary: Any, key: Array, observation: Array, action: Array, following: Array
@@ -91,12 +87,10 @@ class Belief:
         raise NotImplementedError  # of a belief that does not learn by itself
 
 
-def evidence(space: Discrete | Box, data: Trajectories) -> tuple[Array, Array, Array]:
-    """Inputs of the belief at each step: s_t, a_{t-1} encoded, r_{t-1}, [H, B, ...].
+def evidence(data: Trajectories) -> tuple[Array, Array, Array]:
+    """What a belief is given at each step of episodes: s_t, a_{t-1}, r_{t-1}, [H, B, ...]; zeros before the first."""
 
-    The first step gets an encoded zero action and no reward, as in the rollout.
-    """
-    batch = data.reward.shape[1]
-    action = jnp.concatenate([space.encode(space.zeros((1, batch))), space.encode(data.action)[:-1]])
-    reward = jnp.concatenate([jnp.zeros((1, batch)), data.reward[:-1]])
-    return data.observation[:-1], action, reward
+    def before(x: Array) -> Array:
+        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+    return data.observation[:-1], before(data.action), before(data.reward)

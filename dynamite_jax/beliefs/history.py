@@ -71,7 +71,8 @@ class HistoryBelief(Belief):
 
     def encode(self, params: Params, data: Trajectories) -> Array:
         """Recurrent states at the steps of episodes, [H, B, G]."""
-        inputs = self._apply(params, *evidence(self.space, data), method="embed")
+        observation, action, reward = evidence(data)
+        inputs = self._apply(params, observation, self.space.encode(action), reward, method="embed")
 
         def step(state: Array, gates: Array) -> tuple[Array, Array]:
             state = self._apply(params, state, gates, method="recur")

@@ -103,13 +103,17 @@ class LatentBelief(Belief):
         The predicted boundaries decide which belief conditions the encoder, in training too: a labelled one
         would reveal the switch to the encoder before any evidence does.
         """
-        inputs = self._apply(params, *evidence(self.space, data), method="embed")
 
         def step(state: BeliefState, x: Array) -> tuple[BeliefState, BeliefState]:
             state = self._apply(params, state, x, method="step")
             return state, state
 
-        return jax.lax.scan(step, self.initial((data.reward.shape[1],)), inputs)[1]
+        return jax.lax.scan(step, self.initial((data.reward.shape[1],)), self.embedded(params, data))[1]
+
+    def embedded(self, params: Params, data: Trajectories) -> Array:
+        """Evidence of each step as the encoder's `step` takes it in, [H, B, ...]."""
+        observation, action, reward = evidence(data)
+        return self._apply(params, observation, self.space.encode(action), reward, method="embed")
 
     def decode_reward(
         self,

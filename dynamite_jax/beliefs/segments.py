@@ -14,7 +14,7 @@ from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.beliefs import elbo
-from dynamite_jax.beliefs.belief import Belief, evidence
+from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data import masked
@@ -197,7 +197,6 @@ class SegmentBelief(LatentBelief):
 
     def encode_labelled(self, params: Params, data: Trajectories) -> BeliefState:
         """Beliefs at the steps of episodes with the labelled segments known, [H, B, ...]."""
-        inputs = self._apply(params, *evidence(self.space, data), method="embed")
         nothing = self.model.encoder.initial((data.reward.shape[1],))
         began = elbo.boundary_labels(data.session, "evidence") > 0
 
@@ -207,7 +206,7 @@ class SegmentBelief(LatentBelief):
             state = self._apply(params, state, gates, method="step")
             return state, state
 
-        return jax.lax.scan(step, nothing, (inputs, began))[1]
+        return jax.lax.scan(step, nothing, (self.embedded(params, data), began))[1]
 
     def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
         """VariBAD's objective in each segment; q_t describes the segment of the newest transition.

@@ -13,4 +13,6 @@ def configure(config: Config) -> Config:
     return dataclasses.replace(config, vae=config.vae.replace(elbo_terms=ANCHORS))
 
 
-METHOD = Method(belief="dynamite_jax.beliefs.contrastive:ContrastiveBelief.build", configure=configure)
+METHOD = Method(
+    belief="dynamite_jax.beliefs.contrastive:ContrastiveBelief.build", configure=configure, through_encoder=True
+)

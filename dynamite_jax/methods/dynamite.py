@@ -5,4 +5,6 @@ The switches of `VAEConfig` are all on by default.
 
 from dynamite_jax.methods.method import Method
 
-METHOD = Method(belief="dynamite_jax.beliefs.latent:LatentBelief.build", encoders=("gru", "transformer"))
+METHOD = Method(
+    belief="dynamite_jax.beliefs.latent:LatentBelief.build", encoders=("gru", "transformer"), through_encoder=True
+)

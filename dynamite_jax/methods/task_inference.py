@@ -5,4 +5,4 @@ It bounds what an encoder of its size can know of the context. When acting it se
 
 from dynamite_jax.methods.method import Method
 
-METHOD = Method(belief="dynamite_jax.beliefs.supervised:build")
+METHOD = Method(belief="dynamite_jax.beliefs.supervised:build", through_encoder=True)

@@ -23,5 +23,8 @@ def configure(config: Config) -> Config:
 
 
 METHOD = Method(
-    belief="dynamite_jax.beliefs.latent:LatentBelief.build", configure=configure, encoders=("gru", "transformer")
+    belief="dynamite_jax.beliefs.latent:LatentBelief.build",
+    configure=configure,
+    encoders=("gru", "transformer"),
+    through_encoder=True,
 )

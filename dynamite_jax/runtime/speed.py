@@ -146,7 +146,7 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
 
     def update_policy(state: TrainState, rollout: Rollout) -> Any:
         rollout = algorithm.encoded_again(rollout, state)
-        samples, _ = algorithm.policy_samples(rollout, ppo, state)
+        state, samples = algorithm.policy_samples(rollout, ppo, state)
         return algorithm.update_policy(env, rollout, samples, ppo, state, key)
 
     steps = config.num_envs * env.horizon * config.seeds

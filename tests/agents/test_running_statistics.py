@@ -7,10 +7,11 @@ import pytest
 
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.running_statistics import Quantities, RunningStatistics
+from episodes import update
 
 NAMES = Quantities._fields
 SHAPES = Quantities((3,), (2,), (), ())
-UPDATE = jax.jit(running_statistics.update)
+UPDATE = jax.jit(update)
 
 
 def batch(rng, steps=(5, 8), centre=0.0, scale=1.0) -> Quantities:
@@ -91,9 +92,7 @@ def test_moments_go_on_moving_at_10_to_the_12_steps():
     once = UPDATE(statistics, data, valid)
     np.testing.assert_array_equal(once.mean.reward.value, statistics.mean.reward.value)
     start = float(statistics.count.value)
-    statistics = jax.jit(
-        lambda s: jax.lax.fori_loop(0, updates, lambda _, s: running_statistics.update(s, data, valid), s)
-    )(statistics)
+    statistics = jax.jit(lambda s: jax.lax.fori_loop(0, updates, lambda _, s: update(s, data, valid), s))(statistics)
     steps = updates * valid.size
     share = steps / (start + steps)
     for name in NAMES:

@@ -21,28 +21,31 @@ from rollouts import moments, play_with_statistics
 
 @pytest.mark.parametrize("in_deviations", [True, False])
 def test_the_critic_learns_returns_in_its_unit(in_deviations):
-    """Advantages and returns are in units of reward whatever the critic's unit is; its targets are in that."""
+    """Advantages are in units of reward whatever the critic's unit is; its targets are in that which it has next."""
     _, program, state, rollout = play_with_statistics(normalise_returns=in_deviations)
     mean, deviation = (x.returns for x in moments(state)) if in_deviations else (0.0, 1.0)
     value = np.asarray(rollout.value) * deviation + mean
     hyper = program.algorithm.hyper[1]
     advantage = ppo.advantages(rollout.reward, rollout.terminated, jnp.asarray(value), hyper.gamma, hyper.gae_lambda)
-    samples, returns = program.algorithm.policy_samples(rollout, hyper, state)
+    after, samples = program.algorithm.policy_samples(rollout, hyper, state)
     np.testing.assert_allclose(samples.advantage, advantage, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(returns, value[:-1] + advantage, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(samples.target * deviation + mean, returns, rtol=1e-5, atol=1e-6)
+    returns = running_statistics.merge(state.normaliser, rollout.valid, returns=jnp.asarray(value[:-1] + advantage))
+    moved = running_statistics.moments(after.normaliser, "returns")
+    np.testing.assert_allclose(moved, running_statistics.moments(returns, "returns"), rtol=1e-5)
+    assert abs(moved[1] - running_statistics.moments(state.normaliser, "returns")[1]) > 1e-3
+    mean, deviation = moved if in_deviations else (0.0, 1.0)
+    np.testing.assert_allclose(samples.target * deviation + mean, value[:-1] + advantage, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(samples.value, rollout.value[:-1])
 
 
 def test_rewards_in_another_currency_train_the_same_critic():
     """Once returns are known, a hundredfold reward changes no target in deviations."""
     _, program, state, rollout = play_with_statistics()
-    rich = (x._replace(returns=100.0 * x.returns) for x in moments(state))
-    rich = state.replace(normaliser=running_statistics.with_moments(*rich))
+    rich = running_statistics.with_moments(*(x._replace(returns=100.0 * x.returns) for x in moments(state)))
+    rich = state.replace(normaliser=rich.replace(count=state.normaliser.count))
+    hyper = program.algorithm.hyper[1]
     targets = [
-        program.algorithm.policy_samples(rollout.replace(reward=scale * rollout.reward), program.algorithm.hyper[1], s)[
-            0
-        ]
+        program.algorithm.policy_samples(rollout.replace(reward=scale * rollout.reward), hyper, s)[1]
         for scale, s in ((1.0, state), (100.0, rich))
     ]
     np.testing.assert_allclose(targets[0].target, targets[1].target, rtol=1e-4, atol=1e-5)
@@ -60,7 +63,10 @@ class Late(ContextBandit):
 
 
 def train_until_first_reward(least):
-    """Probability of the action that pays before and after its first payment, which 20 updates without any precede."""
+    """Probability of the action that pays before and after its first payment, and the error of the critic there.
+
+    It is preceded by 20 updates without any, which count as 10^9 steps.
+    """
     rates = {"lr": 1e-2, "gamma": 0.0, "minibatches": 1, "epochs": 4, "min_return_deviation": least}
     config = tiny_config("probe_static", "markov", num_envs=32, steps=10**7, ppo=rates)
     program, states = build(config)
@@ -77,7 +83,8 @@ def train_until_first_reward(least):
     state = jax.tree.map(lambda x: x[0], states)
     for _ in range(20):
         state, _ = update(env(0.0), state)
-    after, metrics = update(env(1.0), state)
+    long_ago = state.normaliser.replace(count=running_statistics.Sum.of(jnp.float32(1e9)))
+    after, metrics = update(env(1.0), state.replace(normaliser=long_ago))
     return probability(state), probability(after), float(metrics["ppo/value_loss"])
 
 
@@ -85,7 +92,7 @@ def test_the_first_reward_after_many_updates_without_any_is_learnt_from():
     before, after, error = train_until_first_reward(0.1)
     assert error < 0.5 * (1.0 / 0.1) ** 2
     assert after > before + 0.01
-    assert train_until_first_reward(1e-6)[2] > 1e9  # what the bound is for
+    assert train_until_first_reward(1e-6)[2] > 1e5  # what the bound is for
 
 
 @pytest.mark.parametrize("method", ["dynamite", "rl2", "markov"])
@@ -95,7 +102,7 @@ def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
     update = jax.jit(partial(program.algorithm.update_policy, program.env))
     for count in (0, total // 2 - 1, total // 2):
         before = state.replace(meta_updates=jnp.asarray(count))
-        samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], before)
+        _, samples = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], before)
         after, _ = update(rollout, samples, program.algorithm.hyper[1], before, jax.random.key(4))
         moved = not np.array_equal(*(jax.tree.leaves(x.policy_params)[-1] for x in (before, after)))
         assert moved == (method != "dynamite" or count >= total // 2)
@@ -105,7 +112,7 @@ def test_the_policy_waits_for_a_belief_that_learns_by_itself(method):
 def test_every_pass_deals_out_each_episode_or_each_step_once(shuffle, monkeypatch):
     """Steps are marked by their advantages, and the loss reports the marks of its minibatch."""
     config, program, state, rollout = play_with_statistics("markov", shuffle=shuffle, minibatches=4, epochs=3)
-    samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
+    _, samples = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
     marks = np.arange(rollout.reward.size, dtype=np.float32).reshape(rollout.reward.shape)  # [H, E]
     monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, **_: (value.sum(), {"marks": batch.advantage}))
     monkeypatch.setattr(jnp, "mean", lambda x: x)  # of the minibatches' terms
@@ -128,7 +135,7 @@ def test_the_weight_of_entropy_falls_over_the_last_part_of_training(anneal, shar
     config, program, state, rollout = play_with_statistics("markov", anneal=anneal, entropy=0.4)
     monkeypatch.setattr(ppo, "loss", lambda policy, value, batch, *, hyper, **_: (value.sum(), {"w": hyper.entropy}))
     state = state.replace(meta_updates=0.75 * config.meta_updates(program.env.horizon))
-    samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
+    _, samples = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], state)
     arguments = (program.env, rollout, samples, program.algorithm.hyper[1], state, jax.random.key(4))
     assert float(program.algorithm.update_policy(*arguments)[1]["w"]) == pytest.approx(0.4 * share, rel=1e-5)
 

@@ -315,7 +315,7 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
         valid=jnp.ones((3, envs), bool),
     )
     update = jax.jit(partial(algorithm.update_policy, env))
-    samples, _ = algorithm.policy_samples(rollout, config.ppo, before)
+    _, samples = algorithm.policy_samples(rollout, config.ppo, before)
     after, _ = update(rollout, samples, config.ppo, before, jax.random.key(0))
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         name = jax.tree_util.keystr(path)

@@ -1,6 +1,7 @@
 """What the methods beside DynaMITE and VariBAD do differently, against slow NumPy and exact filters."""
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -69,7 +70,7 @@ def updated_policy(method, **ppo):
     s = jax.tree.map(lambda x: x[0], states)
     s = s.replace(normaliser=statistics(s.normaliser.mean.features.value.size, program.env.observation_size))
     rollout, _, _ = play(program.agent, program.env, s.agent_params, s.environment, s.key)
-    samples, _ = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], s)
+    _, samples = program.algorithm.policy_samples(rollout, program.algorithm.hyper[1], s)
     after, losses = program.algorithm.update_policy(
         program.env, rollout, samples, program.algorithm.hyper[1], s, jax.random.key(0)
     )
@@ -90,16 +91,25 @@ def test_the_loss_of_the_policy_trains_the_memory_of_rl2_alone(method):
     assert all(moved) if method == "rl2" else not any(moved)
 
 
-def test_the_loss_of_the_policy_can_train_the_encoder_of_dynamite_too():
+MAKE_FEATURES = {
+    "dynamite": r"\['encoder'\](?!.*boundary)",
+    "varibad": r"\['encoder'\]",
+    "contrabar": r"\['(input|input_gates|recurrent_gates)'\]",
+    "task_inference": "",
+}  # parameters, by a pattern of their paths
+
+
+@pytest.mark.parametrize("method", MAKE_FEATURES)
+def test_the_loss_of_the_policy_can_train_encoders_that_learn_by_a_loss_of_their_own_too(method):
     """All of what makes the features moves and nothing else does; the belief was the same when acting."""
-    before, after, losses = updated_policy("dynamite", lr=1e-2, through_encoder=True)
+    before, after, losses = updated_policy(method, lr=1e-2, through_encoder=True)
     params = [jax.tree_util.tree_leaves_with_path(state.belief_params) for state in (before, after)]
     for (path, old), (_, new) in zip(*params, strict=True):
         part = jax.tree_util.keystr(path)
-        makes_features = "encoder" in part and "boundary" not in part
+        makes_features = re.search(MAKE_FEATURES[method], part) is not None
         assert np.array_equal(old, new) != makes_features, part
     jax.tree.map(np.testing.assert_array_equal, after.belief_params, after.belief_learner)
-    _, _, losses = updated_policy("dynamite", through_encoder=True)
+    _, _, losses = updated_policy(method, through_encoder=True)
     assert abs(float(losses["approx_kl"])) < 1e-6
 
 

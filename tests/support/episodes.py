@@ -112,7 +112,12 @@ def statistics(features, observation):
     """Running statistics in which no mean is 0 and no deviation 1."""
     state, rng = running_statistics.init(features, observation), np.random.default_rng(0)
     samples = (jnp.asarray(rng.normal(0.3, 0.5, (1, 9, *x.value.shape)), jnp.float32) for x in state.mean)
-    return running_statistics.update(state, running_statistics.Quantities(*samples), jnp.ones((1, 9), bool))
+    return update(state, running_statistics.Quantities(*samples), jnp.ones((1, 9), bool))
+
+
+def update(statistics, batch, valid):
+    """Running statistics after a batch of all quantities."""
+    return running_statistics.counted(running_statistics.merge(statistics, valid, **batch._asdict()), valid)
 
 
 def to_numpy(tree):

@@ -207,19 +207,28 @@ class Trainer:
         features = torch.cat([features, rollout.features[-1:]])
         return Rollout(**{**vars(rollout), "features": features})
 
-    def samples(self, rollout: Rollout) -> tuple[ppo.Samples, Tensor]:
-        """Samples for the policy, one row a step, and the returns that the critic learns."""
+    def samples(self, rollout: Rollout) -> ppo.Samples:
+        """Samples for policy and critic, one row a step; the statistics of returns take in those of the rollout."""
         hyper = self.config.ppo
-        returns = self.statistics["returns"]
-        mean, deviation = (returns.mean, returns.deviation) if hyper.normalise_returns else (0.0, 1.0)
+        mean, deviation = self._critic_unit()
         value = mean + deviation * rollout.value
         terminated = torch.zeros_like(rollout.reward)
         gamma = self._discount()
         advantage = ppo.advantages(rollout.reward, terminated, value, gamma=gamma, lambda_=hyper.gae_lambda)
-        target = (value[:-1] + advantage - mean) / deviation
+        returns = value[:-1] + advantage
+        self.statistics["returns"].update(returns)
+        mean, deviation = self._critic_unit()
         features = self.normalise("features", rollout.features[:-1])
+        target = (returns - mean) / deviation
         columns = (features, rollout.action, rollout.log_prob, rollout.value[:-1], advantage, target)
-        return ppo.Samples(*(x.flatten(0, 1) for x in columns)), value[:-1] + advantage
+        return ppo.Samples(*(x.flatten(0, 1) for x in columns))
+
+    def _critic_unit(self) -> tuple[Tensor | float, Tensor | float]:
+        """The return that the critic calls 0, and the difference of returns that it calls 1."""
+        hyper, returns = self.config.ppo, self.statistics["returns"]
+        if not hyper.normalise_returns:
+            return 0.0, 1.0
+        return returns.mean, returns.deviation.clamp(min=hyper.min_return_deviation)
 
     def update_policy(self, samples: ppo.Samples) -> None:
         """PPO; minibatches are of steps, or of whole episodes."""
@@ -272,9 +281,7 @@ class Trainer:
         self.update_belief(rollout)
         rollout = self.encoded_again(rollout)
         self.statistics["features"].update(rollout.features[:-1])
-        samples, returns = self.samples(rollout)
-        self.update_policy(samples)
-        self.statistics["returns"].update(returns)
+        self.update_policy(self.samples(rollout))
         self.completed_updates += 1
         return float(rollout.reward.sum(0).mean())
 
