@@ -61,7 +61,7 @@ def complete(
     """Complete the rows of a table: those of the file that still hold are kept, all others run.
 
     A row holds while its config and the code that decides its numbers are today's. A run that is interrupted is
-    resumed, one that is finished and was made by other code is moved aside and made anew.
+    resumed; one that was made by other code, if only in part, is moved aside and made anew.
 
     Args:
         run_configs: name of each row -> its config.
@@ -90,11 +90,11 @@ def complete(
             config = run_folder.continued(run_configs[name], path.parent)
             if changed := configs.differences(configs.load(path), config):
                 raise ConfigError(f"runs: {root / name} holds another run; {'; '.join(changed)}; name another folder")
+    outdated = [name for name in missing if not run_folder.of_todays_code(root / name)]
     finished = {name: root / name / run_folder.SUMMARY for name in missing}
-    summaries = {name: json.loads(path.read_text()) for name, path in finished.items() if path.is_file()}
-    outdated = [name for name, summary in summaries.items() if not _of_todays_code(summary)]
-    for name in outdated:
-        del summaries[name]
+    summaries = {
+        name: json.loads(path.read_text()) for name, path in finished.items() if path.is_file() and name not in outdated
+    }
     commits = {name: summary["commit"] for name, summary in summaries.items()}
     if len(summaries) < len(missing):
         commits["the code here"] = provenance.commit()
@@ -138,12 +138,7 @@ def _holds(row: loggers.Record, config: Config) -> bool:
         return False
     if config.physics.impl == "auto":
         config = dataclasses.replace(config, physics=earlier.physics)
-    return not configs.differences(earlier, config) and _of_todays_code(row)
-
-
-def _of_todays_code(record: loggers.Record) -> bool:
-    known = "code" in record and record["code"]["digest"] is not None
-    return known and provenance.digest(record["code"]["modules"]) == record["code"]["digest"]
+    return not configs.differences(earlier, config) and provenance.is_todays(row.get("code"))
 
 
 def _set_aside(folder: Path) -> None:

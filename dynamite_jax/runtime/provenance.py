@@ -81,6 +81,11 @@ def _digest_of_file(path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def is_todays(earlier: dict[str, Any] | None) -> bool:
+    """Whether the modules of an earlier `code()` are as they were; of unknown code it is not known."""
+    return earlier is not None and earlier["digest"] is not None and digest(earlier["modules"]) == earlier["digest"]
+
+
 def versions() -> dict[str, str | None]:
     """Versions of this package, of the packages that its numbers depend on, and of Python."""
     installed: dict[str, str | None] = {"dynamite-jax": dynamite_jax.__version__}

@@ -13,10 +13,11 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import writing
-from dynamite_jax.runtime import lock
+from dynamite_jax.runtime import devices, lock, loggers, provenance
 from dynamite_jax.runtime.loggers import Record
 
 SUMMARY = "summary.json"
+ORIGINS = "origins.jsonl"
 
 
 class Taken(UserError):
@@ -102,8 +103,43 @@ def read_summary(out: Path) -> Record:
     return json.loads((out / SUMMARY).read_text())
 
 
+def note_origin(out: Path, completed_chunks: int) -> None:
+    """Note which program goes on with a run, and from where: a run may be resumed with other code."""
+    origin = {
+        "completed_chunks": completed_chunks,
+        "commit": provenance.commit(),
+        "code": provenance.code(),
+        "versions": provenance.versions(),
+        "machine": devices.machine(),
+    }
+    _write(out / ORIGINS, "".join(json.dumps(record) + "\n" for record in [*loggers.read(out / ORIGINS), origin]))
+
+
+def origins(out: Path) -> list[Record]:
+    """Programs that have made chunks of a run, in turn, as noted; later ones began again where a checkpoint stood."""
+    noted = loggers.read(out / ORIGINS)
+    starts = [origin["completed_chunks"] for origin in noted]
+    return [origin for n, origin in enumerate(noted) if all(starts[n] < later for later in starts[n + 1 :])]
+
+
+def of_todays_code(out: Path) -> bool:
+    """Whether the code here decides the numbers of a run as that which made it did; true where nothing was made."""
+    finished = (out / SUMMARY).is_file()
+    if not finished and not any((out / "checkpoints").glob("*")):
+        return True
+    codes = [origin["code"] for origin in origins(out)] or [None]
+    if finished:
+        codes.append(read_summary(out).get("code"))
+    return all(map(provenance.is_todays, codes))
+
+
 def write_summary(out: Path, summary: Record) -> None:
     """Write the summary, complete or not at all: it marks a finished run."""
-    part = out / f"{SUMMARY}.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    part.replace(out / SUMMARY)
+    _write(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file, complete or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)

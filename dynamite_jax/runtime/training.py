@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def train(
         log = None
         if is_writer:
             fields = dataclasses.asdict(config)
+            _note_origin(out, completed_chunks, console)
             log = loggers.Log(out, completed_chunks, tensorboard=tensorboard, wandb=wandb, config=fields)
             stack.enter_context(contextlib.closing(log))
         if completed_chunks < program.chunks:
@@ -92,6 +94,16 @@ def train(
             run_folder.write_summary(out, summary)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
         return summary
+
+
+def _note_origin(out: Path, completed_chunks: int, console: Console) -> None:
+    """Note which program goes on with a run, and warn where other code has begun it."""
+    run_folder.note_origin(out, completed_chunks)
+    for origin, following in itertools.pairwise(run_folder.origins(out)):
+        if not provenance.is_todays(origin["code"]):
+            chunks = f"{origin['completed_chunks'] + 1} to {following['completed_chunks']}"
+            line = f"warning: chunks {chunks} of this run were made by other code, of commit {origin['commit']}"
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _physics(config: Config) -> str:

@@ -149,10 +149,23 @@ def test_a_row_of_other_code_is_marked_and_made_anew(tiny, tmp_path, training_he
     assert "rl2 was made by other code; it is now" in capsys.readouterr().err.replace("\n", "")
 
 
+@pytest.mark.parametrize("cut_off", ["at the end", "before the first checkpoint"])
+def test_a_run_that_other_code_began_is_made_anew(cut_off, tiny, tmp_path, training_here):
+    other = summary([1.0, 2.0]) | {"code": {"digest": "another", "modules": []}}
+    leave(tmp_path / "runs" / "rl2", dataclasses.replace(tiny, method="rl2"), other)
+    (tmp_path / "runs" / "rl2" / "summary.json").unlink()
+    if cut_off == "before the first checkpoint":
+        (tmp_path / "runs" / "rl2" / "checkpoints" / "1").rmdir()
+    table_once(tiny, tmp_path, ("rl2",))
+    anew = cut_off == "at the end"
+    assert training_here == [("rl2", not anew)]
+    assert (tmp_path / "runs" / "rl2.1").exists() == anew
+
+
 def test_a_row_whose_code_had_no_digest_is_made_anew():
-    assert runs._of_todays_code({"code": CODE})
+    assert provenance.is_todays(CODE) and not provenance.is_todays(None)
     unknown = {"modules": ["no.such"], "digest": provenance.digest(["no.such"])}
-    assert unknown["digest"] is None and not runs._of_todays_code({"code": unknown})
+    assert unknown["digest"] is None and not provenance.is_todays(unknown)
 
 
 def test_a_row_of_a_version_that_kept_less_is_marked_and_kept(tiny, tmp_path, training_here):

@@ -18,7 +18,7 @@ from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax.methods import METHODS
-from dynamite_jax.runtime import loggers, loop, training
+from dynamite_jax.runtime import loggers, loop, provenance, run_folder, training
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
@@ -125,6 +125,33 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny, tmp_path, m
         patch.setattr(loggers.Log, "write", stop)
         training.train(tiny, tmp_path / "killed")
     assert training.train(tiny, tmp_path / "killed", resume=True)["eval"] == through["eval"]
+
+
+OTHER = {"digest": "of another day", "modules": []}
+
+
+@pytest.mark.parametrize("saved", [2, 0])
+def test_a_run_that_goes_on_with_other_code_says_so(saved, tiny, tmp_path, monkeypatch, capsys):
+    """Unless the other code had made no chunk that is kept."""
+    config = dataclasses.replace(tiny, steps=8 * tiny.num_envs * 20, checkpoint_every=saved or 9)  # 4 chunks
+    write = loggers.Log.write
+
+    def stop_at_three(self, record):
+        write(self, record)
+        if record["chunk"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loggers.Log, "write", stop_at_three)
+        patch.setattr(provenance, "code", lambda: OTHER)
+        patch.setattr(provenance, "commit", lambda: "c0ffee")
+        training.train(config, tmp_path)
+    training.train(config, tmp_path, resume=True)
+    warning = "warning: chunks 1 to 2 of this run were made by other code, of commit c0ffee"
+    assert (warning in capsys.readouterr().err) == (saved == 2)
+    assert [x["completed_chunks"] for x in run_folder.origins(tmp_path)] == ([0, 2] if saved else [0])
+    assert run_folder.of_todays_code(tmp_path) == (saved == 0)
+    assert [x["completed_chunks"] for x in loggers.read(tmp_path / "origins.jsonl")] == [0, saved]
 
 
 def test_another_config_is_refused_by_its_fields(tiny, tmp_path):

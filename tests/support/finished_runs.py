@@ -5,7 +5,7 @@ import json
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import statistics
 from dynamite_jax.commands import runs
-from dynamite_jax.runtime import provenance
+from dynamite_jax.runtime import provenance, run_folder
 
 CODE = provenance.code()
 
@@ -35,4 +35,7 @@ def leave(folder, config, record):
     folder.mkdir(parents=True, exist_ok=True)
     configs.save(config, folder / "config.json")
     (folder / "metrics.jsonl").write_text(json.dumps({"env_steps": 10, "return": record["eval"]["return"]["per_seed"]}))
-    (folder / "summary.json").write_text(json.dumps(record))
+    (folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
+    origin = {"completed_chunks": 0, "commit": record["commit"], "code": record["code"]}
+    (folder / run_folder.ORIGINS).write_text(json.dumps(origin))
+    (folder / run_folder.SUMMARY).write_text(json.dumps(record))
