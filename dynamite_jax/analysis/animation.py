@@ -1,28 +1,25 @@
 """An episode of ScratchItch as an animation: the itch, and the belief about its position."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mujoco as untyped
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dynamite_envs import pictures
 from dynamite_envs.dlcmdp import DLCMDP
-from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch, itch_frame, people
+from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch
 from dynamite_jax.analysis import readout
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import AgentParams, Array
 from dynamite_jax.errors import writing
 
-mujoco: Any = untyped
 EPISODES = 256  # the reader of the belief is fitted to most of them; the last of the others is drawn
 ALONG, AROUND = 6, 3  # bins of a limb
-HEIGHT, WIDTH = 300, 400  # of the picture, pixels
 
 
 def bins(itch: Itch) -> Array:
@@ -49,33 +46,6 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[
     return episode, rollout.reward[:, -1], probabilities.reshape(-1, len(LIMBS), ALONG, AROUND)
 
 
-class Scene:
-    """MuJoCo's picture of the arm and one person, with the itch as a red ball."""
-
-    def __init__(self, env: ScratchItch, female: Array):
-        """Shape the model's person like this one; `close` frees the renderer."""
-        self._model = copy.copy(env.simulator.model)
-        for name, values in people().items():
-            getattr(self._model, name)[:] = values[int(female)]
-        self._data = mujoco.MjData(self._model)
-        self._renderer = mujoco.Renderer(self._model, HEIGHT, WIDTH)
-
-    def draw(self, qpos: np.ndarray, itch: np.ndarray) -> np.ndarray:
-        """Pixels, [HEIGHT, WIDTH, 3]."""
-        self._data.qpos[:] = qpos
-        mujoco.mj_forward(self._model, self._data)
-        self._renderer.update_scene(self._data, camera="side")
-        scene = self._renderer.scene
-        ball, size, red = mujoco.mjtGeom.mjGEOM_SPHERE, np.full(3, 0.014), np.array([0.85, 0.1, 0.1, 1.0])
-        mujoco.mjv_initGeom(scene.geoms[scene.ngeom], ball, size, itch, np.eye(3).ravel(), red.astype(np.float32))
-        scene.ngeom += 1
-        return self._renderer.render()
-
-    def close(self) -> None:
-        """Free the renderer."""
-        self._renderer.close()
-
-
 def animate(
     env: ScratchItch, *, states: Any, reward: np.ndarray, probabilities: np.ndarray, out: Path, every: int
 ) -> None:
@@ -95,9 +65,8 @@ def animate(
     figure = Figure(figsize=(6.2, 3.1), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     left, *limbs = figure.subplots(1, 3, width_ratios=[4, 1, 1])
-    scene = Scene(env, states.physics.female[0])
-    positions = np.asarray(jax.vmap(itch_frame)(states.physics.female, states.context)[0])
-    picture = left.imshow(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    scene = pictures.scene(env)
+    picture = left.imshow(scene.draw(_at(states, 0)))
     left.axis("off")
     heatmaps, marks = [], []
     for axes, limb in zip(limbs, LIMBS, strict=True):
@@ -110,7 +79,7 @@ def animate(
     context: Itch = states.context
 
     def show(step: int) -> None:
-        picture.set_data(scene.draw(np.asarray(states.physics.qpos[step]), positions[step]))
+        picture.set_data(scene.draw(_at(states, step)))
         for limb, (heatmap, mark) in enumerate(zip(heatmaps, marks, strict=True)):
             heatmap.set_data(probabilities[step, limb])
             itches = int(context.limb[step]) == limb
@@ -126,3 +95,8 @@ def animate(
             FuncAnimation(figure, show, frames=frames).save(out, PillowWriter(frame_rate))  # type: ignore[arg-type]
     finally:
         scene.close()
+
+
+def _at(states: Any, step: int) -> Any:
+    """The state of one step."""
+    return jax.tree.map(lambda x: x[step], states)

@@ -3,12 +3,12 @@
 dynamite-jax animate --run runs/NAME --out scratch.gif
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dynamite_envs import pictures
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.runtime import devices, run_folder
@@ -38,8 +38,7 @@ def main() -> None:
         raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in .gif")
     if arguments.every < 1:
         raise ConfigError(f"every is {arguments.every}; it must be 1 or more")
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; MuJoCo reads it when it is imported
+    pictures.without_display()
     devices.setup(run_folder.read_config(arguments.run).seeds)
     import jax
 
