@@ -48,7 +48,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock clean
+.PHONY: help setup train eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ eval: $(if $(value RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 plot: $(if $(RUNS),$(STAMP))  ## Plot one or more runs: RUNS="a 'b c'" ARGS=
 	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make plot RUNS="runs/A runs/B"`))
 	$(BIN)/dynamite-jax plot --runs $(RUNS) $(ARGS)
+
+export: $(if $(value RUN),$(STAMP))  ## Write a trained policy as files: RUN= OUT= ARGS=
+	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make export RUN=runs/NAME`))
+	$(BIN)/dynamite-jax export --run $(call QUOTE,RUN) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
 
 animate: $(if $(value RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))

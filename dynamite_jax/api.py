@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax import methods, presets, rules
-from dynamite_jax.agents.agent import Agent, AgentState
+from dynamite_jax import methods, policies, presets, rules
 from dynamite_jax.analysis import evaluation
 from dynamite_jax.config import Config
-from dynamite_jax.data.types import AgentParams, Array
+from dynamite_jax.data.types import AgentParams
 from dynamite_jax.methods.method import Method, keep
+from dynamite_jax.policies import Policy
 from dynamite_jax.runtime import loggers, run_folder, training
 from dynamite_jax.runtime.program import Program
 
@@ -50,57 +49,6 @@ def preset(env: str, method: str = "dynamite", scale: presets.Scale = "cores", *
     config = configs.changed(config, changes)
     configs.validate(config)
     return config
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The trained agent of one seed, for one episode at a time; its belief is carried in an `AgentState`.
-
-    Attributes:
-        agent: the agent.
-        params: its parameters and statistics.
-    """
-
-    agent: Agent
-    params: AgentParams
-
-    def init(self) -> AgentState:
-        """State before the first observation of an episode."""
-        return self.agent.init((1,))
-
-    def act(
-        self, state: AgentState, observation: Any, reward: Any = 0.0, key: Array | None = None
-    ) -> tuple[Array, AgentState]:
-        """Take in an observation and act on it.
-
-        Args:
-            state: from `init`, or from the step before.
-            observation: s_t, [O]; of the oracle it ends with the features of the context.
-            reward: r_{t-1}, []; ignored before the first action.
-            key: of a sample; without one the mode of the policy is taken.
-
-        Returns:
-            The action that an environment executes, [] or [size], and the next state.
-
-        Raises:
-            UserError: the observation is of another size.
-        """
-        observation, reward = jnp.asarray(observation, jnp.float32), jnp.asarray(reward, jnp.float32)
-        size = self.params.normaliser.mean.observation.value.shape
-        if observation.shape != size:
-            raise UserError(f"observation is of shape {list(observation.shape)}; it must be {list(size)}")
-        return self._act(self.params, state, observation=observation, reward=reward, key=key)
-
-    @cached_property
-    def _act(self) -> Callable:
-        return jax.jit(partial(_act, self.agent))
-
-
-def _act(
-    agent: Agent, params: AgentParams, state: AgentState, *, observation: Array, reward: Array, key: Array | None
-) -> tuple[Array, AgentState]:
-    action, _, state, _ = agent.act(params, state, observation=observation[None], reward=reward[None], key=key)
-    return agent.space.clip(action)[0], state
 
 
 @dataclass(frozen=True)
@@ -138,7 +86,8 @@ class Run:
         """
         if not 0 <= seed < self.config.seeds:
             raise UserError(f"seed is {seed}; it must be from 0 to {self.config.seeds - 1}")
-        return Policy(self.program.agent, jax.tree.map(lambda x: jnp.asarray(x[seed]), jax.device_get(self.params)))
+        params = jax.tree.map(lambda x: jnp.asarray(x[seed]), jax.device_get(self.params))
+        return Policy(self.config, self.program.agent, params)
 
 
 @dataclass(frozen=True)
@@ -199,6 +148,15 @@ def load_run(path: Path | str) -> Run:
     program, params, chunk = evaluation.load_run(folder)
     records = [record for record in loggers.read(folder / "metrics.jsonl") if record["chunk"] <= chunk]
     return Run(program, params, records, folder=folder)
+
+
+def load_policy(path: Path | str) -> Policy:
+    """The policy in a folder that `Policy.save` or the command `export` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are not those of an agent of the config.
+    """
+    return policies.load(path)
 
 
 def evaluate(run: Run, episodes: int | None = None, seed: int = SEED) -> Evaluation:

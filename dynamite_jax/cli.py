@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("dynamite_jax.commands.train", "Train seeds of one method in one environment"),
     "eval": ("dynamite_jax.commands.evaluate", "Evaluate a finished run"),
     "plot": ("dynamite_jax.commands.plot", "Draw learning curves of runs"),
+    "export": ("dynamite_jax.commands.export", "Write a trained policy as files"),
     "animate": ("dynamite_jax.commands.animate", "Animate an episode of scratch_itch with the belief"),
     "table": ("dynamite_jax.commands.table", "Compare methods in one environment"),
     "ablations": ("dynamite_jax.commands.ablations", "Compare DynaMITE with and without its parts"),

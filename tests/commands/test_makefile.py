@@ -43,6 +43,7 @@ ODD = "runs/it's a $HOME rün"
     [
         ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
         ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+        ("export", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
         ("animate", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
     ],
 )
