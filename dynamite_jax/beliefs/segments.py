@@ -130,17 +130,21 @@ class SegmentBelief(LatentBelief):
         def choose(at_start: Array, later: Array) -> Array:
             return jnp.where(first.reshape(*first.shape, *[1] * (later.ndim - 2)), at_start, later)
 
-        idle = self.space.encode(self.space.zeros(batch))
-        start = self._apply(params, observation, idle, jnp.zeros(batch), method="embed")
-        fresh = self._apply(params, self.model.encoder.initial(batch), start, method="step").belief
         return SegmentState(
             encoded=jax.tree.map(choose, kept, settled),
             log_weight=choose(state.log_weight, log_weight),
             length=choose(state.length, settle(length)),
-            fresh=fresh,
+            fresh=self._fresh(params, observation),
             observation=observation,
             step=state.step + 1,
         )
+
+    def _fresh(self, params: Params, observation: Array) -> Gaussian:
+        """Belief of a segment that begins at an observation, [..., O] -> [..., L]."""
+        batch = observation.shape[:-1]
+        idle = self.space.encode(self.space.zeros(batch))
+        start = self._apply(params, observation, idle, jnp.zeros(batch), method="embed")
+        return self._apply(params, self.model.encoder.initial(batch), start, method="step").belief
 
     def _log_likelihood(
         self, params: Params, z: Array, *, observation: Array, action: Array, following: Array, reward: Array
@@ -211,26 +215,48 @@ class SegmentBelief(LatentBelief):
     def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
         """VariBAD's objective in each segment; q_t describes the segment of the newest transition.
 
-        Args and returns are those of `LatentBelief.loss`.
+        The belief that a later segment begins with, without transitions, has to predict its first: that is what the
+        filter asks of it. Args and returns are those of `LatentBelief.loss`.
         """
 
         def delay(x: Array) -> Array:
             """That of the newest transition, which led to the step, [H, B]."""
             return jnp.concatenate([x[:1], x[:-1]])
 
+        key, begin_key = jax.random.split(key)
         belief = self.encode_labelled(params, data).belief
         session = jnp.where(data.valid, data.session, -1)  # after the end is a session of its own
         bounds = jax.tree.map(delay, elbo.session_bounds(session))
         terms = self._reconstruction(params, data, belief, bounds, key=key, hyper=hyper)
+        begins = self._first_transitions(params, data, begin_key)
+        terms = {name: value + begins.get(name, 0.0) for name, value in terms.items()}
         loss = hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             loss += hyper.state_weight * terms["state_error"]
         began = elbo.session_bounds(delay(session)).first
         prior = elbo.session_prior(belief, began, None)
         terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, began, target="previous_belief"), data.valid)
+        terms["kl"] += begins["kl"]
         loss += hyper.kl_weight * terms["kl"]
         surprise, terms["reward_deviation"] = self._surprise(params, data, belief)
         return loss + SHARE * surprise, {"loss": loss, **terms}
+
+    def _first_transitions(self, params: Params, data: Trajectories, key: Array) -> dict[str, Array]:
+        """Terms of the beliefs that later segments begin with, summed and divided by the number of valid steps."""
+        begins = jnp.concatenate([jnp.zeros_like(data.valid[:1]), data.session[1:] != data.session[:-1]]) & data.valid
+        fresh = self._fresh(params, data.observation[:-1])
+        squared = self._squared_errors(
+            params,
+            fresh.sample(key),
+            data.observation[:-1],
+            self.space.encode(data.action),
+            data.observation[1:],
+            data.reward,
+        )
+        terms = {"kl": elbo.kl(fresh, Gaussian.standard(fresh.shape)), "reward_error": 0.5 * squared["reward"].sum(-1)}
+        if "observation" in squared:
+            terms["state_error"] = 0.5 * squared["observation"].sum(-1)
+        return {name: masked.total(value, begins) / data.valid.sum() for name, value in terms.items()}
 
     def _surprise(self, params: Params, data: Trajectories, belief: Gaussian) -> tuple[Array, Array]:
         """Negative log-likelihood of transitions given the segment before them, whose gradient moves `errors` alone.

@@ -355,6 +355,7 @@ def test_the_encoder_starts_anew_at_labelled_segments():
 
 @pytest.mark.parametrize("valid", [None, VALID], ids=["to_the_horizon", "ended"])
 def test_the_objective_of_segments_is_that_of_varibad_in_each(valid, monkeypatch):
+    """And the belief that a later segment begins with, as the filter has it, predicts its first transition."""
     noise = np.random.default_rng(2).normal(size=(HORIZON, BATCH, 2))
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(noise, jnp.float32).reshape(shape))
     belief, params = segment_belief(0.3)
@@ -363,23 +364,31 @@ def test_the_objective_of_segments_is_that_of_varibad_in_each(valid, monkeypatch
     loss, terms = belief.loss(params, data, jax.random.key(0), hyper)
     weights, beliefs = to_numpy((params["params"], belief.encode_labelled(params, data).belief))
     reward_error, state_error, kl = [], [], []
+    zeros = jnp.zeros_like(data.action[0]), jnp.zeros(BATCH)
+    fresh = [belief.update(params, belief.initial((BATCH,)), seen, *zeros).fresh for seen in data.observation[:-1]]
+
+    def squared(z, j, b):
+        """Of the reward and of the state of a transition."""
+        s, a, following = data.observation[j, b], np.clip(data.action[j, b], -1, 1), data.observation[j + 1, b]
+        reward = reference.mlp(weights["reward_decoder"], np.concatenate([s, a, following, z]))[0]
+        state = s + reference.mlp(weights["state_decoder"], np.concatenate([s, a, z]))
+        return np.array([float(reward - data.reward[j, b]) ** 2, float(np.sum((state - following) ** 2))])
+
     for b in range(BATCH):
         q = [(beliefs.mean[t, b], beliefs.log_variance[t, b]) for t in range(HORIZON)]
         length = int(data.valid[:, b].sum())
         for t in range(length):
             newest = max(t - 1, 0)
             z = q[t][0] + np.exp(0.5 * q[t][1]) * noise[t, b]
-            errors = [0.0, 0.0]
-            for j in reference.steps_of_session(SESSION[:length, b], newest):
-                s, a, following = data.observation[j, b], np.clip(data.action[j, b], -1, 1), data.observation[j + 1, b]
-                predicted = reference.mlp(weights["reward_decoder"], np.concatenate([s, a, following, z]))[0]
-                errors[0] += 0.5 * float(predicted - data.reward[j, b]) ** 2
-                predicted = s + reference.mlp(weights["state_decoder"], np.concatenate([s, a, z]))
-                errors[1] += 0.5 * float(np.sum((predicted - following) ** 2))
-            reward_error.append(errors[0])
-            state_error.append(errors[1])
+            errors = sum(0.5 * squared(z, j, b) for j in reference.steps_of_session(SESSION[:length, b], newest))
             begins = t == 0 or (t >= 2 and SESSION[t - 1, b] != SESSION[t - 2, b])
             kl.append(reference.kl(q[t], reference.standard_normal(2) if begins else q[t - 1]))
+            if t > 0 and SESSION[t, b] != SESSION[t - 1, b]:
+                start = np.asarray(fresh[t].mean[b]), np.asarray(fresh[t].log_variance[b])
+                errors += 0.5 * squared(start[0] + np.exp(0.5 * start[1]) * noise[t, b], t, b)
+                kl[-1] += reference.kl(start, reference.standard_normal(2))
+            reward_error.append(errors[0])
+            state_error.append(errors[1])
     np.testing.assert_allclose(terms["reward_error"], np.mean(reward_error), rtol=1e-3)
     np.testing.assert_allclose(terms["state_error"], np.mean(state_error), rtol=1e-3)
     np.testing.assert_allclose(terms["kl"], np.mean(kl), rtol=1e-3)
