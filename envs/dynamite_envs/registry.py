@@ -61,7 +61,7 @@ MAKERS: dict[str, Maker | Callable[..., DLCMDP]] = {
 }
 
 OF_PHYSICS = ("impl", "worlds")  # arguments of makers that a config sets elsewhere
-FIXED = ("simulator", "varies", "contexts")  # fields that the name of an environment settles
+FIXED = ("simulator", "varies", "contexts", "body", "hooks", "defaults", "low", "high")  # fields that its name settles
 
 
 def nearest(name: str, names) -> str:
@@ -145,7 +145,7 @@ def make(name: str, **options: Any) -> DLCMDP:
     numbers = {
         key: _number(name, key, getattr(env, key), np.ndim(getattr(default, key)))
         for key, field in fields.items()
-        if field.metadata.get("pytree_node", True)
+        if field.metadata.get("pytree_node", True) and key not in FIXED
     }
     _check_sizes(name, env, default)
     if isinstance(env, FiniteDLCMDP):

@@ -380,7 +380,9 @@ def test_the_objective_of_segments_is_that_of_varibad_in_each(valid, monkeypatch
         for t in range(length):
             newest = max(t - 1, 0)
             z = q[t][0] + np.exp(0.5 * q[t][1]) * noise[t, b]
-            errors = sum(0.5 * squared(z, j, b) for j in reference.steps_of_session(SESSION[:length, b], newest))
+            errors = 0.5 * np.sum(
+                [squared(z, j, b) for j in reference.steps_of_session(SESSION[:length, b], newest)], 0
+            )
             begins = t == 0 or (t >= 2 and SESSION[t - 1, b] != SESSION[t - 2, b])
             kl.append(reference.kl(q[t], reference.standard_normal(2) if begins else q[t - 1]))
             if t > 0 and SESSION[t, b] != SESSION[t - 1, b]:

@@ -59,7 +59,7 @@ class BraxDLCMDP(DLCMDP):
 
     def observe(self, physics: BraxState) -> Array:
         """The body's observation."""
-        return physics.obs
+        return jnp.asarray(physics.obs)
 
 
 @dataclass(frozen=True)
