@@ -34,6 +34,8 @@ class Arguments(Plugins):
     """Write TensorBoard events."""
     wandb: bool = False
     """Write to Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
+    profile: bool = False
+    """Write a trace of the second chunk, for TensorBoard or Perfetto."""
 
 
 def _arguments(argv: list[str]) -> Arguments:
@@ -101,6 +103,7 @@ def main() -> None:
                 resume=arguments.resume,
                 tensorboard=arguments.tensorboard,
                 wandb=arguments.wandb,
+                profile=arguments.profile,
             )
             return
         except (run_folder.Taken, lock.Locked):  # a default name, taken by a run that started in the same second

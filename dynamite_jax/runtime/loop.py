@@ -1,8 +1,10 @@
 """The host's loop over compiled chunks: the metrics of one are read while the next one runs."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,11 +26,12 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run's records, states and messages are written; None where they are not kept."""
+    """Where a run's records, states and messages go, and the trace of a chunk; None where they are not kept."""
 
     log: Log | Memory | None
     checkpoints: "Checkpoints | None"
     console: Console
+    profile: Path | None = None
 
 
 def run(
@@ -87,8 +90,14 @@ def run(
                 line = f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {status}"
                 console.print(line, markup=False, soft_wrap=True)
 
+        warm = min(completed_chunks + 2, chunks)  # the first chunk also loads the program
         for number in range(completed_chunks + 1, chunks + 1):
-            states, metrics = step(states)
+            if number == warm and outputs.profile:
+                flush()
+                with _traced(outputs.profile):
+                    states, metrics = jax.block_until_ready(step(states))
+            else:
+                states, metrics = step(states)
             flush()
             pending = number, metrics
             if number % config.checkpoint_every == 0 or number == chunks:
@@ -99,6 +108,16 @@ def run(
                 if outputs.checkpoints:
                     outputs.checkpoints.save(number, seeds)
     return states
+
+
+@contextlib.contextmanager
+def _traced(folder: Path) -> Iterator[None]:
+    """Write what devices do while the block runs, for TensorBoard, and as perfetto_trace.json.gz for Perfetto."""
+    jax.profiler.start_trace(folder, create_perfetto_trace=True)
+    try:
+        yield
+    finally:
+        jax.profiler.stop_trace()
 
 
 def duration(seconds: float) -> str:

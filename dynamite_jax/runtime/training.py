@@ -20,9 +20,17 @@ from dynamite_jax.data.types import AgentParams
 from dynamite_jax.runtime import devices, loggers, loop, provenance, run_folder
 from dynamite_jax.runtime.program import Program
 
+PROFILE = "profile"
+
 
 def train(
-    config: Config, out: Path, *, resume: bool = False, tensorboard: bool = False, wandb: bool = False
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    wandb: bool = False,
+    profile: bool = False,
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
@@ -32,6 +40,7 @@ def train(
         resume: continue the run in `out` from its newest valid checkpoint.
         tensorboard: write TensorBoard events.
         wandb: write to Weights & Biases.
+        profile: write a trace of the second chunk of this process into `out`.
 
     Returns:
         The summary, as in summary.json.
@@ -80,7 +89,7 @@ def train(
             console.print(line, markup=False, soft_wrap=True)
             step = program.compile(states)
             console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
-            outputs = loop.Outputs(log, checkpoints, console)
+            outputs = loop.Outputs(log, checkpoints, console, profile=out / PROFILE if profile and is_writer else None)
             start_of_run = start - earlier_s
             states = loop.run(
                 program, step, states, outputs=outputs, start=start_of_run, completed_chunks=completed_chunks

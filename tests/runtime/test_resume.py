@@ -1,6 +1,7 @@
 """A run that is killed goes on bit for bit, and refuses to go on as another run."""
 
 import dataclasses
+import gzip
 import json
 import os
 import signal
@@ -189,3 +190,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert number == 2 and np.asarray(states.finite).all()
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(states.policy_params))
     assert [r["chunk"] for r in loggers.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_trace_of_one_chunk_is_written_and_changes_no_number(tiny, tmp_path):
+    """Perfetto reads it, and what devices did in the chunk is in it."""
+    plain = training.train(tiny, tmp_path / "plain")
+    traced = training.train(tiny, tmp_path / "traced", profile=True)
+    assert plain["eval"] == traced["eval"] and not (tmp_path / "plain" / "profile").exists()
+    (trace,) = (tmp_path / "traced" / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    names = {event.get("name", "") for event in events}
+    assert any(name.startswith("dot") for name in names)  # a product of matrices
+    assert list((tmp_path / "traced" / "profile").rglob("*.xplane.pb"))
