@@ -93,6 +93,7 @@ def settings():
     )
 """
 IMPORTED = """
+import gymnasium  # sets a variable of its own
 import matplotlib
 backend = matplotlib.rcParams._get("backend")  # unread, since reading it chooses one
 before = settings()
