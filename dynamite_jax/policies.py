@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 from jax import export
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as packed
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
@@ -88,7 +89,8 @@ class Policy:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             configs.save(self.config, folder / CONFIG)
-            save_file({name: np.asarray(x) for name, x in _named(self.params).items()}, folder / WEIGHTS)
+            weights = {name: np.asarray(x) for name, x in _named(self.params).items()}
+            (folder / WEIGHTS).write_bytes(packed(weights))
             for name, program in programs.items():
                 (folder / name).write_bytes(program.serialize())
 
