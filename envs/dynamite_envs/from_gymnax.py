@@ -13,6 +13,7 @@ from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP, Array, Context
 from dynamite_envs.errors import UserError
+from dynamite_envs.hooks import ContextHooks, OfHooks
 from dynamite_envs.spaces import Box, Discrete
 
 
@@ -24,17 +25,14 @@ class GymnaxState(struct.PyTreeNode):
 
 
 @dataclass(frozen=True)
-class Hooks:
+class Hooks(ContextHooks):
     """The functions that `from_gymnax` is given."""
 
-    init_context: Callable[[Array], Context]
-    next_context: Callable[[Array, Context], Context]
-    features: Callable[[Context], Array]
     reward: Callable[[Any, Any, Array, Array, Context], Array] | None
     params: Callable[[Any, Context], Any] | None
 
 
-class GymnaxDLCMDP(DLCMDP):
+class GymnaxDLCMDP(OfHooks):
     """The body is gymnax's, the context ours.
 
     Attributes:
@@ -48,7 +46,6 @@ class GymnaxDLCMDP(DLCMDP):
     low: Array | None = struct.field(kw_only=True, default=None)
     high: Array | None = struct.field(kw_only=True, default=None)
     body: Any = struct.field(pytree_node=False, kw_only=True)
-    hooks: Hooks = struct.field(pytree_node=False, kw_only=True)
 
     @property
     def observation_size(self) -> int:
@@ -69,18 +66,6 @@ class GymnaxDLCMDP(DLCMDP):
         """As the body resets."""
         observation, state = self.body.reset_env(key, self.defaults)
         return GymnaxState(state, _vector(observation))
-
-    def init_context(self, key: Array) -> Context:
-        """By the function."""
-        return self.hooks.init_context(key)
-
-    def next_context(self, key: Array, context: Context) -> Context:
-        """By the function."""
-        return self.hooks.next_context(key, context)
-
-    def context_features(self, context: Context) -> Array:
-        """By the function."""
-        return self.hooks.features(context)
 
     def dynamics(
         self, physics: GymnaxState, context: Context, action: Array, key: Array

@@ -12,6 +12,7 @@ from flax import struct
 
 from dynamite_envs.dlcmdp import DLCMDP, Array, Context
 from dynamite_envs.errors import UserError
+from dynamite_envs.hooks import ContextHooks, OfHooks
 from dynamite_envs.spaces import Box
 
 
@@ -63,37 +64,20 @@ class BraxDLCMDP(DLCMDP):
 
 
 @dataclass(frozen=True)
-class Hooks:
+class Hooks(ContextHooks):
     """The functions that `from_brax` is given."""
 
-    init_context: Callable[[Array], Context]
-    next_context: Callable[[Array, Context], Context]
-    features: Callable[[Context], Array]
     reward: Callable[[BraxState, BraxState, Array, Context], Array] | None
     system: Callable[[Any, Context], Any] | None
 
 
-class _OfFunctions(BraxDLCMDP):
+class _OfFunctions(OfHooks, BraxDLCMDP):
     """A body under hooks that are functions."""
-
-    hooks: Hooks = struct.field(pytree_node=False, kw_only=True)
 
     @property
     def decode_state(self) -> bool:
         """Whether the context changes the system."""
         return self.hooks.system is not None
-
-    def init_context(self, key: Array) -> Context:
-        """By the function."""
-        return self.hooks.init_context(key)
-
-    def next_context(self, key: Array, context: Context) -> Context:
-        """By the function."""
-        return self.hooks.next_context(key, context)
-
-    def context_features(self, context: Context) -> Array:
-        """By the function."""
-        return self.hooks.features(context)
 
     def reward(self, before: BraxState, after: BraxState, action: Array, context: Context) -> Array:
         """By the function, or brax's."""
