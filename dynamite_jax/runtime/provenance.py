@@ -75,10 +75,22 @@ def _digest_of_file(path: Path) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    content = ast.unparse(tree).encode()
+    content = _written(tree).encode()
     assets = sorted(ASSETS.glob("*"))
     content += b"".join(asset.read_bytes() for asset in assets if asset.name in text or f'"{asset.stem}"' in text)
     return hashlib.sha256(content).hexdigest()
+
+
+def _written(node: object) -> str:
+    """Syntax as text that every version of Python writes alike; `ast.unparse` and `ast.dump` are not so."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_written, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 leaves an empty constant behind a nested format
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+    fields = [f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return f"{type(node).__name__}({','.join(fields)})"
 
 
 def is_todays(earlier: dict[str, Any] | None) -> bool:
