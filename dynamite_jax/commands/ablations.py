@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamite_envs.errors import UserError
+from dynamite_envs.registry import nearest
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.commands.runs import REFERENCES
@@ -40,6 +42,8 @@ class Arguments(Plugins):
     """Environment."""
     seeds: int = 10
     """Agents of each row, all from root seed 1."""
+    rows: tuple[str, ...] | None = None
+    """Rows to train beside `dynamite`, by default all; of the others those that an earlier table has are kept."""
     steps: int | None = None
     """Environment steps of each seed, the same for all; by default the preset's."""
     runs: Path = Path("runs/ablations")
@@ -69,10 +73,13 @@ def main() -> None:
     from dynamite_jax.analysis.figures import draw_table
 
     run_configs = variants(arguments.env, arguments.seeds, arguments.steps)
+    wanted = None if arguments.rows is None else ("dynamite", *arguments.rows)
+    if unknown := [name for name in wanted or () if name not in run_configs]:
+        raise UserError(f"rows has {unknown[0]!r}; {nearest(unknown[0], run_configs)}")
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
     runs.make_folder(out)
     file = out / "ablations.json"
-    table = runs.complete(run_configs, root, file, allow_dirty=arguments.allow_dirty)
+    table = runs.complete(run_configs, root, file, wanted=wanted, allow_dirty=arguments.allow_dirty)
     runs.score(table)
     runs.compare(table, "dynamite")
     runs.write(table, run_configs["dynamite"], file, header="variant", allow_dirty=arguments.allow_dirty)

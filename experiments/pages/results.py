@@ -21,6 +21,7 @@ Record = dict[str, Any]
 # Order of the sections and of the summary; environments that are not named here follow in alphabetical order.
 ORDER = (
     "gridworld",
+    "gridworld_ring8",
     "point_robot",
     "halfcheetah_vel",
     "halfcheetah_dir",
@@ -141,14 +142,29 @@ def setup(file: Record) -> str:
     minutes = sum(row["wall_s"] for row in runs.values()) / 60
     commits = list(dict.fromkeys(row["commit"][:10] for row in runs.values() if row["commit"]))
     parts = [f"{file['seeds']} seeds of {steps} environment steps each, root seed {first['seed']}"]
-    if "machine" in first:
-        machine, versions = first["machine"], first["versions"]
-        processor = f"{machine['cores']} cores of {machine['processor']}"
-        parts += [processor if machine["device"] == "cpu" else f"{machine['device']}, {processor}"]
-        parts += [f"jax {versions['jax']}, Python {versions['python']}"]
+    made_on: dict[str, list[str]] = {}
+    for name, row in runs.items():
+        if "machine" in row:
+            made_on.setdefault(_machine(row), []).append(name)
+    places = sorted(made_on, key=lambda where: -len(made_on[where]))
+    parts += places[:1]  # of most rows
+    parts += [f"{', '.join(f'`{name}`' for name in made_on[where])} on {where}" for where in places[1:]]
     parts += [f"{minutes:.0f} minutes in all", f"commit {', '.join(commits)}"]
     sentence = "; ".join(parts) + "."
-    return sentence if "machine" in first else sentence + " The file does not name machine and versions."
+    unnamed = [name for name, row in runs.items() if "machine" not in row]
+    if not unnamed:
+        return sentence
+    if not made_on:
+        return f"{sentence} The file does not name machine and versions."
+    return f"{sentence} The file does not name machine and versions of {', '.join(f'`{name}`' for name in unnamed)}."
+
+
+def _machine(row: Record) -> str:
+    """Where a row was made, and with what."""
+    machine, versions = row["machine"], row["versions"]
+    processor = f"{machine['cores']} cores of {machine['processor']}"
+    device = processor if machine["device"] == "cpu" else f"{machine['device']}, {processor}"
+    return f"{device}, jax {versions['jax']}, Python {versions['python']}"
 
 
 def markdown(runs: dict[str, Record]) -> str:

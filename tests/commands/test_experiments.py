@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,18 @@ def test_an_ablation_differs_from_the_whole_in_one_field():
             assert len(configs.differences(base, config)) == 1 + (name in two), name
         assert (config.seeds, config.steps) == (3, base.steps)
         configs.validate(config)
+
+
+def test_some_ablations_are_trained_beside_dynamite_and_unknown_ones_refused(tmp_path, monkeypatch, capsys):
+    wanted = []
+    monkeypatch.setattr(runs, "complete", lambda *_, **options: wanted.extend(options["wanted"]) or sys.exit(0))
+    for rows, code in (["no consistency", "oracle"], 0), (["no consistncy"], 2):
+        monkeypatch.setattr("sys.argv", ["ablations", "--out", str(tmp_path), "--rows", *rows])
+        with pytest.raises(SystemExit) as stop:
+            ablations.main()
+        assert stop.value.code == code
+    assert wanted == ["dynamite", "no consistency", "oracle"]
+    assert "rows has 'no consistncy'" in (error := capsys.readouterr().err) and "no consistency" in error
 
 
 def test_a_switch_that_the_preset_has_makes_no_ablation():
