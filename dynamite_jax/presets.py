@@ -127,6 +127,7 @@ _ENVIRONMENTS = {
     "scratch_itch": _SCRATCH_ITCH,
     **dict.fromkeys(("halfcheetah_dir", "halfcheetah_wind", "halfcheetah_dir_wind"), _MUJOCO),
     **dict.fromkeys(("halfcheetah_vel", "halfcheetah_vel_wind"), _TARGET_SPEED),
+    **dict.fromkeys(("ant_goal", "ant_dir", "humanoid_dir"), _MUJOCO),
     **dict.fromkeys((name for name in MAKERS if name.startswith("probe_")), _PROBE),
 }
 

@@ -53,6 +53,7 @@ def test_gymnasiums_own_check_passes(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*Box observation space (minimum|maximum) value is -?infinity")
+        warnings.filterwarnings("ignore", message="Accessing `.*` directly from `Data`")  # brax does
         check_env(env.unwrapped, skip_render_check=render is None)
     env.close()
 

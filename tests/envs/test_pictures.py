@@ -76,6 +76,22 @@ def test_a_reacher_shows_the_goal():
     assert middle(right, red, 60)[0][1] > 260 and middle(up, red, 60)[0][0] < 90
 
 
+def test_an_ant_shows_the_goal_and_the_direction():
+    """From above and behind: x to the right, y away from the camera."""
+    env = registry.make("ant_goal")
+    state = env.reset(jax.random.key(0))
+    right, away = drawn(env, *(state.replace(context=jnp.array(goal)) for goal in ([1.5, 0.0], [0.0, 1.5])))
+    red = (180, 25, 25)
+    assert middle(right, red, 60)[0][1] > 250
+    row, column = middle(away, red, 60)[0]
+    assert row < 150 and abs(column - 200) < 20
+    env = registry.make("ant_dir")
+    state = env.reset(jax.random.key(0))
+    forward, back = drawn(env, *(state.replace(context=jnp.float32(angle)) for angle in (0.0, 3.1)))
+    green = (20, 95, 30)
+    assert middle(forward, green, 30)[0][1] > 205 and middle(back, green, 30)[0][1] < 195
+
+
 def test_the_itch_is_a_red_ball_on_its_limb():
     env = registry.make("scratch_itch")
     state = env.reset(jax.random.key(0))
@@ -90,6 +106,7 @@ def test_the_itch_is_a_red_ball_on_its_limb():
 
 def test_pictures_come_as_fast_as_steps_are_made():
     assert pictures.frame_rate(registry.make("reacher")) == pytest.approx(50.0)
+    assert pictures.frame_rate(registry.make("ant_dir")) == pytest.approx(20.0)
     assert pictures.frame_rate(registry.make("gridworld")) == pictures.FPS
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs import registry
+from dynamite_envs.brax import BraxDLCMDP
 from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
@@ -47,7 +48,8 @@ def test_saved_and_restored_training_equals_uninterrupted_training(env, method, 
 
 
 # Physics compiles slowly, and methods don't see it: one of them will do there.
-OTHERS = [(e, m) for e in MAKERS for m in METHODS if m == "dynamite" or not isinstance(registry.make(e), MuJoCoDLCMDP)]
+SLOW = (MuJoCoDLCMDP, BraxDLCMDP)
+OTHERS = [(e, m) for e in MAKERS for m in METHODS if m == "dynamite" or not isinstance(registry.make(e), SLOW)]
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ SCENES = {
     "dynamite_envs.half_cheetah:HalfCheetah": "dynamite_envs.pictures.bodies:CheetahScene",
     "dynamite_envs.reacher:Reacher": "dynamite_envs.pictures.bodies:ReacherScene",
     "dynamite_envs.scratch_itch.env:ScratchItch": "dynamite_envs.pictures.bodies:ItchScene",
+    "dynamite_envs.legged:Legged": "dynamite_envs.pictures.bodies:LeggedScene",
 }
 
 
@@ -60,7 +61,8 @@ def scene(env: DLCMDP) -> Scene:
 
 def frame_rate(env: DLCMDP) -> float:
     """Pictures a second at which an environment with physics moves as fast as it would; `FPS` without."""
-    simulator = getattr(env.unwrapped, "simulator", None)
+    env = env.unwrapped
+    simulator = getattr(env, "simulator", None) or getattr(env, "body", None)  # of MuJoCo or of brax
     return FPS if simulator is None else 1.0 / simulator.dt
 
 
