@@ -1,10 +1,20 @@
 """The programs of examples/, run small."""
 
+import json
+import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
+import nbformat
+import numpy as np
 import pytest
+from jax import export
+from nbclient import NotebookClient
+
+import dynamite_jax as dj
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -21,3 +31,34 @@ def test_a_search_by_optuna_goes_on_where_it_was_stopped(tmp_path, monkeypatch, 
     first, second = study.trials
     assert first.params != second.params and study.best_value == max(first.value, second.value)
     assert 0.0 < first.user_attrs["return at the end"] < 20.0
+
+
+def test_the_notebook_runs_from_the_first_cell_to_the_last(monkeypatch):
+    """Its agent learns its environment, whose definition fits on a screen; the bar is one widget for each training."""
+    notebook: Any = nbformat.read(EXAMPLES / "notebook.ipynb", 4)
+    definition = next(cell.source for cell in notebook.cells if "class Thermostat" in cell.source)
+    assert len(definition.splitlines()) < 40
+    monkeypatch.delenv("XLA_FLAGS")  # it runs longer than it compiles
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    returns, played = ("".join(o.text) for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    dynamite, markov = (np.mean(values) for values in json.loads(returns.replace("'", '"')).values())
+    assert dynamite > -11.0 and -30.0 < markov < -20.0
+    assert 42.0 < float(re.findall(r"[\d.]+", played)[0]) < 50.0
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("application/vnd.jupyter.widget-view+json") == 2 and kinds.count("image/png") == 3
+
+
+@pytest.mark.parametrize("name, least", [("gridworld", 44.5)])
+def test_shipped_policies_play_as_well_as_they_were_trained(name, least):
+    folder = EXAMPLES / "policies" / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
+    env = dj.make_env(dj.load_policy(folder).config.env)
+    init, act = (export.deserialize(bytearray((folder / f"{part}.stablehlo").read_bytes())) for part in ("init", "act"))
+    state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 512))
+    step, mind, returns = jax.jit(jax.vmap(env.step)), init.call(state.obs), np.zeros(512)
+    for _ in range(env.horizon):
+        action, _, mind = act.call(mind, state.obs, state.reward)
+        state = step(state, action)
+        returns += state.reward
+    assert returns.mean() > least

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ def run(
     pending: tuple[int, Record] | None = None
     last_read, warned = time.perf_counter(), False
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # A notebook needs ipywidgets to move it.
+    live = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    with Progress(*columns, console=console, disable=not live) as progress:
         bar = progress.add_task("training", total=chunks, completed=completed_chunks)
 
         def flush() -> None:
@@ -86,7 +89,7 @@ def run(
             losses = " ".join(f"{n} {np.mean(metrics[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in metrics)
             status = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
             progress.update(bar, completed=number, description=status)
-            if not console.is_terminal and number % max(1, chunks // 10) == 0:
+            if not live and number % max(1, chunks // 10) == 0:
                 line = f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {status}"
                 console.print(line, markup=False, soft_wrap=True)
 
