@@ -20,7 +20,7 @@ from dynamite_envs.registry import MAKERS
 from dynamite_envs.wrappers import ObserveContext
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulators.md"
-PENDULUM, _, PPO = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+PENDULUM, _, PPO, _ = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def draw(key):

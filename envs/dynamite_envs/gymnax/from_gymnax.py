@@ -1,7 +1,4 @@
-"""A DLCMDP of a gymnax environment: a context that changes decides its reward or its parameters.
-
-gymnax itself isn't needed here: what it makes is given.
-"""
+"""A DLCMDP of a gymnax environment: a context that changes decides its reward or its parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
