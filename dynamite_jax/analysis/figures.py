@@ -13,6 +13,7 @@ from dynamite_jax import config as configs
 from dynamite_jax.analysis import curves, statistics
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import writing
+from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import loggers, run_folder
 
 
@@ -51,13 +52,16 @@ def _draw_curves(
     named: tuple[tuple[str, curves.Curve], ...], references: dict[str, float], out: Path, title: str
 ) -> None:
     figure, axes = _figure()
-    colors = rcParams["axes.prop_cycle"].by_key()["color"] * 9
-    for color, (name, curve) in zip(colors, named, strict=False):
+    places = list(dict.fromkeys((*METHODS, *(name for name, _ in named))))  # a method has one colour in all pictures
+    colors = rcParams["axes.prop_cycle"].by_key()["color"]
+    for name, curve in named:
+        repeated, place = divmod(places.index(name), len(colors))
+        color, style = colors[place], ("-", "--", "-.", ":")[repeated % 4]
         steps, returns = curve.steps / 1e6, curve.returns
         low, high = np.array([statistics.bootstrap_interval(row, resamples=2000) for row in returns]).T
         seeds = returns.shape[1]
         middle = [statistics.interquartile_mean(row) for row in returns]
-        axes.plot(steps, middle, color=color, label=f"{name} ({seeds} seed{'s' * (seeds > 1)})")
+        axes.plot(steps, middle, color=color, linestyle=style, label=f"{name} ({seeds} seed{'s' * (seeds > 1)})")
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(steps, returns, color=color, alpha=0.35, linewidth=0.6)
     for name, value in references.items():
@@ -65,7 +69,7 @@ def _draw_curves(
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
     axes.set_title(title)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with writing(out):
         figure.savefig(out, dpi=130)
 
@@ -99,7 +103,7 @@ def draw_sweep(
 
 def _figure() -> tuple[Figure, Axes]:
     """An empty picture with axes on the left and at the bottom."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

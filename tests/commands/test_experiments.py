@@ -260,6 +260,29 @@ def test_pictures_show_the_bayes_optimal_return_dashed_and_the_oracle_dotted(ref
     assert {name: lines[name] for name in ("bayes-optimal", "oracle") if name in lines} == expected
 
 
+def test_a_method_has_one_colour_in_all_pictures(tmp_path, monkeypatch):
+    """And rows beyond the colours there are have another line."""
+    axes = []
+
+    def figure(make=figures._figure):
+        made = make()
+        axes.append(made[1])
+        return made
+
+    monkeypatch.setattr(figures, "_figure", figure)
+
+    def drawn(*names):
+        config = presets.default("gridworld", "dynamite")
+        table = rows_of(dict.fromkeys(names, config), {name: summary([1.0, 3.0]) for name in names})
+        figures.draw_table(table, tmp_path / "table.png", title="gridworld")
+        lines = {line.get_label().split(" (")[0]: line for line in axes[-1].lines}
+        return {name: (lines[name].get_color(), lines[name].get_linestyle()) for name in names}
+
+    assert drawn("oracle", "dynamite") == {name: drawn(name)[name] for name in ("oracle", "dynamite")}
+    many = drawn("dynamite", "oracle", *map(str, range(12)))
+    assert len(set(many.values())) == 14 and many["oracle"] == drawn("oracle")["oracle"]
+
+
 def test_a_plot_needs_a_label_for_each_run(tmp_path):
     with pytest.raises(ConfigError, match="labels are 1"):
         figures.draw_learning_curves((tmp_path, tmp_path), tmp_path / "x.png", labels=("one",))
