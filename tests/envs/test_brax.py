@@ -20,7 +20,7 @@ from dynamite_envs.registry import MAKERS
 from dynamite_envs.wrappers import ObserveContext
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulators.md"
-PENDULUM, _, PPO, _ = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+PENDULUM, CARTPOLE, _, PPO, _ = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def draw(key):
@@ -111,6 +111,22 @@ def test_a_newcomers_environment_trains():
     assert all(np.isfinite(value).all() for record in run.records for value in record.values())
     assert -20.0 < dj.evaluate(run).returns[0] <= 20.0
     del MAKERS["pendulum_at"]
+
+
+def test_an_environment_of_playground_is_paid_by_the_context():
+    exec(CARTPOLE, {})
+    env: Any = registry.make("cartpole_at", p=1.0, horizon=4)
+    del MAKERS["cartpole_at"]
+    state = jax.jit(env.reset)(jax.random.key(0))
+    step = jax.jit(lambda state: (env.step(state, jnp.ones(1)), env.body.step(state.physics, jnp.ones(1))))
+    for _ in range(4):
+        after, alone = step(state)
+        np.testing.assert_allclose(after.obs, alone.obs, atol=1e-5)
+        expected = float(alone.reward) - abs(float(alone.obs[0]) - float(state.context))
+        assert float(after.reward) == pytest.approx(expected, abs=1e-5)
+        assert float(after.context) == -float(state.context)
+        state = after
+    assert state.truncated
 
 
 @pytest.mark.parametrize("observed", [False, True])
