@@ -1,6 +1,8 @@
 """Pictures of runs; drawn without pyplot, which has global state."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +54,9 @@ def _draw_curves(
     named: tuple[tuple[str, curves.Curve], ...], references: dict[str, float], out: Path, title: str
 ) -> None:
     figure, axes = _figure()
-    places = list(dict.fromkeys((*METHODS, *(name for name, _ in named))))  # a method has one colour in all pictures
-    colors = rcParams["axes.prop_cycle"].by_key()["color"]
+    looks = _looks([name for name, _ in named])
     for name, curve in named:
-        repeated, place = divmod(places.index(name), len(colors))
-        color, style = colors[place], ("-", "--", "-.", ":")[repeated % 4]
+        color, style = looks[name]
         steps, returns = curve.steps / 1e6, curve.returns
         low, high = np.array([statistics.bootstrap_interval(row, resamples=2000) for row in returns]).T
         seeds = returns.shape[1]
@@ -69,7 +69,7 @@ def _draw_curves(
         axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name.replace("_", "-"))
     axes.set(xlabel="environment steps of a seed, millions", ylabel="return of an episode while training")
     axes.set_title(title)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(axes)
     with writing(out):
         figure.savefig(out, dpi=130)
 
@@ -87,17 +87,18 @@ def draw_sweep(
         out: picture to write.
     """
     figure, axes = _figure()
-    scored = all("score" in row for row in rows.values())
+    scored, looks = all("score" in row for row in rows.values()), _looks(methods)
     for method in methods:
         summaries = [rows[f"{method} p={value}"] for value in p]
         summaries = [row["score"] if scored else row for row in summaries]
         middle = [row["iqm"] for row in summaries]
         low, high = np.array([row["ci95"] for row in summaries]).T
-        (line,) = axes.plot(range(len(p)), middle, marker="o", label=method)
-        axes.vlines(range(len(p)), low, high, color=line.get_color(), alpha=0.5)
+        color, style = looks[method]
+        axes.plot(range(len(p)), middle, marker="o", color=color, linestyle=style, label=method)
+        axes.vlines(range(len(p)), low, high, color=color, alpha=0.5)
     axes.set_xticks(range(len(p)), [str(value) for value in p])
     axes.set(xlabel="probability p of a switch in a step", ylabel="score" if scored else "return", title=env)
-    axes.legend(frameon=False)
+    _legend(axes)
     figure.savefig(out, dpi=130)
 
 
@@ -107,6 +108,18 @@ def _figure() -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    """Beside the curves, which it would hide."""
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and line of each name; a method has the same in all pictures."""
+    colors, styles = rcParams["axes.prop_cycle"].by_key()["color"], ("-", "--", "-.", ":")
+    looks = itertools.cycle((color, style) for style in styles for color in colors)
+    return dict(zip(dict.fromkeys((*METHODS, *names)), looks, strict=False))
 
 
 def _load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:

@@ -134,4 +134,4 @@ def make(robot: str, task: str, iid: bool = False, backend: str = "spring", **fi
     fields = {"p": 0.01, "horizon": 200, "iid": float(iid), **fields}
     if task == "goal":
         return Goal(body=_body(robot, backend, False), **fields)
-    return Direction(body=_body(robot, backend, True), weight=WEIGHTS[robot], **fields)
+    return Direction(body=_body(robot, backend, True), **{"weight": WEIGHTS[robot], **fields})

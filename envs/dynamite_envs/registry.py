@@ -156,6 +156,20 @@ def make(name: str, **options: Any) -> DLCMDP:
     return env.replace(**{key: jnp.asarray(value, jnp.float32) for key, value in numbers.items()})
 
 
+def resolve(env: str | DLCMDP, **options: Any) -> DLCMDP:
+    """An environment as it is, or one by its name and options.
+
+    Raises:
+        UserError: as `make`; or there are options and no name.
+    """
+    if isinstance(env, str):
+        return make(env, **options)
+    if options:
+        name, value = next(iter(options.items()))
+        raise UserError(f"{name} is {value!r}, and env is {type(env).__name__}, already made; options go with a name")
+    return env
+
+
 def _refuse(name: str, key: str, value: Any, allowed: str) -> None:
     raise UserError(f"env_options: {key} of {name} is {value!r}; it must be {allowed}")
 

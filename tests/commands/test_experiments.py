@@ -278,6 +278,10 @@ def test_a_method_has_one_colour_in_all_pictures(tmp_path, monkeypatch):
         lines = {line.get_label().split(" (")[0]: line for line in axes[-1].lines}
         return {name: (lines[name].get_color(), lines[name].get_linestyle()) for name in names}
 
+    p = {f"{method} p={value}": {"iqm": 1.0, "ci95": [0.5, 1.5]} for method in ("rl2", "dynamite") for value in (0, 1)}
+    figures.draw_sweep(p, methods=("rl2", "dynamite"), p=(0, 1), env="gridworld", out=tmp_path / "sweep.png")
+    lines = [line.get_color() for line in axes[-1].lines]
+    assert lines == [drawn(name)[name][0] for name in ("rl2", "dynamite")]
     assert drawn("oracle", "dynamite") == {name: drawn(name)[name] for name in ("oracle", "dynamite")}
     many = drawn("dynamite", "oracle", *map(str, range(12)))
     assert len(set(many.values())) == 14 and many["oracle"] == drawn("oracle")["oracle"]

@@ -15,8 +15,9 @@ from gymnax.environments import spaces
 from gymnax.wrappers import purerl
 
 import dynamite_jax as dj
-from dynamite_envs import registry
+from dynamite_envs import pictures, registry
 from dynamite_envs.errors import UserError
+from dynamite_envs.gym.env import GymnasiumEnv
 from dynamite_envs.gymnax import GymnaxEnv, from_gymnax
 from dynamite_envs.registry import MAKERS
 
@@ -99,6 +100,19 @@ def test_what_the_docs_show_trains():
     run = dj.train(dj.preset("cart_side", seeds=1, num_envs=4, chunk=2, steps=320, eval_episodes=8, **changes))
     assert 0.0 < dj.evaluate(run).returns[0] < 40.0
     del MAKERS["cart_side"]
+
+
+def test_what_has_no_picture_steps_in_gymnasium():
+    """And time of its own has no say in how fast pictures come."""
+    env = GymnasiumEnv(cart(horizon=3))
+    assert env.metadata["render_fps"] == pictures.FPS
+    env.reset(seed=0)
+    assert [env.step(1)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_options_go_with_a_name():
+    with pytest.raises(UserError, match="horizon is 3, and env is GymnaxDLCMDP, already made; options go with a name"):
+        GymnaxEnv(cart(), horizon=3)
 
 
 def test_a_context_that_changes_nothing_is_refused():

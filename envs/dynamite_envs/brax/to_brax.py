@@ -35,9 +35,10 @@ class BraxEnv(Env):
             **options: of the environment of that name.
 
         Raises:
-            UserError: its actions are not continuous; an unknown name or option, or a value that can't be one.
+            UserError: its actions are not continuous; an unknown name or option, a value that can't be one, or options
+                of an environment that is made.
         """
-        self.env = registry.make(env, **options) if isinstance(env, str) else env
+        self.env = registry.resolve(env, **options)
         if not isinstance(self.env.action_space, Box):
             raise UserError(
                 f"env is {type(self.env).__name__}, whose actions are discrete; those of brax are continuous"
@@ -79,8 +80,10 @@ class BraxEnv(Env):
     @property
     def backend(self) -> str:
         """What computes physics; `none` where nothing is computed."""
-        simulator = getattr(self.env.unwrapped, "simulator", None)
-        return "none" if simulator is None else simulator.impl
+        env = self.env.unwrapped
+        if (simulator := getattr(env, "simulator", None)) is not None:
+            return simulator.impl
+        return getattr(getattr(env, "body", None), "backend", "none")
 
     def _shown(self, state: State, *, info: dict[str, Any], metrics: dict[str, Array]) -> BraxState:
         """What brax is shown of a state; `info` and `metrics` keep what wrappers have put there."""

@@ -33,11 +33,11 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
             **options: of the environment of that name.
 
         Raises:
-            UserError: an unknown name or option, or a value that can't be one.
+            UserError: an unknown name or option, a value that can't be one, or options of an environment that is made.
         """
         if render_mode is not None:
             pictures.without_display()
-        self.env = registry.make(env, **options) if isinstance(env, str) else env
+        self.env = registry.resolve(env, **options)
         self.observation_space = observation_space(self.env)
         self.action_space = action_space(self.env)
         self.render_mode = render_mode

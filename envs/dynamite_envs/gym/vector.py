@@ -48,11 +48,11 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]
             **options: of the environment of that name.
 
         Raises:
-            UserError: an unknown name or option, or a value that can't be one.
+            UserError: an unknown name or option, a value that can't be one, or options of an environment that is made.
         """
         if render_mode is not None:
             pictures.without_display()
-        self.env = registry.make(env, **options) if isinstance(env, str) else env
+        self.env = registry.resolve(env, **options)
         self.num_envs = num_envs
         self.single_observation_space = single.observation_space(self.env)
         self.single_action_space = single.action_space(self.env)

@@ -15,7 +15,8 @@ class GymnaxEnv(Environment):
     """The context is hidden and changes; gymnax's `step` begins the next episode at the end of one.
 
     The numbers of the environment are gymnax's parameters: `env.default_params.replace(p=0.1)` is what `params` may be.
-    Random streams lie in the state, so that the key of `reset` fixes an episode and that of `step` counts for nothing.
+    Random streams lie in the state: the key of `reset` fixes an episode, that of `step` counts only where the next one
+    begins.
     """
 
     def __init__(self, env: str | DLCMDP, labels: bool = False, **options: Any):
@@ -28,9 +29,9 @@ class GymnaxEnv(Environment):
             **options: of the environment of that name.
 
         Raises:
-            UserError: an unknown name or option, or a value that can't be one.
+            UserError: an unknown name or option, a value that can't be one, or options of an environment that is made.
         """
-        self._env = registry.make(env, **options) if isinstance(env, str) else env
+        self._env = registry.resolve(env, **options)
         self._labels = labels
 
     @property

@@ -25,7 +25,7 @@ SCENES = {
     "dynamite_envs.half_cheetah:HalfCheetah": "dynamite_envs.pictures.bodies:CheetahScene",
     "dynamite_envs.reacher:Reacher": "dynamite_envs.pictures.bodies:ReacherScene",
     "dynamite_envs.scratch_itch.env:ScratchItch": "dynamite_envs.pictures.bodies:ItchScene",
-    "dynamite_envs.legged:Legged": "dynamite_envs.pictures.bodies:LeggedScene",
+    "dynamite_envs.legged:Legged": "dynamite_envs.pictures.legged:LeggedScene",
 }
 
 
@@ -62,8 +62,9 @@ def scene(env: DLCMDP) -> Scene:
 def frame_rate(env: DLCMDP) -> float:
     """Pictures a second at which an environment with physics moves as fast as it would; `FPS` without."""
     env = env.unwrapped
-    simulator = getattr(env, "simulator", None) or getattr(env, "body", None)  # of MuJoCo or of brax
-    return FPS if simulator is None else 1.0 / simulator.dt
+    simulator = getattr(env, "simulator", None) or getattr(env, "body", None)  # of MuJoCo, or another library's
+    seconds = getattr(simulator, "dt", None)
+    return FPS if seconds is None else 1.0 / seconds
 
 
 def without_display() -> None:
