@@ -313,4 +313,5 @@ def test_an_environment_of_the_registry_has_the_kind_of_belief_of_its_contexts()
         assert isinstance(belief, kind)
     assert isinstance(belief, ContinuousBelief)
     np.testing.assert_allclose(belief.mean, [0.0], atol=1.0)
-    np.testing.assert_allclose(belief.deviation, [np.sqrt(700 / 3)], rtol=0.02)  # forces of 10 to 20 N to either side
+    squares = (35**3 - 25**3) / (3 * 10)  # of forces of 25 to 35 N to either side, on average
+    np.testing.assert_allclose(belief.deviation, [np.sqrt(squares)], rtol=0.02)
