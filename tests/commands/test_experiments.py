@@ -239,18 +239,24 @@ def test_a_picture_that_can_not_be_written_is_refused(name, cause, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "references", [{"bayes_optimal": 4.0, "oracle": 5.0}, {"oracle": 5.0}, {"bayes_optimal": 4.0}, {}]
-)
-def test_pictures_show_the_bayes_optimal_return_dashed_and_the_oracle_dotted(references, tmp_path, monkeypatch):
-    axes = []
+@pytest.fixture
+def axes(monkeypatch) -> list:
+    """Axes of the pictures that are drawn, in turn."""
+    drawn = []
 
     def figure(make=figures._figure):
         made = make()
-        axes.append(made[1])
+        drawn.append(made[1])
         return made
 
     monkeypatch.setattr(figures, "_figure", figure)
+    return drawn
+
+
+@pytest.mark.parametrize(
+    "references", [{"bayes_optimal": 4.0, "oracle": 5.0}, {"oracle": 5.0}, {"bayes_optimal": 4.0}, {}]
+)
+def test_pictures_show_the_bayes_optimal_return_dashed_and_the_oracle_dotted(references, tmp_path, axes):
     table = rows_of({"dynamite": presets.default("gridworld", "dynamite")}, {"dynamite": summary([1.0, 3.0])})
     table["dynamite"]["references"] = references
     figures.draw_table(table, tmp_path / "table.png", title="gridworld")
@@ -260,16 +266,8 @@ def test_pictures_show_the_bayes_optimal_return_dashed_and_the_oracle_dotted(ref
     assert {name: lines[name] for name in ("bayes-optimal", "oracle") if name in lines} == expected
 
 
-def test_a_method_has_one_colour_in_all_pictures(tmp_path, monkeypatch):
+def test_a_method_has_one_colour_in_all_pictures(tmp_path, axes):
     """And rows beyond the colours there are have another line."""
-    axes = []
-
-    def figure(make=figures._figure):
-        made = make()
-        axes.append(made[1])
-        return made
-
-    monkeypatch.setattr(figures, "_figure", figure)
 
     def drawn(*names):
         config = presets.default("gridworld", "dynamite")
