@@ -11,6 +11,7 @@ import pytest
 from brax import envs
 from brax.envs.fast import Fast, ObservationMode
 from brax.envs.wrappers import training as wrappers
+from mujoco_playground import registry as playground
 
 import dynamite_jax as dj
 from dynamite_envs import registry
@@ -93,7 +94,7 @@ def test_the_context_can_be_a_parameter_of_the_system():
         ({"body": wrappers.EpisodeWrapper(Fast(), 10, 1)}, "it must be an environment of brax without wrappers"),
         ({"body": Fast(obs_mode=ObservationMode.DICT_STATE)}, "it must show a vector"),
         ({"reward": None}, "one of them must depend on the context"),
-        ({"system": lambda system, context: system}, "which has no sys; system must be None"),
+        ({"system": lambda system, context: system}, "which has no sys or _mjx_model; system must be None"),
     ],
 )
 def test_what_can_not_be_one_of_ours_is_refused(changes, message):
@@ -127,6 +128,26 @@ def test_an_environment_of_playground_is_paid_by_the_context():
         assert float(after.context) == -float(state.context)
         state = after
     assert state.truncated
+
+
+def test_the_context_can_be_a_parameter_of_playgrounds_physics():
+    """A cart on a slope that turns."""
+    body: Any = playground.load("CartpoleBalance", config_overrides={"impl": "jax"})
+
+    def tilted(model, sideways):
+        return model.tree_replace({"opt.gravity": jnp.array([sideways, 0.0, -9.81])})
+
+    env = from_brax(body, init_context=draw, next_context=turned, system=tilted, p=0.0, horizon=200)
+    assert env.decode_state
+    step, start = jax.jit(env.step), jax.jit(env.reset)(jax.random.key(0))
+    places = []
+    for sideways in (-3.0, 0.0, 3.0):
+        state = start.replace(context=jnp.float32(sideways))
+        for _ in range(10):
+            state = step(state, jnp.zeros(1))
+        places.append(float(state.obs[0] - start.obs[0]))
+    assert places[0] < places[1] - 0.01 < places[2] - 0.02
+    np.testing.assert_allclose(body.mjx_model.opt.gravity, [0.0, 0.0, -9.81])
 
 
 @pytest.mark.parametrize("observed", [False, True])

@@ -15,6 +15,14 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.hooks import ContextHooks, OfHooks
 from dynamite_envs.spaces import Box
 
+SYSTEMS = ("sys", "_mjx_model")
+"""Where a body keeps the parameters of its physics: in brax, and in Playground, whose randomisation of them uses it."""
+
+
+def _system_of(body: Any) -> str | None:
+    """The one of `SYSTEMS` that a body has; None where its physics has no parameters."""
+    return next((name for name in SYSTEMS if hasattr(body, name)), None)
+
 
 class BraxDLCMDP(DLCMDP):
     """The body is brax's, the context ours. A subclass gives `init_context`, `next_context` and `context_features`.
@@ -30,8 +38,8 @@ class BraxDLCMDP(DLCMDP):
         return after.reward
 
     def system(self, context: Context) -> Any:
-        """Parameters of the body's physics under a context; those of brax by default."""
-        return self.body.sys
+        """Parameters of the body's physics under a context; its own by default."""
+        return getattr(self.body, _system_of(self.body) or SYSTEMS[0])
 
     @property
     def observation_size(self) -> int:
@@ -52,9 +60,9 @@ class BraxDLCMDP(DLCMDP):
     ) -> tuple[BraxState, Array, Array]:
         """A step of the body under the context; the task ends where brax is done."""
         body = self.body
-        if hasattr(body, "sys"):
+        if name := _system_of(body):
             body = copy.copy(body)
-            body.sys = self.system(context)
+            setattr(body, name, self.system(context))
         after = body.step(physics, action)
         return after, self.reward(physics, after, action, context), after.done > 0
 
@@ -86,8 +94,9 @@ class _OfFunctions(OfHooks, BraxDLCMDP):
         return self.hooks.reward(before, after, action, context)
 
     def system(self, context: Context) -> Any:
-        """By the function, or brax's."""
-        return super().system(context) if self.hooks.system is None else self.hooks.system(self.body.sys, context)
+        """By the function, or the body's own."""
+        own = super().system(context)
+        return own if self.hooks.system is None else self.hooks.system(own, context)
 
 
 def from_brax(
@@ -109,14 +118,16 @@ def from_brax(
         init_context: key -> the first context.
         next_context: (key, context) -> that of the next session.
         reward: (brax's state before, after, action, context) -> reward of the step, []; by default brax's own.
-        system: (the body's `sys`, context) -> that of the context, of the same structure.
+        system: (parameters of the body's physics, context) -> those of the context, of the same structure. In brax
+            these are the body's `sys`, in Playground its `mjx_model`.
         features: context -> numbers, [C], for agents that observe it.
         p: probability that the context is drawn anew after a step.
         horizon: steps of an episode.
         reset_on_switch: whether the body is reset when the context changes.
 
     Raises:
-        UserError: the body is wrapped, shows no plain vector, or has no system; or the context would change nothing.
+        UserError: the body is wrapped, shows no plain vector, or has no system to change; or the context would change
+            nothing.
     """
     if body.unwrapped is not body:
         raise UserError(f"body is {type(body).__name__}; it must be an environment of brax without wrappers")
@@ -126,7 +137,7 @@ def from_brax(
         )
     if reward is None and system is None:
         raise UserError("reward and system are None; one of them must depend on the context")
-    if system is not None and not hasattr(body, "sys"):
-        raise UserError(f"body is {type(body).__name__}, which has no sys; system must be None")
+    if system is not None and _system_of(body) is None:
+        raise UserError(f"body is {type(body).__name__}, which has no {' or '.join(SYSTEMS)}; system must be None")
     hooks = Hooks(init_context, next_context, features=features, reward=reward, system=system)
     return _OfFunctions(p=p, horizon=horizon, reset_on_switch=reset_on_switch, body=body, hooks=hooks)
