@@ -20,7 +20,7 @@ from dynamite_jax.errors import ConfigError
 if TYPE_CHECKING:
     from dynamite_envs.dlcmdp import DLCMDP
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
 
 # Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
@@ -37,6 +37,7 @@ _LATER_FIELDS: dict[int, dict[str, Any]] = {
     },
     1: {"vae.average_rate": 1.0, "vae.reset_at_boundary": False, "ppo.through_encoder": False},
     2: {"ppo.gamma_start": 0.8, "ppo.gamma_rise": 0.0},
+    3: {"vae.posterior": "filtered"},
 }
 # Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
 _FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
@@ -73,8 +74,12 @@ class Options(dict[str, Any]):
     clear = pop = popitem = setdefault = update = _frozen
 
 
-def parse_options(entries: Iterable[str]) -> Options:
+def parse_options(entries: Iterable[str], field: str = "env_options") -> Options:
     """Options of the command line: each `name=value`, its value read as JSON.
+
+    Args:
+        entries: the words.
+        field: name of the option that they are of, in messages.
 
     Raises:
         ConfigError: an entry without a name or whose value isn't JSON.
@@ -87,7 +92,7 @@ def parse_options(entries: Iterable[str]) -> Options:
         except ValueError:
             equals = ""
         if not (name and equals):
-            raise ConfigError(f"env_options is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
+            raise ConfigError(f"{field} is {entry!r}; it must be name=value with a JSON value, such as p=0.1")
     return Options(options)
 
 
@@ -139,6 +144,9 @@ class VAEConfig(_Hyperparameters):
     """Steps j decoded for each t, drawn from its session; 0 decodes the whole session."""
     buffer_episodes: int = _static(0)
     """Past episodes kept to learn from, beside the fresh ones; 0 keeps none."""
+    posterior: Literal["filtered", "session"] = _static("filtered")
+    """What reconstructs a session: the beliefs at its steps, or a posterior that has seen all of it, to which beliefs
+    are drawn. With the latter each step decodes itself, once."""
     session_mask: bool = _static(True)
     """Reconstruct the session of t alone; off, the whole episode."""
     conditioning: bool = _static(True)

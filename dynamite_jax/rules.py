@@ -128,6 +128,10 @@ def check_values(config: "Config") -> None:
         raise ConfigError("vae.reset_at_boundary is True; without vae.boundary_head it must be False")
     if vae.reset_at_boundary and network.encoder != "gru":
         raise ConfigError(f"vae.reset_at_boundary is True; with network.encoder {network.encoder!r} it must be False")
+    if vae.posterior == "session" and vae.kl_target != "latent_dynamics":
+        raise ConfigError(
+            f"vae.kl_target is {vae.kl_target!r}; with vae.posterior 'session' it must be 'latent_dynamics'"
+        )
     if ppo.through_encoder and ppo.shuffle != "episodes":
         raise ConfigError(f"ppo.shuffle is {ppo.shuffle!r}; with ppo.through_encoder it must be 'episodes'")
     if ppo.through_encoder and vae.average_rate != 1.0:
@@ -189,6 +193,7 @@ def check_abilities(config: "Config") -> None:
     for name, value, supported in (
         ("ppo.shuffle", config.ppo.shuffle, method.shuffles),
         ("network.encoder", config.network.encoder, method.encoders),
+        ("vae.posterior", config.vae.posterior, method.posteriors),
         ("ppo.through_encoder", config.ppo.through_encoder, (False, True) if method.through_encoder else (False,)),
     ):
         if value not in supported:

@@ -166,13 +166,17 @@ class LatentBelief(Belief):
             terms["consistency"] = masked.total(moved, data.valid[1:]) / data.valid.sum()
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
-            if hyper.boundaries == "labels":
-                label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
-            else:
-                label = self._boundary_posterior(params, data, belief, hyper)
-            terms["boundary"] = masked.mean(elbo.boundary_loss(states.boundary_logit, label), data.valid)
+            terms["boundary"] = self._boundary_loss(params, data, states, hyper)
             loss += hyper.boundary_weight * terms["boundary"]
         return loss, {"loss": loss, **terms}
+
+    def _boundary_loss(self, params: Params, data: Trajectories, states: BeliefState, hyper: VAEConfig) -> Array:
+        """Cross-entropy of the boundary head, averaged over the valid steps."""
+        if hyper.boundaries == "labels":
+            label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
+        else:
+            label = self._boundary_posterior(params, data, states.belief, hyper)
+        return masked.mean(elbo.boundary_loss(states.boundary_logit, label), data.valid)
 
     def _sessions(self, states: BeliefState, data: Trajectories, hyper: VAEConfig) -> Array:
         """Session index of each step for the losses, by labels or by predictions, [H, B]."""

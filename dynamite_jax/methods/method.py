@@ -31,6 +31,7 @@ class Method:
         configure: the preset of an environment -> that of this method in it.
         encoders: values of `network.encoder` that the belief can use.
         shuffles: values of `ppo.shuffle` that the loss of the policy can use.
+        posteriors: values of `vae.posterior` that the belief can learn by.
         through_encoder: whether `ppo.through_encoder` can be set.
         observes_context: whether its agents observe the true context.
     """
@@ -40,6 +41,7 @@ class Method:
     configure: Callable[[Config], Config] = keep
     encoders: tuple[str, ...] = ("gru",)
     shuffles: tuple[str, ...] = ("episodes", "steps")
+    posteriors: tuple[str, ...] = ("filtered",)
     through_encoder: bool = False
     observes_context: bool = False
 
