@@ -177,12 +177,12 @@ class ScratchItch(MuJoCoDLCMDP):
         return after, reward, jnp.zeros((), bool)
 
     def observe(self, physics: Scratching) -> Array:
-        """In the frame of the robot's base; joints between -pi and pi."""
+        """In the frame of the robot's base; angles of joints from the mean start, with no cut in their range."""
         base = self.simulator.model.body("base")
         back = jnp.asarray(base.quat * np.array([1, -1, -1, -1]), jnp.float32)
         joints = jnp.asarray(np.stack([SHOULDER, ELBOW, WRIST], axis=1), jnp.float32)[physics.female.astype(int)]
         places = rotate(back, jnp.concatenate([physics.tip[None], joints]) - jnp.asarray(base.pos, jnp.float32))
-        angles = jnp.mod(physics.qpos + jnp.pi, 2 * jnp.pi) - jnp.pi
+        angles = physics.qpos - jnp.asarray(scratch_itch_poses.load().mean(0), jnp.float32)
         orientation = multiply(back, physics.orientation)
         return jnp.concatenate([places[0], orientation, angles, places[1:].ravel(), physics.force[None]])
 
