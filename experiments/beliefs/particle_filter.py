@@ -68,10 +68,10 @@ def _filter(
 
         resample_key, move_key, next_key = jax.random.split(key, 3)
         weight = jax.nn.softmax(log_weight)
-        few = 1.0 / jnp.sum(weight**2) < particles / 2
-        chosen = jnp.where(few | (told & switched), systematic(resample_key, weight), jnp.arange(particles))
+        resampled = (1.0 / jnp.sum(weight**2) < particles / 2) | (told & switched)
+        chosen = jnp.where(resampled, systematic(resample_key, weight), jnp.arange(particles))
         contexts = jax.tree.map(lambda x: x[chosen], contexts)
-        log_weight = jnp.where(few | (told & switched), 0.0, log_weight)
+        log_weight = jnp.where(resampled, 0.0, log_weight)
         if told:
             moved = jnp.broadcast_to(switched, (particles,))
         else:  # more of them are moved than switches do, and weigh less

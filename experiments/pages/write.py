@@ -12,7 +12,7 @@ from pathlib import Path
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.cli import COMMANDS
-from experiments.pages import blocks, results, schema, speed
+from experiments.pages import beliefs, blocks, results, schema, speed
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +21,7 @@ MODULES = {
     **{name: module for name, (module, _) in COMMANDS.items()},
     "versus-torch": "experiments.versus_torch.benchmark",
     "bayes-optimal": "experiments.studies.bayes_optimal",
+    "beliefs": "experiments.beliefs.bench",
 }
 
 # Column of the table of presets -> an environment that has it.
@@ -47,6 +48,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         Path("README.md"): {"summary": _summary(root, compared)},
         Path("docs/configuration.md"): configuration(),
         Path("docs/commands.md"): {name: _flags(module) for name, module in MODULES.items()},
+        Path("docs/environments.md"): {"beliefs": beliefs.table(root / "results" / "scratch_itch" / "beliefs.json")},
         Path("docs/tuning.md"): {"searches": searches(root / "dynamite_jax" / "tuned")},
     }
     texts = {root / path: blocks.fill((root / path).read_text(), parts) for path, parts in filled.items()}
