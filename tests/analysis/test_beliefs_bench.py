@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dynamite_jax as dj
+from conftest import tiny_config
 from dynamite_envs import exact, registry
 from dynamite_envs.errors import UserError
 from dynamite_envs.scratch_itch.env import itch_frame
@@ -74,6 +76,19 @@ def test_episodes_are_those_of_the_environment():
     for t, n in np.ndindex(9, 6):
         assert since[t, n] == sum(session[j, n] == session[t, n] for j in range(t))
     np.testing.assert_array_equal(data.part(2, 4).facts, data.facts[:, 2:4])
+
+
+@pytest.mark.parametrize("method", ["dynamite", "oracle"])
+def test_a_run_plays_its_own_episodes(method):
+    """Its observations are those of the environment, without the context that an oracle sees beside them."""
+    config = tiny_config("point_robot", method, seeds=1, env_options={"horizon": 12})
+    run = dj.train(config)
+    data = episodes.of_run(run, 5, jax.random.key(0))
+    env = run.program.env.unwrapped
+    seen = jax.vmap(jax.vmap(env.observe))(data.physics)
+    np.testing.assert_allclose(data.trajectories.observation[:-1], seen, rtol=1e-6)
+    deviation = np.asarray(data.trajectories.action).std()
+    assert data.facts.shape[:2] == (12, 5) and 0.05 < deviation < 3.0
 
 
 def test_where_it_itches_is_a_place_in_cm():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dynamite_jax as dj
 from conftest import tiny_config
 from dynamite_jax import config as configs
 from dynamite_jax.beliefs.smoothing import SmoothingBelief
@@ -206,3 +207,10 @@ def test_the_switch_chooses_the_belief_and_is_refused_elsewhere():
     chain = dataclasses.replace(session, vae=session.vae.replace(kl_target="previous_belief"))
     with pytest.raises(ConfigError, match="vae.kl_target is 'previous_belief'; with vae.posterior 'session'"):
         configs.validate(chain)
+
+
+def test_a_run_trains_by_it():
+    run = dj.train(tiny_config("point_robot", seeds=1, env_options={"horizon": 12}, vae={"posterior": "session"}))
+    assert {"vae/filter", "vae/baseline", "vae/boundary"} <= run.records[0].keys()
+    assert all(np.isfinite(value).all() for record in run.records for value in record.values())
+    assert np.isfinite(dj.evaluate(run).returns).all()
