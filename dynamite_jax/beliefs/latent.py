@@ -150,33 +150,56 @@ class LatentBelief(Belief):
         # What lies after the end is a session of its own, which no valid step belongs to.
         bounds = elbo.session_bounds(jnp.where(data.valid, self._sessions(states, data, hyper), -1))
         episode = elbo.session_bounds(jnp.where(data.valid, 0, -1))  # without sessions, an episode is one
-        decoded = bounds if hyper.session_mask else episode
-        terms = self._reconstruction(params, data, belief, decoded, key=key, hyper=hyper)
-        loss = hyper.reward_weight * terms["reward_error"]
-        if self.model.decode_state:
-            loss += hyper.state_weight * terms["state_error"]
-
-        first = (bounds if hyper.conditioning else episode).first
-        dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
-        prior = elbo.session_prior(belief, first, dynamics)
-        terms["kl"] = masked.mean(elbo.kl_to_prior(belief, prior, first, target=hyper.kl_target), data.valid)
-        loss += hyper.kl_weight * terms["kl"]
+        decoded, conditioned = (bounds if on else episode for on in (hyper.session_mask, hyper.conditioning))
+        loss, terms = self._bound(params, data, belief, decoded, conditioned, key=key, hyper=hyper)
         if hyper.consistency:
             moved = elbo.consistency(belief, bounds.last)  # 0 across the end
             terms["consistency"] = masked.total(moved, data.valid[1:]) / data.valid.sum()
             loss += hyper.consistency_weight * terms["consistency"]
         if hyper.boundary_head:
-            terms["boundary"] = self._boundary_loss(params, data, states, hyper)
+            if hyper.boundaries == "labels":
+                label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
+            else:
+                label = self._boundary_posterior(params, data, belief, hyper)
+            terms["boundary"] = masked.mean(elbo.boundary_loss(states.boundary_logit, label), data.valid)
             loss += hyper.boundary_weight * terms["boundary"]
         return loss, {"loss": loss, **terms}
 
-    def _boundary_loss(self, params: Params, data: Trajectories, states: BeliefState, hyper: VAEConfig) -> Array:
-        """Cross-entropy of the boundary head, averaged over the valid steps."""
-        if hyper.boundaries == "labels":
-            label = elbo.boundary_labels(data.session, hyper.boundary_alignment)
-        else:
-            label = self._boundary_posterior(params, data, states.belief, hyper)
-        return masked.mean(elbo.boundary_loss(states.boundary_logit, label), data.valid)
+    def _bound(
+        self,
+        params: Params,
+        data: Trajectories,
+        belief: Gaussian,
+        decoded: elbo.SessionBounds,
+        conditioned: elbo.SessionBounds,
+        *,
+        key: Array,
+        hyper: VAEConfig,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Reconstruction and KL, weighted, and each before that.
+
+        Args:
+            params: of the belief model.
+            data: episodes, [H(+1), B, ...].
+            belief: q_t, [H, B, L].
+            decoded: bounds of what each step reconstructs.
+            conditioned: bounds of the sessions that have a prior.
+            key: samples of z, and the subsamples of t and j.
+            hyper: weights and switches.
+        """
+        terms = self._reconstruction(params, data, belief, decoded, key=key, hyper=hyper)
+        loss = hyper.reward_weight * terms["reward_error"]
+        if self.model.decode_state:
+            loss += hyper.state_weight * terms["state_error"]
+        prior = self._prior(params, belief, conditioned, hyper)
+        kl = elbo.kl_to_prior(belief, prior, conditioned.first, target=hyper.kl_target)
+        terms["kl"] = masked.mean(kl, data.valid)
+        return loss + hyper.kl_weight * terms["kl"], terms
+
+    def _prior(self, params: Params, belief: Gaussian, bounds: elbo.SessionBounds, hyper: VAEConfig) -> Gaussian:
+        """Prior of each step's session, [H, B, L]."""
+        dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
+        return elbo.session_prior(belief, bounds.first, dynamics)
 
     def _sessions(self, states: BeliefState, data: Trajectories, hyper: VAEConfig) -> Array:
         """Session index of each step for the losses, by labels or by predictions, [H, B]."""

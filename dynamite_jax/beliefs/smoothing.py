@@ -7,12 +7,9 @@ The evidence lower bound of a session with steps S and prior p(z | session befor
 
 The belief q_t that acts has seen the steps before t alone. It is drawn to the posterior of the session by
 KL(sg q(z | S) || q_t), whose minimum over all sessions with one history is the best Gaussian of z given that history.
-Early in a session z is unknown, and a decoder that is asked to predict from such beliefs learns to do without z; here
-it never is. A baseline learns what the reward is without the context, and the decoder only what is left, in deviations
-of that: where the context tells little of the reward, it would be lost in the error of all else.
+So no decoder is asked to predict from beliefs that do not know z yet. A baseline learns what the reward is without the
+context, and the decoder what is left, in deviations of that, also where the context tells little of the reward.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +19,7 @@ from dynamite_jax.beliefs import elbo
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data import masked
-from dynamite_jax.data.types import Array, Params, Trajectories
+from dynamite_jax.data.types import Array, Gaussian, Params, Trajectories
 from dynamite_jax.networks.smoothing_model import SmoothingModel
 
 RESIDUAL_CLIP = 3.0  # bound of what the decoder is asked to explain, in deviations
@@ -46,26 +43,23 @@ class SmoothingBelief(LatentBelief):
         )
         return cls(smoothing, belief.space, belief.observation_size)
 
-    def loss(self, params: Params, data: Trajectories, key: Array, hyper: VAEConfig) -> tuple[Array, dict[str, Array]]:
-        """Negative ELBO of the sessions, and how far beliefs are from their posteriors, averaged over valid steps.
+    def _bound(
+        self,
+        params: Params,
+        data: Trajectories,
+        belief: Gaussian,
+        decoded: elbo.SessionBounds,
+        conditioned: elbo.SessionBounds,
+        *,
+        key: Array,
+        hyper: VAEConfig,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Likelihood of the baseline, ELBO of the sessions, and how far beliefs are from their posteriors.
 
         Each step decodes itself, with a z of its own, and counts as often as its session has steps: the terms are
-        estimates of those of `LatentBelief.loss`.
-
-        Args:
-            params: of the model.
-            data: episodes, [H(+1), B, ...], finite after their ends too.
-            key: samples of z.
-            hyper: weights and switches.
-
-        Returns:
-            Scalar loss, and the means of its terms before they are weighted.
+        estimates of those of `LatentBelief`.
         """
-        states = self.encode(params, data)
-        belief, valid = states.belief, data.valid
-        bounds = elbo.session_bounds(jnp.where(valid, self._sessions(states, data, hyper), -1))
-        episode = elbo.session_bounds(jnp.where(valid, 0, -1))
-        seen = bounds if hyper.session_mask else episode
+        valid = data.valid
         observation, action, following = data.observation[:-1], self.space.encode(data.action), data.observation[1:]
         steps = (observation, action, following)
         baseline, deviation = self._apply(params, *steps, method="without_context")
@@ -73,27 +67,16 @@ class SmoothingBelief(LatentBelief):
         terms = {"baseline": -masked.mean(log_likelihood, valid)}
         baseline, deviation = jax.lax.stop_gradient((baseline, deviation))
         residual = jnp.clip((data.reward - baseline) / deviation, -RESIDUAL_CLIP, RESIDUAL_CLIP)
-        posterior = self._apply(params, *steps, residual, *seen, method="posterior")
-        z, length = posterior.sample(key), (seen.last - seen.first + 1).astype(jnp.float32)
-        decoded = (self._apply(params, *steps, z, method="decode_reward") - baseline) / deviation
-        terms["reward_error"] = 0.5 * masked.mean(length * (decoded - residual) ** 2, valid)
+        posterior = self._apply(params, *steps, residual, *decoded, method="posterior")
+        z, length = posterior.sample(key), (decoded.last - decoded.first + 1).astype(jnp.float32)
+        predicted = (self._apply(params, *steps, z, method="decode_reward") - baseline) / deviation
+        terms["reward_error"] = 0.5 * masked.mean(length * (predicted - residual) ** 2, valid)
         loss = terms["baseline"] + hyper.reward_weight * terms["reward_error"]
         if self.model.decode_state:
             error = self._apply(params, observation, action, z, method="decode_next") - following
             terms["state_error"] = 0.5 * masked.mean(length * (error**2).sum(-1), valid)
             loss += hyper.state_weight * terms["state_error"]
-
-        first = (bounds if hyper.conditioning else episode).first
-        dynamics = partial(self._apply, params, method="prior") if hyper.conditioning else None
-        prior = elbo.session_prior(jax.lax.stop_gradient(belief), first, dynamics)
+        prior = self._prior(params, jax.lax.stop_gradient(belief), conditioned, hyper)
         terms["kl"] = masked.mean(elbo.kl(posterior, prior), valid)
         terms["filter"] = masked.mean(elbo.kl(jax.lax.stop_gradient(posterior), belief), valid)
-        loss += hyper.kl_weight * terms["kl"] + terms["filter"]
-        if hyper.consistency:
-            moved = elbo.consistency(belief, bounds.last)
-            terms["consistency"] = masked.total(moved, valid[1:]) / valid.sum()
-            loss += hyper.consistency_weight * terms["consistency"]
-        if hyper.boundary_head:
-            terms["boundary"] = self._boundary_loss(params, data, states, hyper)
-            loss += hyper.boundary_weight * terms["boundary"]
-        return loss, {"loss": loss, **terms}
+        return loss + hyper.kl_weight * terms["kl"] + terms["filter"], terms

@@ -113,6 +113,20 @@ def learnt(config: Config, env: DLCMDP, played: Episodes, held_out: Episodes, ar
     return np.asarray(read(learn(data, config.vae), data, played.facts, evidence(held_out)))
 
 
+def kept(out: Path | None) -> list[loggers.Record]:
+    """Measurements that the file holds already.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not (out and out.is_file()):
+        return []
+    try:
+        return list(json.loads(out.read_text())["variants"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"out is {str(out)!r}, which holds no measurements of beliefs; move it away") from None
+
+
 @one_line_errors
 def main() -> None:
     """Measure one belief and print it as a JSON line."""
@@ -123,14 +137,19 @@ def main() -> None:
     method = "dynamite" if arguments.method in FILTERS else arguments.method
     changes: dict[str, Any] = parse_options(arguments.set, "set")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    config = dj.preset(arguments.env, method, **changes)
+    config, earlier = dj.preset(arguments.env, method, **changes), kept(arguments.out)
     devices.setup(1)
     key, count = jax.random.key(arguments.seed), arguments.episodes + arguments.held_out
-    env = registry.make(config.env, **config.env_options)
     start = time.perf_counter()
     if arguments.run:
-        everything = episodes.of_run(dj.load_run(arguments.run), count, key)
+        run = dj.load_run(arguments.run)
+        options = changes.get("env_options", run.config.env_options)
+        if (config.env, options) != (run.config.env, run.config.env_options):
+            raise UserError(f"env is {config.env} {options}; the run is of {run.config.env} {run.config.env_options}")
+        env = run.program.env.unwrapped
+        everything = episodes.of_run(run, count, key)
     else:
+        env = registry.make(config.env, **config.env_options)
         play = jax.jit(partial(episodes.of_random_actions, env, count, arguments.deviation))
         everything = jax.block_until_ready(play(key))
     played, held_out = everything.part(0, arguments.episodes), everything.part(arguments.episodes, count)
@@ -152,10 +171,8 @@ def main() -> None:
     record |= {"commit": provenance.commit(), "machine": devices.machine()}
     print(json.dumps(record))
     if arguments.out:
-        earlier = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"variants": []}
-        earlier["variants"].append(record)
         with writing(arguments.out):
-            arguments.out.write_text(json.dumps(earlier, indent=2) + "\n")
+            arguments.out.write_text(json.dumps({"variants": [*earlier, record]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,18 @@ def test_a_run_plays_its_own_episodes(method):
     assert data.facts.shape[:2] == (12, 5) and 0.05 < deviation < 3.0
 
 
+def test_the_bench_measures_on_episodes_of_a_run(refused, monkeypatch, capfd, tmp_path):
+    folder = tmp_path / "run"
+    dj.train(tiny_config("point_robot", seeds=1, env_options={"horizon": 12, "p": 0.0}), folder)
+    capfd.readouterr()
+    sizes = ("--episodes", "8", "--held-out", "8", "--batch", "4", "--updates", "2", "--set", "network.hidden=8")
+    monkeypatch.setattr(sys, "argv", ["bench", "--env", "point_robot", "--run", str(folder), *sizes])
+    bench.main()
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["since"] == [3, 10]  # of 12 steps
+    message = "env is gridworld {'horizon': 12, 'p': 0.0}; the run is of point_robot {'horizon': 12, 'p': 0.0}"
+    assert message in refused(bench, "--env", "gridworld", "--run", folder, *sizes)
+
+
 def test_where_it_itches_is_a_place_in_cm():
     env = registry.make("scratch_itch", horizon=1)
     state = env.reset(jax.random.key(3))
@@ -144,8 +156,10 @@ def test_the_bench_measures(method, monkeypatch, capsys, tmp_path):
         (("--set", "vae.lr"), "set is 'vae.lr'; it must be name=value"),
         (("--set", "vae.rate=1"), "vae.rate is no field of a config"),
         (("--run", "nowhere"), "run is 'nowhere'; it must be a run folder"),
+        (("--out", "foreign.json"), "out is 'foreign.json', which holds no measurements of beliefs; move it away"),
         (("--held-out", "0"), "held_out is 0; it must be at least 1"),
     ],
 )
-def test_what_the_bench_can_not_measure_is_refused(options, message, refused):
+def test_what_the_bench_can_not_measure_is_refused(options, message, refused, tmp_path):
+    (tmp_path / "foreign.json").write_text('{"runs": {}}')
     assert message in refused(bench, *SIZES, *options)
