@@ -15,6 +15,7 @@ from typing import Any
 
 from dynamite_envs.errors import FallbackWarning, UserError
 from dynamite_jax.cli import COMMANDS
+from dynamite_jax.runtime.interruption import EXIT_CODE, Interrupted
 
 
 class ConfigError(UserError):
@@ -24,7 +25,8 @@ class ConfigError(UserError):
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a command: a `UserError` becomes one line on stderr and exit code 2; every other exception traces.
 
-    A `FallbackWarning` is one line, too.
+    A `FallbackWarning` is one line, too, and so is the end of a command that a signal stops: exit code 75 where a run
+    was kept first, 130 otherwise.
 
     Plugins that the command line names are imported first.
     """
@@ -39,6 +41,9 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             except UserError as error:
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
                 raise SystemExit(2) from None
+            except KeyboardInterrupt as stop:
+                print(f"\n{stop if stop.args else 'stopped'}", file=sys.stderr)
+                raise SystemExit(EXIT_CODE if isinstance(stop, Interrupted) else 130) from None
 
     return wrapped
 

@@ -111,9 +111,8 @@ def main() -> None:
                 raise
         except loop.Diverged as error:
             raise SystemExit(f"error: {error}; see {folder}") from None
-        except KeyboardInterrupt:
-            print(f"\nstopped; go on with --out {folder} --resume", file=sys.stderr)
-            raise SystemExit(130) from None
+        except KeyboardInterrupt as stop:
+            raise type(stop)(f"stopped; go on with --out {folder} --resume") from None
 
 
 if __name__ == "__main__":

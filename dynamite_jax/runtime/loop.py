@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dynamite_jax.analysis import statistics
+from dynamite_jax.runtime import interruption
 from dynamite_jax.runtime.loggers import Log, Memory, Record
 from dynamite_jax.runtime.program import Program
 
@@ -53,6 +55,7 @@ def run(
 
     Raises:
         Diverged: a loss is not finite.
+        Interrupted: a signal asked to stop, and the state is kept.
     """
     config, chunks, console = program.config, program.chunks, outputs.console
     pending: tuple[int, Record] | None = None
@@ -60,7 +63,9 @@ def run(
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     # A notebook needs ipywidgets to move it.
     live = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
-    with Progress(*columns, console=console, disable=not live) as progress:
+    say = partial(console.print, markup=False, soft_wrap=True)
+    requests = interruption.requests(say, taken=outputs.checkpoints is not None)
+    with Progress(*columns, console=console, disable=not live) as progress, requests as request:
         bar = progress.add_task("training", total=chunks, completed=completed_chunks)
 
         def flush() -> None:
@@ -68,7 +73,8 @@ def run(
             if pending is None:
                 return
             (number, metrics), pending = pending, None
-            metrics = jax.device_get(metrics)  # waits for the chunk
+            interruption.wait(jax.block_until_ready, metrics)
+            metrics = jax.device_get(metrics)
             now = time.perf_counter()
             rate, last_read = program.steps_per_chunk * config.seeds / (now - last_read), now
             record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
@@ -82,16 +88,16 @@ def run(
             if number == chunks or not warned:
                 for line in program.algorithm.warnings(metrics):
                     warned = True
-                    console.print(f"warning: {line}", markup=False, soft_wrap=True)
+                    say(f"warning: {line}")
             if number == completed_chunks + 1 and number < chunks:
                 remaining_s = (chunks - number) * program.steps_per_chunk * config.seeds / rate
-                console.print(f"about {duration(remaining_s)} of training to go", markup=False)
+                say(f"about {duration(remaining_s)} of training to go")
+                _check_grace(remaining_s / (chunks - number), config.chunk, say)
             losses = " ".join(f"{n} {np.mean(metrics[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in metrics)
             status = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
             progress.update(bar, completed=number, description=status)
             if not live and number % max(1, chunks // 10) == 0:
-                line = f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {status}"
-                console.print(line, markup=False, soft_wrap=True)
+                say(f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {status}")
 
         warm = min(completed_chunks + 2, chunks)  # the first chunk also loads the program
         for number in range(completed_chunks + 1, chunks + 1):
@@ -102,25 +108,38 @@ def run(
             else:
                 states, metrics = step(states)
             flush()
-            pending = number, metrics
-            if number % config.checkpoint_every == 0 or number == chunks:
+            pending, asked = (number, metrics), request.made
+            if number % config.checkpoint_every == 0 or number == chunks or asked:
                 flush()  # it also checks the metrics before the state is kept
                 seeds = program.gather(states)
                 if not bool(np.all(jax.device_get(seeds.finite))):
                     raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
                 if outputs.checkpoints:
                     outputs.checkpoints.save(number, seeds)
+            if asked and outputs.checkpoints and number < chunks:
+                outputs.checkpoints.wait()
+                raise interruption.Interrupted
     return states
 
 
 @contextlib.contextmanager
 def _traced(folder: Path) -> Iterator[None]:
     """Write what devices do while the block runs, for TensorBoard, and as perfetto_trace.json.gz for Perfetto."""
-    jax.profiler.start_trace(folder, create_perfetto_trace=True)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # the host only waits
+    jax.profiler.start_trace(folder, create_perfetto_trace=True, profiler_options=options)
     try:
         yield
     finally:
         jax.profiler.stop_trace()
+
+
+def _check_grace(chunk_s: float, length: int, say: Callable[[str], None]) -> None:
+    """Warn where the state of a run that is asked to stop is not kept in time: the chunk that waits has to run too."""
+    if 2 * chunk_s > interruption.GRACE_S and length > 1:
+        shorter = max(1, int(length * interruption.GRACE_S / (2 * chunk_s)))
+        line = f"warning: a chunk takes {duration(chunk_s)}, and up to two pass until a run that shall stop is kept"
+        say(f"{line}; schedulers often kill after {interruption.GRACE_S:.0f} s, which --chunk {shorter} allows for")
 
 
 def duration(seconds: float) -> str:

@@ -48,6 +48,7 @@ def train(
     Raises:
         UserError: the config, `out` or its checkpoints can't be used.
         Diverged: a loss is not finite; the last good checkpoint stays.
+        Interrupted: SIGTERM or SIGINT came while it trained; it goes on from where it stopped.
     """
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
 

@@ -1,0 +1,60 @@
+"""Signals that ask a run to stop: its state is kept first.
+
+SIGTERM comes from schedulers, some time before they kill; SIGINT from a keyboard. Both ask the loop to let the chunks
+that run end, to keep the state and to stop. The next signal stops at once.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+EXIT_CODE = 75
+"""Of a command that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
+GRACE_S = 30.0
+"""Seconds that schedulers leave by default between SIGTERM and SIGKILL: `KillWait` of SLURM, Kubernetes likewise."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop; its state is kept."""
+
+
+class Request:
+    """Whether a signal has asked to stop."""
+
+    def __init__(self):
+        self.made = False
+
+
+@contextlib.contextmanager
+def requests(say: Callable[[str], None], *, taken: bool) -> Iterator[Request]:
+    """Take signals for requests while the block runs; outside of the main thread, which alone gets them, take none.
+
+    Args:
+        say: called with a line for the user.
+        taken: whether they are; otherwise they do what they did before.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
+    """
+    request = Request()
+
+    def ask(number: int, _: Any) -> None:
+        if request.made:
+            raise KeyboardInterrupt
+        request.made = True
+        say(f"{signal.Signals(number).name}: stopping once the chunks that run are kept; once more to stop at once")
+
+    with contextlib.ExitStack() as stack:
+        if taken and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                stack.callback(signal.signal, number, signal.signal(number, ask))
+        yield request
+
+
+def wait(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function that does not return for long, and attend to signals meanwhile."""
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    thread.join()

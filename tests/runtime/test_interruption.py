@@ -1,0 +1,108 @@
+"""A run that is asked to stop keeps its state first, and goes on as if it had never been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import tiny_config
+from dynamite_jax.runtime import interruption, loggers, loop, training
+from dynamite_jax.runtime.checkpoints import Checkpoints
+
+FLAGS = "--env probe_match --env-options horizon=20 --seeds 1 --num-envs 8 --steps 80000 --checkpoint-every 1000"
+FLAGS += " --eval-episodes 64 --no-tensorboard --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2"
+
+
+def command(out, *more):
+    return [sys.executable, "-m", "dynamite_jax.train", *FLAGS.split(), "--out", str(out), *more]
+
+
+def started(out, *more):
+    """A process that trains, once it has written its first record."""
+    process = subprocess.Popen(command(out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def kept(out):
+    return [int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_a_process_that_is_asked_to_stop_goes_on_to_the_same_end(tmp_path):
+    """No checkpoint is due before the end: that which is kept is made for the signal."""
+    subprocess.run(command(tmp_path / "through", "--chunk", "5"), check=True, capture_output=True)
+    out = tmp_path / "stopped"
+    process = started(out, "--chunk", "5")
+    process.terminate()
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 75 and not (out / "summary.json").exists()
+    assert "SIGTERM: stopping once the chunks that run are kept" in stderr
+    assert stderr.endswith(f"stopped; go on with --out {out} --resume\n")
+    assert kept(out) == [loggers.read(out / "metrics.jsonl")[-1]["chunk"]]
+    subprocess.run(command(out, "--chunk", "5", "--resume"), check=True, capture_output=True)
+    a, b = (json.loads((x / "summary.json").read_text()) for x in (tmp_path / "through", out))
+    assert a["eval"] == b["eval"]
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    process = started(tmp_path / "run", "--chunk", "1", "--steps", "4_000_000")
+    process.send_signal(signal.SIGSTOP)  # so that it gets both while nothing runs
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "stopped; go on with" in stderr and "Traceback" not in stderr
+    assert not kept(tmp_path / "run")
+
+
+def test_signals_do_what_they_did_before_and_after(tmp_path, monkeypatch):
+    config = tiny_config("probe_match", checkpoint_every=100)
+    write, before = loggers.Log.write, [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+
+    def ask(self, record):
+        write(self, record)
+        if record["chunk"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loggers.Log, "write", ask)
+    with pytest.raises(interruption.Interrupted):
+        training.train(config, tmp_path / "run")
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.any() and kept(tmp_path / "run") == [2]  # that which ran when the signal came
+    checkpoints.close()
+    assert training.train(config, tmp_path / "run", resume=True)["eval"]
+
+
+def test_a_signal_ends_what_keeps_nothing_at_once():
+    with pytest.raises(KeyboardInterrupt) as stop, interruption.requests(print, taken=False) as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert not request.made and not isinstance(stop.value, interruption.Interrupted)
+
+
+def test_a_signal_is_noticed_while_something_is_waited_for():
+    lines = []
+    with interruption.requests(lines.append, taken=True) as request:
+        start = time.monotonic()
+        interruption.wait(lambda: (time.sleep(0.2), os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.2)))
+        assert request.made and len(lines) == 1 and 0.35 < time.monotonic() - start < 5
+        with pytest.raises(KeyboardInterrupt):
+            interruption.wait(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60)))
+        assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    "chunk_s, length, shorter", [(10, 20, None), (15, 20, None), (16, 20, 18), (60, 20, 5), (900, 20, 1), (60, 1, None)]
+)
+def test_chunks_that_are_too_long_for_schedulers_are_named(chunk_s, length, shorter):
+    lines = []
+    loop._check_grace(chunk_s, length, lines.append)
+    assert [f"--chunk {shorter} allows for" in line for line in lines] == ([True] if shorter else [])
