@@ -125,15 +125,16 @@ class Program:
         """
         return jax.shard_map(jax.vmap(function), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
 
-    def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
-        """The chunk as an executable: states -> (states, metrics of the seeds); the given states are donated.
+    def lower(self, states: Any, hyper: Any = None, platforms: Sequence[str] | None = None) -> jax.stages.Lowered:
+        """The chunk before it is compiled: states -> (states, metrics of the rows); the given states are donated.
 
         Args:
             states: of all seeds, [rows, ...].
-            hyper: hyperparameters of each seed, leaves [seeds]; by default those of the config for all.
+            hyper: hyperparameters of each seed, leaves [rows]; by default those of the config for all.
+            platforms: what it is lowered for, as `cuda`; by default the devices that are here.
         """
         hyper_axis, hyper_spec = (None, SAME) if hyper is None else (0, SEEDS)
-        hyper = self.algorithm.hyper if hyper is None else self.spread(hyper)
+        hyper = self.algorithm.hyper if hyper is None else hyper
 
         def chunk_of_device(env: DLCMDP, hyper: Any, states: Any) -> tuple[Any, Metrics]:
             chunk_of_seed = partial(chunk, self.algorithm, self.config.chunk)
@@ -142,11 +143,21 @@ class Program:
         sharded = jax.shard_map(
             chunk_of_device, mesh=self.mesh, in_specs=(SAME, hyper_spec, SEEDS), out_specs=SEEDS, check_vma=False
         )
+        traced = jax.jit(sharded, donate_argnums=2).trace(self.env, hyper, states)
+        return traced.lower(lowering_platforms=platforms and tuple(platforms))
+
+    def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
+        """The chunk as an executable: states -> (states, metrics of the seeds); the given states are donated.
+
+        Args:
+            states: of all seeds, [rows, ...].
+            hyper: hyperparameters of each seed, leaves [seeds]; by default those of the config for all.
+        """
+        hyper = None if hyper is None else self.spread(hyper)
         start = time.perf_counter()
-        lowered = jax.jit(sharded, donate_argnums=2).lower(self.env, hyper, states)
-        executable = lowered.compile(devices.compiler_options())
+        executable = self.lower(states, hyper).compile(devices.compiler_options())
         self.compile_s = time.perf_counter() - start
-        chunk_of_rows = partial(executable, self.env, hyper)
+        chunk_of_rows = partial(executable, self.env, self.algorithm.hyper if hyper is None else hyper)
         if not self.padded and jax.process_count() == 1:
             return chunk_of_rows
 

@@ -1,0 +1,37 @@
+"""The chunk lowers for accelerators on a machine that has none."""
+
+import re
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from conftest import tiny_config
+from dynamite_envs import registry
+from dynamite_envs.physics.backend import MuJoCoDLCMDP
+from dynamite_envs.registry import MAKERS
+from dynamite_jax import config as configs
+from dynamite_jax.config import PhysicsConfig
+from dynamite_jax.methods import METHODS
+from dynamite_jax.runtime.program import Program
+
+CASES = [(env, "dynamite") for env in MAKERS] + [("gridworld", method) for method in METHODS if method != "dynamite"]
+
+
+def shapes_of(program):
+    """Shapes of the first states, [seeds, ...]; nothing is compiled."""
+    init = partial(program.algorithm.init, program.env)
+    return jax.eval_shape(jax.vmap(init), np.arange(program.config.seeds))
+
+
+@pytest.mark.parametrize("env, method", CASES)
+def test_the_chunk_lowers_for_cuda_and_tpu(env, method):
+    physics = PhysicsConfig("jax") if isinstance(registry.make(env), MuJoCoDLCMDP) else PhysicsConfig()
+    config = tiny_config(env, method, physics=physics, env_options={"horizon": 30})
+    program = Program(config, configs.validate(config))
+    text = program.lower(shapes_of(program), platforms=("cuda", "tpu")).as_text()
+    assert "_platform_index" in text  # one program for both
+    called = set(re.findall(r"custom_call @(\w+)", text))
+    assert not [name for name in called if "mujoco" in name or "callback" in name]
+    assert not re.search(r"stablehlo\.(all_|collective_|reduce_scatter)", text)
