@@ -1,6 +1,7 @@
 """Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases."""
 
 import json
+import uuid
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 from dynamite_envs.errors import UserError
 
 Record = dict[str, Any]
+
+WANDB_ID = "wandb_id"
 
 
 class Memory:
@@ -57,7 +60,8 @@ class Log:
         if wandb:
             import wandb as client  # pyright: ignore[reportMissingImports]
 
-            self._wandb = client.init(project="dynamite_jax", dir=str(folder), name=folder.name, config=config)
+            names = {"project": "dynamite_jax", "dir": str(folder), "name": folder.name, "id": _wandb_id(folder)}
+            self._wandb = client.init(**names, resume="allow", config=config)
 
     def write(self, record: Record) -> None:
         """Add one record; a list holds one number a seed."""
@@ -77,6 +81,14 @@ class Log:
             self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _wandb_id(folder: Path) -> str:
+    """The run's identity with Weights & Biases, where it goes on as the same run; kept in its folder."""
+    path = folder / WANDB_ID
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex + "\n")
+    return path.read_text().strip()
 
 
 def check_wandb() -> None:

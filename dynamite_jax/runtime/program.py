@@ -125,7 +125,7 @@ class Program:
         """
         return jax.shard_map(jax.vmap(function), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
 
-    def lower(self, states: Any, hyper: Any = None, platforms: Sequence[str] | None = None) -> jax.stages.Lowered:
+    def lower(self, states: Any, hyper: Any = None, platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
         """The chunk before it is compiled: states -> (states, metrics of the rows); the given states are donated.
 
         Args:
@@ -144,7 +144,7 @@ class Program:
             chunk_of_device, mesh=self.mesh, in_specs=(SAME, hyper_spec, SEEDS), out_specs=SEEDS, check_vma=False
         )
         traced = jax.jit(sharded, donate_argnums=2).trace(self.env, hyper, states)
-        return traced.lower(lowering_platforms=platforms and tuple(platforms))
+        return traced.lower(lowering_platforms=platforms)
 
     def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
         """The chunk as an executable: states -> (states, metrics of the seeds); the given states are donated.

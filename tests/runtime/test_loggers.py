@@ -1,6 +1,8 @@
 """The metrics file and TensorBoard's events."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,3 +75,18 @@ def test_tensorboard_events_are_written_where_wanted(tmp_path):
     (tmp_path / "none").mkdir()
     write(tmp_path / "none", range(1, 2))
     assert not (tmp_path / "none" / "tensorboard").exists()
+
+
+def test_a_run_that_goes_on_is_the_same_run_to_weights_and_biases(tmp_path, monkeypatch):
+    begun = []
+
+    def init(**options):
+        begun.append(options)
+        return SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for folder in ("a", "b", "a"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        loggers.Log(tmp_path / folder, 0, tensorboard=False, wandb=True, config={}).close()
+    first, other, again = (options["id"] for options in begun)
+    assert first == again != other and all(options["resume"] == "allow" for options in begun)
