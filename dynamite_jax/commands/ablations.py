@@ -28,6 +28,8 @@ PARTS = {
     "chain of beliefs": {"vae.kl_target": "previous_belief"},
     "reset at boundaries": {"vae.reset_at_boundary": True},
     "reset, no conditioning": {"vae.reset_at_boundary": True, "vae.conditioning": False},
+    "posteriors of sessions": {"vae.posterior": "session"},
+    "posteriors of sessions, no conditioning": {"vae.posterior": "session", "vae.conditioning": False},
     "newest weights act": {"vae.average_rate": 1.0},
     "transformer": {"network.encoder": "transformer"},
 }

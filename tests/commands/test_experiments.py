@@ -293,7 +293,7 @@ def test_a_plot_needs_a_label_for_each_run(tmp_path):
 def test_an_ablation_differs_from_the_whole_in_one_field():
     run_configs = ablations.variants("gridworld", seeds=3, steps=None)
     base = run_configs["dynamite"]
-    two = {"reset, no conditioning", ablations.END_TO_END}
+    two = {"reset, no conditioning", "posteriors of sessions, no conditioning", ablations.END_TO_END}
     for name, config in run_configs.items():
         if name not in ("dynamite", *runs.REFERENCES):
             assert len(configs.differences(base, config)) == 1 + (name in two), name
