@@ -5,6 +5,7 @@ import functools
 import importlib
 import io
 import itertools
+import logging
 import re
 import sys
 import warnings
@@ -33,6 +34,8 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(main)
     def wrapped(*arguments: Any) -> Any:
+        for name in ("absl", "asyncio"):  # orbax logs there what it raises, too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.showwarning = _one_line_warning(warnings.showwarning)
             try:

@@ -4,7 +4,11 @@ Orbax restores flipped bits without an error and takes an empty folder for the l
 when it is restored, and an invalid step is skipped in favour of the one before it.
 """
 
+import contextlib
 import hashlib
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.config import SCHEMA
+from dynamite_jax.errors import writing
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,10 +63,15 @@ class Checkpoints:
         """
         self._folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: Any) -> None:
-        """Copy `state` and write it under `step`, complete or not at all."""
+        """Copy `state` and write it under `step`, complete or not at all.
+
+        Raises:
+            UserError: this one or the one before can't be written.
+        """
         arrays = _arrays(state)
         digests = {name: _digest(array) for name, array in arrays.items()}
         items = ocp.args.Composite(
@@ -69,15 +79,39 @@ class Checkpoints:
             digests=ocp.args.JsonSave(digests),
             about=ocp.args.JsonSave({"schema": SCHEMA}),
         )
-        self._manager.save(step, args=items)
+        with self._writing():
+            self._manager.save(step, args=items)
 
     def wait(self) -> None:
-        """Wait until everything is written; errors of writing are raised here."""
-        self._manager.wait_until_finished()
+        """Wait until everything is written.
+
+        Raises:
+            UserError: it can't be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then close the folder."""
-        self._manager.close()
+        """Wait, then close the folder.
+
+        Raises:
+            UserError: something can't be written.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """As `errors.writing`, also for the errors of tensorstore: a ValueError with the number of the cause."""
+        try:
+            with writing(self._folder):
+                yield
+        except ValueError as error:
+            number = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, UserError) or not number:
+                raise
+            with writing(self._folder):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
     def any(self) -> bool:
         """Whether a step was ever completed, valid or not."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dynamite_envs.errors import UserError
+from dynamite_jax.errors import writing
 
 Record = dict[str, Any]
 
@@ -47,16 +48,17 @@ class Log:
         kept = (
             [record for record in read(self._path) if record["chunk"] <= completed_chunks] if completed_chunks else []
         )
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        self._file = self._path.open("a")
+        with writing(self._path):
+            self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            self._file = self._path.open("a")
         self._writer: Any = None
         self._wandb: Any = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=kept[-1]["env_steps"] + 1 if kept else 0
-            )
+            purge = kept[-1]["env_steps"] + 1 if kept else 0
+            # Written by a thread, that a full disk ends; nothing may wait for it then to empty its queue.
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, max_queue=10**9)
         if wandb:
             import wandb as client  # pyright: ignore[reportMissingImports]
 
@@ -64,9 +66,14 @@ class Log:
             self._wandb = client.init(**names, resume="allow", config=config)
 
     def write(self, record: Record) -> None:
-        """Add one record; a list holds one number a seed."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        """Add one record; a list holds one number a seed.
+
+        Raises:
+            UserError: it can't be written.
+        """
+        with writing(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         flat = {name: float(np.mean(value)) for name, value in record.items() if not name.startswith("chunk")}
         if self._writer is not None:
             for name, value in flat.items():
@@ -76,8 +83,11 @@ class Log:
 
     def close(self) -> None:
         """Close all logs."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
         if self._writer is not None:
+            events = self._writer.file_writer.event_writer
+            events._closed = not events._worker.is_alive()
             self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()

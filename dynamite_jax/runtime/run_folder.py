@@ -139,7 +139,12 @@ def write_summary(out: Path, summary: Record) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
+    """Write a file, complete or not at all.
+
+    Raises:
+        UserError: it can't be written.
+    """
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    with writing(path):
+        part.write_text(text)
+        part.replace(path)
