@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -39,10 +40,10 @@ def test_a_run_goes_on_once_there_is_room(size, first, tmp_path):
         script = LIMITED.format(command=command, first=first)
         process = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert process.returncode == 0, process.stderr
-    lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
-    assert (tmp_path / "code").read_text() == "2\n" and len(lines) == 1
-    assert lines[0].startswith("error: out is '") and "disk/run" in lines[0]
-    assert lines[0].endswith(("No space left on device", "File too large"))
+    assert (tmp_path / "code").read_text() == "2\n", process.stderr
+    # Threads of others may print at the same time, so that it need not begin its line.
+    causes = re.findall(r"error: out is '[^']*disk/run[^']*', which can't be written: ([\w ]+)", process.stderr)
+    assert causes in (["No space left on device"], ["File too large"]), process.stderr
     through = f"{command} --no-tensorboard"
     subprocess.run(["sh", "-c", through.replace("disk/run", "through")], cwd=tmp_path, check=True, capture_output=True)
     a, b = (json.loads((tmp_path / name).read_text()) for name in ("summary.json", "through/summary.json"))
