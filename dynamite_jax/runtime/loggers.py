@@ -58,7 +58,8 @@ class Log:
 
             purge = kept[-1]["env_steps"] + 1 if kept else 0
             # Written by a thread, that a full disk ends; nothing may wait for it then to empty its queue.
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, max_queue=10**9)
+            with writing(folder / "tensorboard"):
+                self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, max_queue=10**9)
         if wandb:
             import wandb as client  # pyright: ignore[reportMissingImports]
 
@@ -97,7 +98,8 @@ def _wandb_id(folder: Path) -> str:
     """The run's identity with Weights & Biases, where it goes on as the same run; kept in its folder."""
     path = folder / WANDB_ID
     if not path.exists():
-        path.write_text(uuid.uuid4().hex + "\n")
+        with writing(path):
+            path.write_text(uuid.uuid4().hex + "\n")
     return path.read_text().strip()
 
 

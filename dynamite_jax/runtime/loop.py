@@ -116,9 +116,11 @@ def run(
                     raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
                 if outputs.checkpoints:
                     outputs.checkpoints.save(number, seeds)
-            if asked and outputs.checkpoints and number < chunks:
-                outputs.checkpoints.wait()
-                raise interruption.Interrupted
+            if asked:
+                break
+        if request.made and outputs.checkpoints:
+            outputs.checkpoints.wait()
+            raise interruption.Interrupted
     return states
 
 

@@ -62,13 +62,14 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert not kept(tmp_path / "run")
 
 
-def test_signals_do_what_they_did_before_and_after(tmp_path, monkeypatch):
+@pytest.mark.parametrize("read, last", [(1, 2), (3, 3)])  # the second: while the last chunk is read
+def test_signals_do_what_they_did_before_and_after(read, last, tmp_path, monkeypatch):
     config = tiny_config("probe_match", checkpoint_every=100)
     write, before = loggers.Log.write, [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
 
     def ask(self, record):
         write(self, record)
-        if record["chunk"] == 1:
+        if record["chunk"] == read:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(loggers.Log, "write", ask)
@@ -76,8 +77,9 @@ def test_signals_do_what_they_did_before_and_after(tmp_path, monkeypatch):
         training.train(config, tmp_path / "run")
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    assert checkpoints.any() and kept(tmp_path / "run") == [2]  # that which ran when the signal came
+    assert checkpoints.any() and kept(tmp_path / "run") == [last]  # that which ran when the signal came
     checkpoints.close()
+    monkeypatch.undo()
     assert training.train(config, tmp_path / "run", resume=True)["eval"]
 
 
