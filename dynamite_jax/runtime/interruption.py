@@ -1,19 +1,23 @@
 """Signals that ask a run to stop: its state is kept first.
 
-SIGTERM comes from schedulers, some time before they kill; SIGINT from a keyboard. Both ask the loop to let the chunks
-that run end, to keep the state and to stop. The next signal stops at once.
+SIGTERM comes from schedulers, some time before they kill; SIGINT from a keyboard. Both ask the loop to let the chunk
+that runs end, to keep the state and to stop. The next signal stops at once.
 """
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 EXIT_CODE = 75
 """Of a command that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
 GRACE_S = 30.0
 """Seconds that schedulers leave by default between SIGTERM and SIGKILL: `KillWait` of SLURM, Kubernetes likewise."""
+
+POLL_S = 0.002
+"""Seconds between two looks at whether a chunk is done."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,7 +48,7 @@ def requests(say: Callable[[str], None], *, taken: bool) -> Iterator[Request]:
         if request.made:
             raise KeyboardInterrupt
         request.made = True
-        say(f"{signal.Signals(number).name}: stopping once the chunks that run are kept; once more to stop at once")
+        say(f"{signal.Signals(number).name}: stopping once the chunk that runs is kept; once more to stop at once")
 
     with contextlib.ExitStack() as stack:
         if taken and threading.current_thread() is threading.main_thread():
@@ -53,8 +57,14 @@ def requests(say: Callable[[str], None], *, taken: bool) -> Iterator[Request]:
         yield request
 
 
-def wait(function: Callable[..., Any], *arguments: Any) -> None:
-    """Call a function that does not return for long, and attend to signals meanwhile."""
-    thread = threading.Thread(target=function, args=arguments, daemon=True)
-    thread.start()
-    thread.join()
+def wait(arrays: Iterable[Any]) -> None:
+    """Wait until arrays are computed, and attend to signals meanwhile, which `jax.block_until_ready` does not.
+
+    No thread waits in its place: one that is inside of JAX when Python ends makes the process abort.
+
+    Args:
+        arrays: of JAX.
+    """
+    for array in arrays:
+        while not array.is_ready():
+            time.sleep(POLL_S)

@@ -73,7 +73,6 @@ def run(
             if pending is None:
                 return
             (number, metrics), pending = pending, None
-            interruption.wait(jax.block_until_ready, metrics)
             metrics = jax.device_get(metrics)
             now = time.perf_counter()
             rate, last_read = program.steps_per_chunk * config.seeds / (now - last_read), now
@@ -108,6 +107,8 @@ def run(
             else:
                 states, metrics = step(states)
             flush()
+            # Before the next one is begun: a chunk that waits would have to end, too, and on CPUs its beginning blocks.
+            interruption.wait(jax.tree.leaves(metrics))
             pending, asked = (number, metrics), request.made
             if number % config.checkpoint_every == 0 or number == chunks or asked:
                 flush()  # it also checks the metrics before the state is kept
@@ -137,10 +138,10 @@ def _traced(folder: Path) -> Iterator[None]:
 
 
 def _check_grace(chunk_s: float, length: int, say: Callable[[str], None]) -> None:
-    """Warn where the state of a run that is asked to stop is not kept in time: the chunk that waits has to run too."""
-    if 2 * chunk_s > interruption.GRACE_S and length > 1:
-        shorter = max(1, int(length * interruption.GRACE_S / (2 * chunk_s)))
-        line = f"warning: a chunk takes {duration(chunk_s)}, and up to two pass until a run that shall stop is kept"
+    """Warn where the chunk that runs when a run is asked to stop does not end before a scheduler kills."""
+    if chunk_s > interruption.GRACE_S and length > 1:
+        shorter = max(1, int(length * interruption.GRACE_S / chunk_s))
+        line = f"warning: a chunk takes {duration(chunk_s)}, and a run that shall stop is kept when its chunk ends"
         say(f"{line}; schedulers often kill after {interruption.GRACE_S:.0f} s, which --chunk {shorter} allows for")
 
 
