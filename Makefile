@@ -13,8 +13,11 @@ OUT     =
 RUN     =
 RUNS    =
 ARGS    =
+HOSTS   =
+DEVICES =
+LAUNCH  =
 
-KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS EXTRAS PYTHON
+KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
@@ -48,7 +51,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock clean
+.PHONY: help setup train pod-local eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +60,11 @@ setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
 	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+
+pod-local: $(STAMP)  ## Train in several processes on this machine, as on hosts of a pod: HOSTS= DEVICES= ENV= METHOD= SEEDS= STEPS= OUT= ARGS= LAUNCH=
+	$(if $(value OUT),,$(error OUT= is missing: all processes must name the same folder, as in `make pod-local OUT=runs/pod`))
+	$(BIN)/python -m experiments.launch.pod_local $(if $(HOSTS),--hosts $(HOSTS)) $(if $(DEVICES),--devices $(DEVICES)) $(LAUNCH) \
+	-- --env $(ENV) --method $(METHOD) $(SIZES) --out $(call QUOTE,OUT) $(ARGS)
 
 eval: $(if $(value RUN),$(STAMP))  ## Evaluate a finished run: RUN= ARGS=
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make eval RUN=runs/NAME`))

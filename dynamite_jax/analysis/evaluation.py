@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def evaluate(program: Program, params: AgentParams, *, episodes: int, seed: int)
 
     Args:
         program: its environment and agent.
-        params: parameters and statistics of every seed's agent, [seeds, ...].
+        params: parameters and statistics of every seed's agent, [seeds, ...], or those that lie on its devices.
         episodes: number of episodes of each seed.
         seed: root of the contexts and start states, which are the same for every agent.
 
@@ -38,15 +37,12 @@ def evaluate(program: Program, params: AgentParams, *, episodes: int, seed: int)
     """
     env, agent = program.env, program.agent
     solution = exact.find(env)
-    params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
     root = jax.random.fold_in(jax.random.key(seed), 0x5EED)  # apart from every training stream
 
-    @jax.jit
-    def measure_seeds(params: AgentParams, key: jax.Array) -> dict[str, Any]:
-        measure_seed = partial(_measure, env, agent, solution=solution, episodes=episodes, key=key)
-        return jax.lax.map(measure_seed, params)
+    def measure_seed(params: AgentParams, key: jax.Array) -> dict[str, Any]:
+        return _measure(env, agent, params, solution=solution, episodes=episodes, key=key)
 
-    recorded = jax.device_get(measure_seeds(params, root))
+    recorded = jax.device_get(program.one_by_one(measure_seed, params, root))
 
     reward, session = recorded["reward"], recorded["session"]  # [seeds, H, N]
     result: loggers.Record = {"return": statistics.summarise(reward.sum(1).mean(-1)), "episodes": episodes}

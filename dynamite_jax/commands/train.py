@@ -17,10 +17,11 @@ from dynamite_jax import presets
 from dynamite_jax.config import Config, ConfigError
 from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.runtime import devices, lock, run_folder
+from dynamite_jax.runtime.processes import Processes
 
 
 @dataclass(frozen=True)
-class Arguments(Plugins):
+class Arguments(Plugins, Processes):
     """Train an agent. Everything lands in one run folder: config, metrics, checkpoints, summary."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -92,7 +93,10 @@ def main() -> None:
     config, out = arguments.config, arguments.out
     if out is None and arguments.resume:
         raise ConfigError("out is not set; to resume it must be a run folder")
-    devices.setup(config.seeds)
+    if arguments.several and out is None:
+        raise ConfigError("out is not set; several processes must name the same folder")
+    devices.setup(None if arguments.several else config.seeds)
+    arguments.join()
     from dynamite_jax.runtime import loop, training
 
     for folder in [out] if out else run_folder.default_names(config):

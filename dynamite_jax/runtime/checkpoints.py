@@ -2,6 +2,9 @@
 
 Orbax restores flipped bits without an error and takes an empty folder for the latest step. So every array is verified
 when it is restored, and an invalid step is skipped in favour of the one before it.
+
+Several processes write one checkpoint together, each the rows on its own devices; a digest is then that of the digests
+of the seeds. Any number of processes reads what any other has written.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.errors import writing
+from dynamite_jax.runtime import processes
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,14 +61,15 @@ def from_schema_0(arrays: Arrays, template: Arrays) -> Arrays:
 class Checkpoints:
     """The checkpoints of one run, `<folder>/<step>`, written in the background."""
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = 2, seeds: int | None = None):
         """Open a folder; it is created if it does not exist.
 
         Args:
             folder: holds a folder for each step.
             keep: how many of the newest steps to keep.
+            seeds: of the run; states on the devices of several processes have at least as many rows.
         """
-        self._folder = Path(folder).absolute()
+        self._folder, self._seeds = Path(folder).absolute(), seeds
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         with self._writing():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -72,12 +80,18 @@ class Checkpoints:
         Raises:
             UserError: this one or the one before can't be written.
         """
-        arrays = _arrays(state)
-        digests = {name: _digest(array) for name, array in arrays.items()}
+        arrays: dict[str, Any] = _named(state)
+        about: dict[str, Any] = {"schema": SCHEMA}
+        if _apart(state):
+            arrays = jax.jit(partial(jax.tree.map, jnp.copy))(arrays)
+            digests, about["seeds"] = _digests_of_rows(arrays, self._seeds), self._seeds
+        else:
+            arrays = {name: np.array(array) for name, array in jax.device_get(arrays).items()}
+            digests = {name: _digest(array) for name, array in arrays.items()}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             digests=ocp.args.JsonSave(digests),
-            about=ocp.args.JsonSave({"schema": SCHEMA}),
+            about=ocp.args.JsonSave(about),
         )
         with self._writing():
             self._manager.save(step, args=items)
@@ -121,7 +135,8 @@ class Checkpoints:
         """The newest valid state.
 
         Args:
-            like: a state of the same structure, shapes and types; its sharding is kept too.
+            like: a state of the same structure, shapes and types; its sharding is kept too. On the devices of several
+                processes it may have more rows than there are seeds.
             part: whether `like` is a part of the state; all of a state of an earlier schema can't be restored.
 
         Returns:
@@ -146,26 +161,26 @@ class Checkpoints:
         return [int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
 
     def _read(self, step: int, like: Any, part: bool) -> Any:
-        template = _arrays(like)
-        items = {"state": ocp.args.StandardRestore(), "digests": ocp.args.JsonRestore()}
-        if (self._folder / str(step) / "about").is_dir():  # from schema 1 on
-            items["about"] = ocp.args.JsonRestore()
+        template = _named(like)
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-            schema = restored["about"]["schema"] if "about" in items else 0
-            arrays = {name: np.asarray(array) for name, array in restored["state"].items()}
-            digests = restored["digests"]
-        except Exception as error:  # orbax and tensorstore raise many kinds for files cut short or missing
-            raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
+            arrays, digests, about = self._raw(step, template if _apart(like) else None)
+            failure = None
+        except CheckpointError as error:
+            failure = error
+        if not processes.all_of(failure is None):
+            raise failure or CheckpointError("another process can't read it")
+        schema, seeds = about["schema"], about.get("seeds")
         if schema not in range(SCHEMA + 1):
             raise SchemaError(f"its schema is {schema!r}; this version of dynamite_jax reads 0 to {SCHEMA}")
         if unmatched := sorted(arrays.keys() ^ digests.keys()):
             raise CheckpointError(f"its arrays are not those of its digests, see {unmatched[0]}")
-        for name, array in arrays.items():
-            if _digest(array) != digests[name]:
+        for name, digest in _digests_of(arrays, seeds).items():
+            if digest != digests[name]:
                 raise CheckpointError(f"{name} does not match its SHA-256")
         if schema < SCHEMA and not part:
             raise SchemaError("an earlier version wrote it; its run can be evaluated and plotted, but not go on")
+        if seeds is not None and not _apart(arrays):
+            arrays = {name: array[:seeds] for name, array in arrays.items()}
         if schema == 0:
             arrays = from_schema_0(arrays, template)
         if part:
@@ -174,32 +189,88 @@ class Checkpoints:
             raise CheckpointError(f"its arrays are not those of this run, see {unmatched[0]}")
         for name, array in arrays.items():
             expected = template[name]
-            if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+            shape = expected.shape
+            if _apart(like) and not _apart(array):  # a single process wrote it
+                shape = (self._seeds, *shape[1:])
+            if (array.shape, array.dtype) != (shape, expected.dtype):
                 actual = f"{array.dtype}{list(array.shape)}"
-                raise CheckpointError(f"{name} is {actual} instead of {expected.dtype}{list(expected.shape)}")
-        return _rebuild(like, arrays)
+                raise CheckpointError(f"{name} is {actual} instead of {expected.dtype}{list(shape)}")
+        return _rebuild(like, arrays, self._seeds)
+
+    def _raw(self, step: int, rows: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+        """Arrays, digests and the rest of a step, as they are in its files.
+
+        Args:
+            step: the step.
+            rows: arrays of several processes, [rows, ...], where it is read onto the devices of several.
+
+        Raises:
+            CheckpointError: it can't be read.
+        """
+        known = {"digests": ocp.args.JsonRestore()}
+        if (self._folder / str(step) / "about").is_dir():  # from schema 1 on
+            known["about"] = ocp.args.JsonRestore()
+        try:
+            notes = self._manager.restore(step, args=ocp.args.Composite(**known))
+            about = notes["about"] if "about" in known else {"schema": 0}
+            saved = ocp.StandardCheckpointHandler().metadata(epath.Path(self._folder) / str(step) / "state").tree
+            if rows is not None and about.get("seeds") == self._seeds:
+                if unmatched := sorted(saved.keys() ^ rows.keys()):
+                    raise CheckpointError(f"its arrays are not those of this run, see {unmatched[0]}")
+                # What lies behind the seeds is cut off or made up, and replaced by `_rebuild`.
+                wanted = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in rows.items()}
+                item = ocp.args.StandardRestore(wanted, strict=False)
+            else:
+                item = ocp.args.StandardRestore({name: np.empty(x.shape, x.dtype) for name, x in saved.items()})
+            arrays = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
+        except CheckpointError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds for files cut short or missing
+            raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
+        return dict(arrays), notes["digests"], about
 
 
-def _arrays(state: Any) -> Arrays:
-    """Leaves by their path, copied to the host; random keys as their data. Empty arrays are left out."""
+def _named(state: Any) -> dict[str, Any]:
+    """Leaves by their path, random keys as their data. Empty arrays are left out."""
     leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size]
-    data = {jax.tree_util.keystr(path, simple=True, separator="."): _key_data(leaf) for path, leaf in leaves}
-    return {name: np.array(array) for name, array in jax.device_get(data).items()}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): _key_data(leaf) for path, leaf in leaves}
 
 
-def _rebuild(like: Any, arrays: Arrays) -> Any:
-    """The way back from `_arrays`, with the structure, the key types and the sharding of `like`."""
+def _apart(state: Any) -> bool:
+    """Whether arrays lie on devices of several processes."""
+    return any(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(state))
+
+
+def _rebuild(like: Any, arrays: dict[str, Any], seeds: int | None) -> Any:
+    """The way back from `_named`, with the structure, the key types and the sharding of `like`.
+
+    Across processes rows behind the seeds repeat the last one.
+    """
 
     def restored(path: Any, leaf: Any) -> Any:
         if not leaf.size:
             return leaf
         array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
+        whole = leaf.is_fully_addressable
+        if not whole:
+            array = _rows(array, len(leaf), seeds, _key_data(leaf).sharding)
         if _is_key(leaf):
-            keys = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-            return jax.device_put(keys, leaf.sharding)
-        return jax.device_put(array, leaf.sharding)
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+        return jax.device_put(array, leaf.sharding) if whole else array
 
     return jax.tree_util.tree_map_with_path(restored, like)
+
+
+def _rows(array: Any, rows: int, seeds: int | None, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Rows on the devices of several processes, from those or from the seeds, which every process has."""
+    seed_of_row = np.minimum(np.arange(rows), (seeds or rows) - 1)
+    if _apart(array):
+        return jax.jit(lambda x: x[seed_of_row], out_shardings=sharding)(array)
+
+    def of_device(at: Any) -> np.ndarray:
+        return array[seed_of_row[at[0]]]
+
+    return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, of_device)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -214,3 +285,40 @@ def _digest(array: np.ndarray) -> str:
     """SHA-256 over type, shape and bytes."""
     header = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _digests_of(arrays: dict[str, Any], seeds: int | None) -> dict[str, str]:
+    """Digests of arrays as those that wrote them have them: several processes, of so many seeds, or a single one."""
+    if seeds is not None:
+        return _digests_of_rows(arrays, seeds)
+    return {name: _digest(array) for name, array in arrays.items()}
+
+
+def _digests_of_rows(arrays: dict[str, Any], seeds: int | None) -> dict[str, str]:
+    """SHA-256 over the SHA-256 of each seed, which the process that holds the seed computes."""
+    names = sorted(arrays)
+
+    def of_rows(at: Any) -> np.ndarray:
+        """[rows, arrays, 32] bytes."""
+        columns = [[_bytes_of_digest(row) for row in _rows_at(arrays[name], at[0])] for name in names]
+        return np.stack([np.stack(column) for column in columns], axis=1)
+
+    first = arrays[names[0]]
+    if _apart(first):
+        shape = (len(first), len(names), hashlib.sha256().digest_size)
+        bytes_of_rows = jax.make_array_from_callback(shape, first.sharding, of_rows)
+        everybodys = np.asarray(multihost_utils.process_allgather(bytes_of_rows, tiled=True))
+    else:
+        everybodys = of_rows((slice(None),))
+    return {n: hashlib.sha256(everybodys[:seeds, i].tobytes()).hexdigest() for i, n in enumerate(names)}
+
+
+def _rows_at(array: Any, at: slice) -> np.ndarray:
+    """Rows of an array, of which this process holds those."""
+    if not _apart(array):
+        return np.asarray(array)[at]
+    return next(np.asarray(shard.data) for shard in array.addressable_shards if shard.index[0] == at)
+
+
+def _bytes_of_digest(array: np.ndarray) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(_digest(array)), np.uint8)

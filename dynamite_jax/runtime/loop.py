@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dynamite_jax.analysis import statistics
-from dynamite_jax.runtime import interruption
+from dynamite_jax.runtime import interruption, processes
 from dynamite_jax.runtime.loggers import Log, Memory, Record
 from dynamite_jax.runtime.program import Program
 
@@ -109,17 +109,16 @@ def run(
             flush()
             # Before the next one is begun: a chunk that waits would have to end, too, and on CPUs its beginning blocks.
             interruption.wait(jax.tree.leaves(metrics))
-            pending, asked = (number, metrics), request.made
+            pending, asked = (number, metrics), processes.any_of(request.made)
             if number % config.checkpoint_every == 0 or number == chunks or asked:
                 flush()  # it also checks the metrics before the state is kept
-                seeds = program.gather(states)
-                if not bool(np.all(jax.device_get(seeds.finite))):
+                if not bool(np.all(jax.device_get(program.gather(states.finite)))):
                     raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
                 if outputs.checkpoints:
-                    outputs.checkpoints.save(number, seeds)
+                    outputs.checkpoints.save(number, program.kept(states))
             if asked:
                 break
-        if request.made and outputs.checkpoints:
+        if processes.any_of(request.made) and outputs.checkpoints:
             outputs.checkpoints.wait()
             raise interruption.Interrupted
     return states

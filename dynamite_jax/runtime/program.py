@@ -1,5 +1,6 @@
 """Independent seeds: vmapped on each device, and spread over the available devices."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,9 +27,9 @@ SEEDS, SAME = PartitionSpec("seed"), PartitionSpec()
 class Program:
     """The training program of one run: its seeds on its devices, its chunk compiled ahead of time.
 
-    Arrays of all seeds are [rows, ...] on the devices, with the same number of rows on each. Where the seeds don't
-    divide evenly, a device with one seed less computes its last seed twice: `gather` and `spread` convert rows to
-    seeds and back.
+    Arrays of all seeds are [rows, ...] on the devices of all processes, with the same number of rows on each. Row i is
+    seed i; where the seeds don't divide evenly, the rows behind them repeat the last one. `gather` and `spread` convert
+    rows to seeds and back.
 
     Attributes:
         config: the run, with the physics that is used.
@@ -52,10 +53,10 @@ class Program:
         self.config, self.env = config, method.environment(env)
         agent = Agent.build(config, self.env, method.build(config, self.env))
         self.algorithm: Algorithm = method.learner(config, agent)
-        mesh_devices = jax.devices()[: config.seeds]
-        self.blocks = blocks(config.seeds, len(mesh_devices))
-        self.mesh = Mesh(np.array(mesh_devices).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-        self._seed_of_row, self._row_of_seed = _rows(self.blocks)
+        used = devices_for(config.seeds, jax.devices())
+        self.blocks = blocks(config.seeds, len(used))
+        self.mesh = Mesh(np.array(used).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        self._seed_of_row = np.minimum(np.arange(max(self.blocks) * len(used)), config.seeds - 1)
         self.compile_s = 0.0
 
     @property
@@ -69,13 +70,15 @@ class Program:
         count, total = len(self.blocks), jax.device_count()
         number = f"{count} of {total} devices" if count < total else f"{total} device{'s' * (total > 1)}"
         each = "+".join(map(str, self.blocks)) if self.padded else f"{self.blocks[0]} each"
+        if jax.process_count() > 1:
+            number += f" of {jax.process_count()} processes"
         seeds = f"{self.config.seeds} seed{'s' * (self.config.seeds > 1)}"
         return f"{seeds} on {number}" + (f": {each}" if count > 1 else "")
 
     @property
     def padded(self) -> bool:
         """Whether there are more rows than seeds."""
-        return len(set(self.blocks)) > 1
+        return len(self._seed_of_row) > self.config.seeds
 
     def init(self, ids: Sequence[int] | None = None) -> Any:
         """State of all seeds before the first meta-update, [rows, ...], each created on its device.
@@ -97,7 +100,7 @@ class Program:
         return init.compile(devices.compiler_options(runs_once=True))(ids_of_rows)
 
     def gather(self, rows: Any, chosen: Sequence[int] | None = None) -> Any:
-        """Arrays of the seeds, [seeds, ...], from those on the devices.
+        """Arrays of the seeds, [seeds, ...], from those on the devices; all processes get all of them.
 
         Args:
             rows: on the devices, [rows, ...].
@@ -105,18 +108,24 @@ class Program:
         """
         if chosen is None and not self.padded and jax.process_count() == 1:
             return rows
-        wanted = self._row_of_seed if chosen is None else self._row_of_seed[np.asarray(chosen)]
+        wanted = np.arange(self.config.seeds) if chosen is None else np.asarray(chosen)
 
         def rows_of_seeds(rows: Any) -> Any:
             return jax.tree.map(lambda x: x[wanted], rows)
 
         return jax.jit(rows_of_seeds, out_shardings=NamedSharding(self.mesh, SAME))(rows)
 
-    def spread(self, seeds: Any) -> Any:
-        """Arrays on the devices, [rows, ...], from those of the seeds."""
+    def kept(self, rows: Any) -> Any:
+        """Arrays as a checkpoint keeps them: those of the seeds; of several processes the rows, each on its device."""
+        return self.gather(rows) if jax.process_count() == 1 else rows
+
+    def spread(self, kept: Any) -> Any:
+        """Arrays on the devices, [rows, ...], from those of the seeds, or from what is kept."""
+        if jax.process_count() > 1:
+            return kept
         if self.padded:
-            seeds = jax.tree.map(lambda x: x[self._seed_of_row], seeds)
-        return jax.device_put(seeds, NamedSharding(self.mesh, SEEDS))
+            kept = jax.tree.map(lambda x: x[self._seed_of_row], kept)
+        return jax.device_put(kept, NamedSharding(self.mesh, SEEDS))
 
     def over_seeds(self, function: Callable) -> Callable:
         """Map a function of one seed's arrays over those of all seeds, [rows, ...].
@@ -124,6 +133,21 @@ class Program:
         Seeds are independent: `shard_map` keeps the compiler from joining their loops by collectives.
         """
         return jax.shard_map(jax.vmap(function), mesh=self.mesh, in_specs=SEEDS, out_specs=SEEDS, check_vma=False)
+
+    def one_by_one(self, function: Callable, seeds: Any, same: Any) -> Any:
+        """Results of a function for each seed, [seeds, ...]; a device computes those of its seeds one after the other.
+
+        Args:
+            function: of one seed's arrays, and of what is the same for all.
+            seeds: arrays of the seeds, or of the rows.
+            same: arrays without an axis of seeds.
+        """
+
+        def of_device(seeds: Any, same: Any) -> Any:
+            return jax.lax.map(lambda seed: function(seed, same), seeds)
+
+        mapped = jax.shard_map(of_device, mesh=self.mesh, in_specs=(SEEDS, SAME), out_specs=SEEDS, check_vma=False)
+        return self.gather(jax.jit(mapped)(self.spread(seeds), same))
 
     def lower(self, states: Any, hyper: Any = None, platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
         """The chunk before it is compiled: states -> (states, metrics of the rows); the given states are donated.
@@ -188,18 +212,27 @@ def chunk(algorithm: Algorithm, length: int, env: DLCMDP, hyper: Any, state: Any
     return state, jax.tree.map(jnp.mean, metrics)
 
 
+def devices_for(seeds: int, available: Sequence[Any]) -> list[Any]:
+    """Devices for so many seeds: as few as an even share needs, but some of every process.
+
+    Raises:
+        UserError: there are more processes than seeds.
+    """
+    processes = {device.process_index for device in available}
+    if len(processes) > seeds:
+        raise UserError(f"seeds is {seeds}; with {len(processes)} processes it must be at least {len(processes)}")
+    height = -(-seeds // len(available))
+    count = max(-(-seeds // height), len(processes))
+    of_process = {number: [d for d in available if d.process_index == number] for number in sorted(processes)}
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*of_process.values()))
+    taken = set([device for device in in_turn if device][:count])
+    return [device for each in of_process.values() for device in each if device in taken]
+
+
 def blocks(seeds: int, devices: int) -> list[int]:
-    """Seeds on each device, as even as possible: 5 on 4 devices are 2, 1, 1 and 1."""
-    return [seeds // devices + (device < seeds % devices) for device in range(devices)]
-
-
-def _rows(blocks: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Seed of each row, [rows], and row of each seed, [seeds]. Devices hold equal rows; short ones repeat a seed."""
-    height = max(blocks)
-    first_seeds = np.cumsum([0, *blocks[:-1]])
-    offsets = np.minimum(np.arange(height), np.array(blocks)[:, None] - 1)  # [devices, height]
-    row_of_seed = [device * height + offset for device, size in enumerate(blocks) for offset in range(size)]
-    return (first_seeds[:, None] + offsets).ravel(), np.array(row_of_seed)
+    """Seeds on each device, equally many until they are dealt out: 5 on 3 devices are 2, 2 and 1."""
+    height = -(-seeds // devices)
+    return [min(max(seeds - device * height, 0), height) for device in range(devices)]
 
 
 def _strongly_typed(x: jax.Array | float) -> jax.Array:

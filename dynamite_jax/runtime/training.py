@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -17,7 +17,7 @@ from dynamite_jax.analysis.evaluation import evaluate
 from dynamite_jax.analysis.report import report
 from dynamite_jax.config import Config
 from dynamite_jax.data.types import AgentParams
-from dynamite_jax.runtime import devices, loggers, loop, provenance, run_folder
+from dynamite_jax.runtime import devices, loggers, loop, processes, provenance, run_folder
 from dynamite_jax.runtime.program import Program
 
 PROFILE = "profile"
@@ -53,7 +53,7 @@ def train(
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
 
     start = time.perf_counter()
-    is_writer = jax.process_index() == 0  # of several processes the first one writes and prints
+    is_writer = processes.is_first()
     console = Console(stderr=True, quiet=not is_writer)
     config = run_folder.continued(config, out) if resume else config
     program = Program(config, configs.validate(config))
@@ -62,17 +62,14 @@ def train(
     if wandb:
         loggers.check_wandb()
     with contextlib.ExitStack() as stack:
-        if is_writer:
-            try:
-                stack.enter_context(run_folder.claimed(out, config, resume))
-            except run_folder.Finished as finished:
-                console.print(str(finished), markup=False, soft_wrap=True)
-                return run_folder.read_summary(out)
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints")))
+        if not processes.by_first(partial(_claim, stack, out, config, resume, console)):
+            return run_folder.read_summary(out)
+        processes.check_shared(out / "config.json")
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints", seeds=config.seeds)))
         states, completed_chunks, earlier_s = program.init(), 0, 0.0
         if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
-            completed_chunks, seeds, damaged = checkpoints.restore(program.gather(states))
-            states = program.spread(seeds)
+            completed_chunks, kept, damaged = checkpoints.restore(program.kept(states))
+            states = program.spread(kept)
             for line in damaged:
                 console.print(f"warning: {line}; going on from chunk {completed_chunks}", markup=False, soft_wrap=True)
             earlier = [record for record in loggers.read(out / "metrics.jsonl") if record["chunk"] <= completed_chunks]
@@ -96,14 +93,28 @@ def train(
                 program, step, states, outputs=outputs, start=start_of_run, completed_chunks=completed_chunks
             )
         checkpoints.wait()
-        params = program.algorithm.agent_params(program.gather(states))
+        params = program.algorithm.agent_params(program.kept(states))
         result = evaluate(program, params, episodes=config.eval_episodes, seed=config.seed)
-        summary = _summary(program, result, out, wall_s=earlier_s + time.perf_counter() - start)
-        if is_writer:
+
+        def conclude() -> bool:
+            summary = _summary(program, result, out, wall_s=earlier_s + time.perf_counter() - start)
             report(result)
             run_folder.write_summary(out, summary)
+            return True
+
+        processes.by_first(conclude)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
-        return summary
+        return run_folder.read_summary(out)
+
+
+def _claim(stack: contextlib.ExitStack, out: Path, config: Config, resume: bool, console: Console) -> bool:
+    """Claim the folder until the stack ends; False where its run is finished."""
+    try:
+        stack.enter_context(run_folder.claimed(out, config, resume))
+    except run_folder.Finished as finished:
+        console.print(str(finished), markup=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _note_origin(out: Path, completed_chunks: int, console: Console) -> None:

@@ -1,0 +1,238 @@
+"""Several processes are one run: the same numbers as one process, one folder, one end, and a way on for any layout."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dynamite_envs.errors import UserError
+from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime.processes import Processes
+from dynamite_jax.runtime.program import blocks, devices_for
+
+FLAGS = "--env probe_match --seeds 5 --num-envs 8 --chunk 2 --steps 1280 --checkpoint-every 1 --eval-episodes 64"
+FLAGS += " --no-tensorboard --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2"
+LONG = ("--steps", "160000", "--checkpoint-every", "1000")
+
+
+def alone(out, *more, devices=1):
+    """A command of a single process."""
+    line = [sys.executable, "-m", "dynamite_jax.train", *FLAGS.split(), "--out", str(out), *more]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def pod_command(out, *more, hosts=2, devices=4):
+    job = ["--hosts", str(hosts), "--devices", str(devices)]
+    return [sys.executable, "-m", "experiments.launch.pod_local", *job, "--", *FLAGS.split(), "--out", str(out), *more]
+
+
+def pod(out, *more, hosts=2, devices=4):
+    """A run of several processes on this machine."""
+    line = pod_command(out, *more, hosts=hosts, devices=devices)
+    return subprocess.run(line, capture_output=True, text=True, timeout=240)
+
+
+def started(out, *more):
+    """Two processes that train, once a chunk is written that had not been."""
+    before = len(loggers.read(out / "metrics.jsonl"))
+    process = subprocess.Popen(pod_command(out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while len(loggers.read(out / "metrics.jsonl")) <= before:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def numbers(out):
+    """Metrics of each chunk as arrays, without times."""
+    records = loggers.read(out / "metrics.jsonl")
+    return [{name: np.array(x) for name, x in record.items() if isinstance(x, list)} for record in records]
+
+
+def evaluation(out):
+    return json.loads((out / "summary.json").read_text())["eval"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of a single process with as many devices."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    process = alone(out, devices=8)
+    assert process.returncode == 0, process.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """The same run of two processes."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    process = pod(out)
+    assert process.returncode == 0, process.stderr
+    assert "5 seeds on 5 of 8 devices of 2 processes" in process.stderr
+    assert process.stderr.count("compiled in") == 1  # only the first prints
+    return out
+
+
+def test_two_processes_compute_what_one_does(whole, of_two):
+    for found, expected in zip(numbers(of_two), numbers(whole), strict=True):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(evaluation(of_two)["return"]["per_seed"], evaluation(whole)["return"]["per_seed"], 1e-5)
+
+
+def going_on(source, target, chunk):
+    """A copy of a run as it was when it had kept a chunk."""
+    shutil.copytree(source, target)
+    (target / "summary.json").unlink()
+    for step in (target / "checkpoints").iterdir():
+        if step.name != str(chunk):
+            shutil.rmtree(step) if step.is_dir() else step.unlink()
+    return target
+
+
+def test_a_run_goes_on_with_any_number_of_processes(whole, of_two, tmp_path):
+    """Uneven ones, too: five seeds on 2 x 2 devices are 2, 2, 1 and a device that repeats the last."""
+    one = going_on(of_two, tmp_path / "one", 3)
+    process = alone(one, "--resume", devices=8)
+    assert process.returncode == 0, process.stderr
+    uneven = going_on(of_two, tmp_path / "uneven", 3)
+    process = pod(uneven, "--resume", devices=2)
+    assert process.returncode == 0, process.stderr
+    two = going_on(whole, tmp_path / "two", 3)
+    process = pod(two, "--resume")
+    assert process.returncode == 0, process.stderr
+    for out in (one, uneven, two):
+        assert len(numbers(out)) == len(numbers(whole))
+        for name, expected in numbers(whole)[-1].items():
+            np.testing.assert_allclose(numbers(out)[-1][name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_a_signal_to_one_stops_all_and_the_run_goes_on(tmp_path):
+    out = tmp_path / "run"
+    process = started(out, *LONG)
+    process.terminate()
+    stderr = process.communicate(timeout=240)[1]
+    assert process.returncode == 75, stderr
+    kept = [int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit()]
+    assert kept == [loggers.read(out / "metrics.jsonl")[-1]["chunk"]]
+    process = started(out, *LONG, "--resume")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(240) == 75
+
+
+def test_one_that_is_killed_ends_the_others_and_loses_nothing(tmp_path, whole):
+    out = tmp_path / "run"
+    process = started(out, "--steps", "160000")
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert not (out / "summary.json").exists()
+    process = started(out, "--steps", "160000", "--resume")
+    process.terminate()
+    stderr = process.communicate(timeout=240)[1]
+    assert process.returncode == 75, stderr
+    for found, expected in zip(numbers(out), numbers(whole), strict=False):
+        np.testing.assert_allclose(found["return"], expected["return"], rtol=1e-5)
+
+
+def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path):
+    out = shutil.copytree(of_two, tmp_path / "run")
+    (out / "summary.json").unlink()
+    steps = sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
+    files = [path for path in (out / "checkpoints" / str(steps[-1]) / "state").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    process = pod(out, "--resume")
+    assert process.returncode == 0, process.stderr
+    assert "is damaged: " in process.stderr and f"going on from chunk {steps[-2]}" in process.stderr
+    assert evaluation(out)["return"]["per_seed"] == evaluation(of_two)["return"]["per_seed"]
+
+
+def test_a_folder_that_is_taken_ends_all_processes_with_one_line_each(of_two):
+    before = sorted(path.name for path in of_two.rglob("*"))
+    process = pod(of_two)
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error:")]
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert any("is already used; name a new folder" in line for line in errors)
+    assert sorted(path.name for path in of_two.rglob("*")) == before
+
+
+def test_a_dry_run_prints_the_commands(tmp_path):
+    line = pod_command(tmp_path / "run")
+    line.insert(line.index("--"), "--dry-run")
+    text = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(text) == 2 and all(row.startswith("JAX_NUM_CPU_DEVICES=4 ") for row in text)
+    assert text[0].endswith("--processes 2 --process 0") and not (tmp_path / "run").exists()
+
+
+class Device:
+    def __init__(self, process_index, number):
+        self.process_index, self.number = process_index, number
+
+
+@pytest.mark.parametrize(
+    "seeds, devices_of_process, expected",
+    [
+        (8, [4, 4], [4, 4]),
+        (9, [4, 4], [3, 2]),  # two each
+        (2, [4, 4], [1, 1]),
+        (5, [4, 4], [3, 2]),
+        (9, [1] * 8, [1] * 8),  # five would do, but every process needs one
+        (5, [4], [3]),
+        (6, [1, 4], [1, 2]),
+    ],
+)
+def test_devices_are_taken_of_all_processes(seeds, devices_of_process, expected):
+    devices = [Device(p, n) for p, count in enumerate(devices_of_process) for n in range(count)]
+    used = devices_for(seeds, devices)
+    assert [sum(d.process_index == p for d in used) for p in range(len(expected))] == expected
+    assert [d.process_index for d in used] == sorted(d.process_index for d in used)
+    assert sum(blocks(seeds, len(used))) == seeds
+
+
+def test_fewer_seeds_than_processes_are_refused():
+    with pytest.raises(UserError, match="seeds is 1; with 2 processes it must be at least 2"):
+        devices_for(1, [Device(0, 0), Device(1, 0)])
+
+
+@pytest.mark.parametrize(
+    "named, message",
+    [
+        ({"coordinator": "a:1"}, "processes is not set; coordinator, processes and process go together"),
+        ({"process": 0, "processes": 2}, "coordinator is not set"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "coordinator is 'a'; it must be HOST:PORT"),
+        ({"coordinator": "a:x", "processes": 2, "process": 0}, "coordinator is 'a:x'"),
+        ({"coordinator": "a:70000", "processes": 2, "process": 0}, "coordinator is 'a:70000'"),
+        ({"coordinator": "a:1", "processes": 0, "process": 0}, "processes is 0; it must be at least 1"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process is 2; it must be from 0 to 1"),
+    ],
+)
+def test_processes_that_are_named_in_part_or_wrongly_are_refused(named, message):
+    with pytest.raises(UserError, match=message):
+        Processes(**named).join()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--distributed",), "out is not set; several processes must name the same folder"),
+        (("--distributed", "--out", "OUT"), "distributed is True, and JAX finds no other processes here"),
+    ],
+)
+def test_processes_that_nobody_finds_are_refused(flags, message, tmp_path):
+    flags = [str(tmp_path / "run") if flag == "OUT" else flag for flag in flags]
+    line = [sys.executable, "-m", "dynamite_jax.train", *FLAGS.split(), *flags]
+    process = subprocess.run(line, capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.startswith("error: ") and message in process.stderr
+    assert process.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
