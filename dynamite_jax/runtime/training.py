@@ -67,7 +67,7 @@ def train(
         processes.check_shared(out / "config.json")
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints", seeds=config.seeds)))
         states, completed_chunks, earlier_s = program.init(), 0, 0.0
-        if resume and checkpoints.any():  # a run killed before its first checkpoint starts again
+        if resume and processes.by_first(checkpoints.any):  # a run killed before its first checkpoint starts again
             completed_chunks, kept, damaged = checkpoints.restore(program.kept(states))
             states = program.spread(kept)
             for line in damaged:
@@ -103,6 +103,7 @@ def train(
             return True
 
         processes.by_first(conclude)
+        processes.check_shared(out / run_folder.SUMMARY)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
         return run_folder.read_summary(out)
 

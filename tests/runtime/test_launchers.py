@@ -1,0 +1,103 @@
+"""Scripts that start runs on clusters: the commands that they give, seen by programs that stand in for the cluster's."""
+
+import os
+import shlex
+import subprocess
+
+import pytest
+
+from refusals import CHECKOUT
+
+LAUNCH = CHECKOUT / "experiments" / "launch"
+STAND_IN = """#!/usr/bin/env bash
+printf '%q ' "$(basename "$0")" "$@" >> "$CALLS"; echo >> "$CALLS"
+exit "${CODE:-0}"
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Run a script; its exit code, the calls that it made of a cluster's programs, and what it printed."""
+    programs, calls = tmp_path / "programs", tmp_path / "calls"
+    programs.mkdir()
+    for name in ("srun", "scontrol", "gcloud"):
+        (programs / name).write_text(STAND_IN)
+        (programs / name).chmod(0o755)
+
+    def run(script, *flags, **variables):
+        calls.unlink(missing_ok=True)
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls), **variables}
+        line = ["bash", str(LAUNCH / script), *flags]
+        process = subprocess.run(line, capture_output=True, text=True, env=environment)
+        made = [shlex.split(call) for call in calls.read_text().splitlines()] if calls.exists() else []
+        return process.returncode, made, process.stdout + process.stderr
+
+    return run
+
+
+TRAIN = ["srun", "--kill-on-bad-exit=0", "dynamite-jax", "train", "--distributed", "--out"]
+
+
+def test_slurm_starts_one_run_on_all_nodes(launch, tmp_path):
+    out = str(tmp_path / "my run")
+    code, calls, _ = launch("slurm.sh", "--seeds", "8", OUT=out, SLURM_JOB_ID="7")
+    assert (code, calls) == (0, [[*TRAIN, out, "--seeds", "8"]])
+
+
+def test_slurm_queues_a_run_again_that_was_asked_to_stop_and_goes_on_with_it(launch, tmp_path):
+    (tmp_path / "config.json").touch()
+    code, calls, _ = launch("slurm.sh", OUT=str(tmp_path), SLURM_JOB_ID="7", CODE="75")
+    assert code == 75
+    assert calls == [[*TRAIN, str(tmp_path), "--resume"], ["scontrol", "requeue", "7"]]
+
+
+@pytest.mark.parametrize("failure", ["1", "2", "130"])
+def test_slurm_does_not_queue_again_what_failed(launch, tmp_path, failure):
+    code, calls, _ = launch("slurm.sh", OUT=str(tmp_path), SLURM_JOB_ID="7", CODE=failure)
+    assert code == int(failure) and len(calls) == 1
+
+
+def test_tasks_of_an_array_are_runs_of_their_own(launch, tmp_path):
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "config.json").touch()
+    names = {"SLURM_ARRAY_JOB_ID": "7", "OUT": str(tmp_path)}
+    train = ["srun", "dynamite-jax", "train", "--seed"]
+    _, calls, _ = launch("slurm_array.sh", "--env", "reacher", SLURM_ARRAY_TASK_ID="2", **names)
+    assert calls == [[*train, "2", "--out", str(tmp_path / "2"), "--env", "reacher"]]
+    _, calls, _ = launch("slurm_array.sh", SLURM_ARRAY_TASK_ID="3", CODE="75", **names)
+    assert calls == [[*train, "3", "--out", str(tmp_path / "3"), "--resume"], ["scontrol", "requeue", "7_3"]]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_pod_gets_the_command_on_all_workers(launch, tmp_path, resumed):
+    """The command is run as a worker would run it, with a stand-in for the program of the checkout."""
+    checkout, out = tmp_path / "a checkout", tmp_path / "a run"
+    program = checkout / ".venv" / "bin" / "dynamite-jax"
+    program.parent.mkdir(parents=True)
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    if resumed:
+        out.mkdir()
+        (out / "config.json").touch()
+    names = {"TPU": "pod", "ZONE": "zone", "CHECKOUT": str(checkout), "OUT": str(out)}
+    code, [call], _ = launch("tpu_pod.sh", "--seeds", "1024", **names)
+    assert code == 0
+    assert call[:-1] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=zone", "--worker=all"]
+    environment = os.environ | {"CALLS": str(tmp_path / "worker")}
+    subprocess.run(["sh", "-c", call[-1].removeprefix("--command=")], env=environment, check=True)
+    expected = ["dynamite-jax", "train", "--distributed", "--out", str(out)]
+    expected += ["--seeds", "1024", *["--resume"] * resumed]
+    assert shlex.split((tmp_path / "worker").read_text()) == expected
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "slurm_array.sh", "tpu_pod.sh"])
+def test_a_dry_run_prints_the_command_alone(launch, tmp_path, script):
+    names = {"TPU": "pod", "ZONE": "zone", "SLURM_ARRAY_TASK_ID": "2", "OUT": str(tmp_path), "DRY_RUN": "1"}
+    code, calls, printed = launch(script, "--seeds", "8", **names)
+    assert (code, calls) == (0, []) and "--seeds" in printed and str(tmp_path) in printed
+
+
+@pytest.mark.parametrize("script, name", [("slurm.sh", "OUT"), ("slurm_array.sh", "OUT"), ("tpu_pod.sh", "TPU")])
+def test_what_is_missing_is_named(launch, script, name):
+    code, calls, printed = launch(script)
+    assert code != 0 and not calls and f"{name}: is missing" in printed
