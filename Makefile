@@ -51,7 +51,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train pod-local eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock clean
+.PHONY: help setup train pod-local eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock audit clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,6 +132,9 @@ lock: | $(UV)  ## Refresh requirements.lock after a change in pyproject.toml; AR
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
 	--all-extras --group pins --group build --generate-hashes --no-annotate --no-header \
 	--output-file requirements.lock --quiet $(ARGS)
+
+audit: | $(UV)  ## Look for known vulnerabilities in the packages of requirements.lock
+	$(UV) tool run pip-audit@2.10.1 --strict --requirement requirements.lock --disable-pip --no-deps
 
 clean:  ## Remove .venv, caches and build leftovers; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 
 from dynamite_envs.errors import UserError
@@ -85,6 +84,7 @@ class Checkpoints:
         if _apart(state):
             arrays = jax.jit(partial(jax.tree.map, jnp.copy))(arrays)
             digests, about["seeds"] = _digests_of_rows(arrays, self._seeds), self._seeds
+            about["arrays"] = {name: [array.dtype.name, array.shape] for name, array in arrays.items()}
         else:
             arrays = {name: np.array(array) for name, array in jax.device_get(arrays).items()}
             digests = {name: _digest(array) for name, array in arrays.items()}
@@ -207,27 +207,33 @@ class Checkpoints:
         Raises:
             CheckpointError: it can't be read.
         """
+        # A checkpoint may be a stranger's: nothing in it may lead out of it.
+        if links := [path for path in (self._folder / str(step)).rglob("*") if path.is_symlink()]:
+            raise CheckpointError(f"{links[0].relative_to(self._folder / str(step))} in it is a symbolic link")
         known = {"digests": ocp.args.JsonRestore()}
         if (self._folder / str(step) / "about").is_dir():  # from schema 1 on
             known["about"] = ocp.args.JsonRestore()
         try:
             notes = self._manager.restore(step, args=ocp.args.Composite(**known))
-            about = notes["about"] if "about" in known else {"schema": 0}
-            saved = ocp.StandardCheckpointHandler().metadata(epath.Path(self._folder) / str(step) / "state").tree
-            if rows is not None and about.get("seeds") == self._seeds:
-                if unmatched := sorted(saved.keys() ^ rows.keys()):
-                    raise CheckpointError(f"its arrays are not those of this run, see {unmatched[0]}")
-                # What lies behind the seeds is cut off or made up, and replaced by `_rebuild`.
-                wanted = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in rows.items()}
-                item = ocp.args.StandardRestore(wanted, strict=False)
-            else:
-                item = ocp.args.StandardRestore({name: np.empty(x.shape, x.dtype) for name, x in saved.items()})
+            about: dict[str, Any] = notes["about"] if "about" in known else {"schema": 0}
+            item = ocp.args.StandardRestore()
+            if "seeds" in about:
+                saved = {name: np.empty(shape, dtype) for name, (dtype, shape) in about["arrays"].items()}
+                item = ocp.args.StandardRestore(saved)
+                if rows is not None and about["seeds"] == self._seeds:
+                    if unmatched := sorted(saved.keys() ^ rows.keys()):
+                        raise CheckpointError(f"its arrays are not those of this run, see {unmatched[0]}")
+                    # What lies behind the seeds is cut off or made up, and replaced by `_rebuild`.
+                    wanted = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in rows.items()}
+                    item = ocp.args.StandardRestore(wanted, strict=False)
             arrays = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for files cut short or missing
             raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
-        return dict(arrays), notes["digests"], about
+        if "seeds" not in about:
+            arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        return arrays, notes["digests"], about
 
 
 def _named(state: Any) -> dict[str, Any]:

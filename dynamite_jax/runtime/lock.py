@@ -1,17 +1,27 @@
-"""One process at a time in a folder: a file that the operating system locks, and unlocks however a process ends."""
+"""One process at a time in a folder: a file that the operating system locks, and unlocks however a process ends.
+
+Where the file system has no locks, a file that only one process can create stands for one. A process that is killed
+leaves it behind, and nobody can tell that from one that runs on another host: then people have to remove it.
+"""
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from dynamite_envs.errors import UserError
+from dynamite_envs.errors import FallbackWarning, UserError
 
 NAME = "run.lock"
+CLAIM = "run.claim"
+"""Stands for a lock where there are none."""
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class Locked(UserError):
@@ -28,10 +38,12 @@ def lock(folder: Path) -> Iterator[None]:
         Locked: by another process; names its host and process.
     """
     with (folder / NAME).open("a+") as file:
-        _acquire(file, folder)
+        if not _acquire(file, folder):
+            with _claimed(folder):
+                yield
+            return
         file.truncate(0)
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started}) + "\n")
+        file.write(_own_name())
         file.flush()
         try:
             yield
@@ -47,14 +59,46 @@ def check_free(folder: Path) -> None:
     """
     if (folder / NAME).is_file():
         with (folder / NAME).open("a+") as file:
-            _acquire(file, folder)
+            if not _acquire(file, folder) and (folder / CLAIM).exists():
+                raise _claimed_by_other(folder)
 
 
-def _acquire(file: IO[str], folder: Path) -> None:
+def _acquire(file: IO[str], folder: Path) -> bool:
+    """Lock a file; False where its file system has no locks."""
     try:
         _lock(file)
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
         raise Locked(f"{folder} is in use by {_holder(folder / NAME)}; name another folder, or wait") from None
+    return True
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold the file that stands for a lock."""
+    try:
+        with (folder / CLAIM).open("x") as file:
+            file.write(_own_name())
+    except FileExistsError:
+        raise _claimed_by_other(folder) from None
+    line = f"{folder} is on a file system without locks; {CLAIM} in it keeps other processes out"
+    warnings.warn(f"{line}, and has to be removed by hand if this one is killed", FallbackWarning, stacklevel=4)
+    try:
+        yield
+    finally:
+        (folder / CLAIM).unlink(missing_ok=True)
+
+
+def _claimed_by_other(folder: Path) -> Locked:
+    holder = f"{folder} is in use by {_holder(folder / CLAIM)}"
+    return Locked(f"{holder}; name another folder, or wait, or, if that process is gone, remove {folder / CLAIM}")
+
+
+def _own_name() -> str:
+    """This process, as others read it."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started}) + "\n"
 
 
 def _holder(path: Path) -> str:

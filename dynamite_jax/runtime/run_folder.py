@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -46,6 +47,10 @@ def claimed(out: Path, config: Config, resume: bool) -> Iterator[None]:
         Locked: another process trains in it.
         ConfigError: it can't be written, or the run to resume is missing or of another config.
     """
+    if re.match("[a-z][a-z0-9+.-]+:/", str(out)):
+        raise ConfigError(
+            f"out is {str(out)!r}; it must be a folder of a file system, so mount the bucket and name that"
+        )
     check = partial(_check_resumable, out, config) if resume else partial(_check_empty, out)
     check()
     with contextlib.ExitStack() as stack:
@@ -72,7 +77,7 @@ def continued(config: Config, out: Path) -> Config:
 
 
 def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(path.name != lock.NAME for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name not in (lock.NAME, lock.CLAIM) for path in out.iterdir())):
         lock.check_free(out)
         raise Taken(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
 

@@ -1,4 +1,4 @@
-"""Scripts that start runs on clusters: the commands that they give, seen by programs that stand in for the cluster's."""
+"""Scripts that start runs on clusters: the commands that they give, and when they give them."""
 
 import os
 import shlex

@@ -1,5 +1,6 @@
 """A run folder is claimed by one process, locked while it lives, and left alone once the run is finished."""
 
+import errno
 import json
 import os
 import socket
@@ -9,18 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from dynamite_envs.errors import FallbackWarning, UserError
 from dynamite_jax.commands import train
 from dynamite_jax.config import Config
 from dynamite_jax.runtime import lock, run_folder, training
 
 ROUNDS = 48
 RACE = """
-import os, sys, time
+import errno, os, sys, time
 from pathlib import Path
 from dynamite_jax.config import Config
-from dynamite_jax.runtime import run_folder
+from dynamite_jax.runtime import lock, run_folder
 root, rounds, resume = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
 config = Config()
+if sys.argv[4] == "no locks":
+    def refuse(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+    lock._lock = refuse
 
 def race(folder, start):
     while time.monotonic() < start:
@@ -51,8 +57,9 @@ for number in range(rounds):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("how", ["new", "resume"])
-def test_of_two_processes_that_race_for_a_folder_one_gets_it(tmp_path, how):
-    line = [sys.executable, "-W", "ignore", "-c", RACE, str(tmp_path), str(ROUNDS), how]
+@pytest.mark.parametrize("locks", ["locks", "no locks"])
+def test_of_two_processes_that_race_for_a_folder_one_gets_it(tmp_path, how, locks):
+    line = [sys.executable, "-W", "ignore", "-c", RACE, str(tmp_path), str(ROUNDS), how, locks]
     process = subprocess.run(line, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     lines = [line.split(maxsplit=2) for line in process.stdout.splitlines()]
@@ -88,6 +95,31 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     assert (tmp_path / lock.NAME).read_text()  # it died with its name on the door
     with lock.lock(tmp_path):
         pass
+
+
+def test_a_file_stands_for_a_lock_where_there_are_none(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(lock, "_lock", refuse)
+    claim = tmp_path / lock.CLAIM
+    held = f"in use by process {os.getpid()} on {socket.gethostname()}, since .*, remove {claim}$"
+    with pytest.warns(FallbackWarning, match="is on a file system without locks"), lock.lock(tmp_path):
+        with pytest.raises(lock.Locked, match=held), lock.lock(tmp_path):
+            pass
+        with pytest.raises(lock.Locked, match=held):
+            lock.check_free(tmp_path)
+    assert not claim.exists()
+    lock.check_free(tmp_path)
+
+
+@pytest.mark.parametrize("out", ["gs://bucket/run", "s3://bucket/run"])
+def test_a_bucket_is_refused(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = f"out is '{out.replace('//', '/')}'; it must be a folder of a file system"
+    with pytest.raises(UserError, match=message), run_folder.claimed(Path(out), Config(), False):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_lock_is_let_go_when_the_run_fails(tmp_path):
