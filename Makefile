@@ -51,7 +51,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train pod-local eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-slow lint format lock audit clean
+.PHONY: help setup train pod-local eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ test: $(STAMP)  ## Run the tests, without trainings and slow ones: ARGS=
 
 test-learning: $(STAMP)  ## Train to known values: ARGS=
 	$(BIN)/python -m pytest -m "learning and not slow" $(ARGS)
+
+test-faults: $(STAMP)  ## Kill, damage and starve runs, and see that they go on: ARGS=
+	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
 test-slow: $(STAMP)  ## Run the slow tests: ARGS=
 	$(BIN)/python -m pytest -m slow $(ARGS)

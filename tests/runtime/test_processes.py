@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dynamite_envs.errors import UserError
-from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime import loggers, processes
 from dynamite_jax.runtime.processes import Processes
 from dynamite_jax.runtime.program import blocks, devices_for
 
@@ -235,6 +235,13 @@ def test_fewer_seeds_than_processes_are_refused():
 def test_processes_that_are_named_in_part_or_wrongly_are_refused(named, message):
     with pytest.raises(UserError, match=message):
         Processes(**named).join()
+
+
+def test_a_folder_that_is_not_seen_is_refused(tmp_path):
+    (tmp_path / "seen").touch()
+    processes.check_shared(tmp_path / "seen")
+    with pytest.raises(UserError, match=f"out is '{tmp_path}'; all 1 processes must see it"):
+        processes.check_shared(tmp_path / "unseen")
 
 
 @pytest.mark.parametrize(

@@ -10,65 +10,19 @@ from pathlib import Path
 
 import pytest
 
+import races
 from dynamite_envs.errors import FallbackWarning, UserError
 from dynamite_jax.commands import train
 from dynamite_jax.config import Config
 from dynamite_jax.runtime import lock, run_folder, training
 
-ROUNDS = 48
-RACE = """
-import errno, os, sys, time
-from pathlib import Path
-from dynamite_jax.config import Config
-from dynamite_jax.runtime import lock, run_folder
-root, rounds, resume = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
-config = Config()
-if sys.argv[4] == "no locks":
-    def refuse(file):
-        raise OSError(errno.ENOLCK, "No locks available")
-    lock._lock = refuse
 
-def race(folder, start):
-    while time.monotonic() < start:
-        pass
-    try:
-        with run_folder.claimed(folder, config, resume):
-            outcome = "claimed"
-            time.sleep(0.3)
-    except ValueError as error:
-        outcome = f"refused {error}"
-    os.write(1, f"{folder.name} {outcome}\\n".encode())
-    os._exit(0)
-
-for number in range(rounds):
-    folder = root / str(number)
-    if resume:
-        with run_folder.claimed(folder, config, False):
-            pass
-    start, racers = time.monotonic() + 0.05, []
-    for _ in range(2):
-        racers.append(os.fork())
-        if not racers[-1]:
-            race(folder, start)
-    for racer in racers:
-        os.waitpid(racer, 0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not races.CAN_RACE, reason="needs fork")
 @pytest.mark.parametrize("how", ["new", "resume"])
 @pytest.mark.parametrize("locks", ["locks", "no locks"])
 def test_of_two_processes_that_race_for_a_folder_one_gets_it(tmp_path, how, locks):
-    line = [sys.executable, "-W", "ignore", "-c", RACE, str(tmp_path), str(ROUNDS), how, locks]
-    process = subprocess.run(line, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    lines = [line.split(maxsplit=2) for line in process.stdout.splitlines()]
-    assert len(lines) == 2 * ROUNDS
-    for number in range(ROUNDS):
-        outcomes = sorted(words[1] for words in lines if words[0] == str(number))
-        assert outcomes == ["claimed", "refused"]
-    reasons = [words[2] for words in lines if words[1] == "refused"]
-    assert all(f" on {socket.gethostname()}, since " in reason and "process" in reason for reason in reasons)
+    for first, second in races.outcomes(tmp_path, 24, how, locks):
+        assert first == "claimed" and f" on {socket.gethostname()}, since " in second and "process" in second
 
 
 def test_a_folder_in_use_is_refused_with_host_and_process(tmp_path):

@@ -1,0 +1,335 @@
+"""Whatever happens to a run, it goes on bit for bit from the newest valid state, or stops with one clear line."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import races
+from dynamite_jax import config as configs
+from dynamite_jax.runtime import loggers
+from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints
+from dynamite_jax.runtime.program import Program
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+
+KILLS, FLIPS, RACES = 20, 50, 300
+CHUNK = 5 * 8 * 20  # steps
+FLAGS = "--env probe_match --env-options horizon=20 --seeds 1 --num-envs 8 --chunk 5 --eval-episodes 64"
+FLAGS += " --checkpoint-every 1 --no-tensorboard --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2"
+UNSHARE = ["unshare", "--mount"] + ["--map-root-user"] * (os.name != "nt" and os.getuid() != 0)
+
+
+def command(out, *more, chunks=20):
+    return [
+        sys.executable,
+        "-m",
+        "dynamite_jax.train",
+        *FLAGS.split(),
+        "--steps",
+        str(chunks * CHUNK),
+        "--out",
+        out,
+        *more,
+    ]
+
+
+def run(out, *more, chunks=20, cwd=None, **environment):
+    line = [str(word) for word in command(out, *more, chunks=chunks)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=300)
+
+
+def finished(*arguments, **named):
+    """A run that must come to its end."""
+    process = run(*arguments, **named)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+def steps(out):
+    return sorted(int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def evaluation(out):
+    return json.loads((out / "summary.json").read_text())["eval"]
+
+
+def same_end(a, b):
+    """Whether two runs ended with the same state, metrics and evaluation, bit for bit."""
+    last = [out / "checkpoints" / str(steps(out)[-1]) / "digests" / "metadata" for out in (a, b)]
+    digests = [json.loads(path.read_text()) for path in last]
+    times = ("wall_s", "steps_per_s")
+    records = [
+        [{k: v for k, v in record.items() if k not in times} for record in loggers.read(out / "metrics.jsonl")]
+        for out in (a, b)
+    ]
+    return digests[0] == digests[1] and records[0] == records[1] and evaluation(a) == evaluation(b)
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory):
+    """A run that nothing happened to; it also warms the cache."""
+    out = tmp_path_factory.mktemp("through") / "run"
+    finished(out)
+    return out
+
+
+def unfinished(through, target):
+    """A copy of it as it was before its summary was written."""
+    shutil.copytree(through, target)
+    (target / "summary.json").unlink()
+    return target
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(tmp_path, capsys):
+    """Chunks are short and each is kept, so that kills meet saves."""
+    chunks, out, chance = 600, tmp_path / "killed", random.Random(0)
+    finished(tmp_path / "whole", chunks=chunks)
+    kills = 0
+    while kills < KILLS:
+        before = steps(out) if out.exists() else []
+        resume = ["--resume"] if (out / "config.json").exists() else []
+        process = subprocess.Popen(list(map(str, command(out, *resume, chunks=chunks))), stderr=subprocess.DEVNULL)
+        newest = before[-1] if before else 0
+        while process.poll() is None and not (out.exists() and steps(out) and steps(out)[-1] > newest):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.5))
+        assert process.poll() is None, "the run is too short for so many kills"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert steps(out)[-1] > newest  # nothing that was kept is gone
+        kills += 1
+    finished(out, "--resume", chunks=chunks)
+    assert same_end(tmp_path / "whole", out)
+    with capsys.disabled():
+        print(f"\nkills: {kills} of {KILLS}")
+
+
+@pytest.fixture(scope="module")
+def like(through):
+    """A state of the run."""
+    config = configs.load(through / "config.json")
+    program = Program(config, configs.validate(config))
+    return program.kept(program.init())
+
+
+def restored(folder, like):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(like)
+    finally:
+        checkpoints.close()
+
+
+def equal(a, b):
+    """Whether two states are the same, bit for bit."""
+
+    def bits(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(bits(x)).tobytes() == np.asarray(bits(y)).tobytes() for x, y in leaves)
+
+
+@pytest.fixture(scope="module")
+def states(through, like, tmp_path_factory):
+    """The two states that are kept, by their steps."""
+    older, newer = steps(through)
+    newest = restored(through / "checkpoints", like)
+    assert newest[0] == newer
+    place = tmp_path_factory.mktemp("older") / "checkpoints"
+    shutil.copytree(through / "checkpoints", place)
+    shutil.rmtree(place / str(newer))
+    return {newer: newest[1], older: restored(place, like)[1]}
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_flipped_byte_never_comes_back(through, like, states, tmp_path, capsys):
+    chance, sent_back = random.Random(1), 0
+    newer = max(states)
+    for number in range(FLIPS):
+        place = tmp_path / str(number)
+        shutil.copytree(through / "checkpoints", place)
+        sizes = {path: path.stat().st_size for path in files(place / str(newer)) if path.stat().st_size}
+        path = chance.choices(list(sizes), weights=list(sizes.values()))[0]
+        data = bytearray(path.read_bytes())
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        step, state, damaged = restored(place, like)
+        assert equal(state, states[step]), path
+        assert len(damaged) == (step != newer)
+        sent_back += step != newer
+        shutil.rmtree(place)
+    with capsys.disabled():
+        print(f"\nflips: {FLIPS} of {FLIPS}, {sent_back} of them went back a step")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def foreign(path):
+    path.write_bytes(b"\x00PNG of a cat\n" * 100)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, foreign, Path.unlink], ids=["cut", "empty", "foreign", "missing"])
+def test_damaged_files_send_back_or_change_nothing(through, like, states, tmp_path, damage):
+    for number, name in enumerate(files(through / "checkpoints" / str(max(states)))):
+        place = tmp_path / str(number)
+        shutil.copytree(through / "checkpoints", place)
+        damage(place / name.relative_to(through / "checkpoints"))
+        step, state, _ = restored(place, like)
+        assert equal(state, states[step]), name
+        assert str(min(states)) in {path.name for path in place.iterdir()}
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, foreign, Path.unlink], ids=["cut", "empty", "foreign", "missing"])
+def test_a_run_without_a_valid_state_ends_with_one_line(through, like, tmp_path, damage):
+    place = tmp_path / "checkpoints"
+    shutil.copytree(through / "checkpoints", place)
+    for step in steps(tmp_path):
+        damage(place / str(step) / "digests" / "metadata")
+    with pytest.raises(CheckpointError, match="no older valid one is left") as error:
+        restored(place, like)
+    assert "\n" not in str(error.value) and len(steps(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name, code", [("metrics.jsonl", 0), ("origins.jsonl", 0), ("config.json", 2)])
+@pytest.mark.parametrize("damage", [cut, empty], ids=["cut", "empty"])
+def test_other_files_of_a_run_are_made_anew_or_named(through, tmp_path, name, code, damage):
+    out = unfinished(through, tmp_path / "run")
+    damage(out / name)
+    process = run(out, "--resume")
+    assert process.returncode == code, process.stderr
+    if code:
+        assert re.fullmatch(r"error: [^\n]*config.json[^\n]*\n", process.stderr), process.stderr
+        assert steps(out) == steps(through)
+    else:
+        assert evaluation(out) == evaluation(through)
+
+
+@pytest.mark.skipif(not races.CAN_RACE, reason="needs fork")
+def test_of_processes_that_race_for_a_folder_one_gets_it(tmp_path, capsys):
+    rounds = races.outcomes(tmp_path, RACES, "new", "locks")
+    assert all(first == "claimed" and second.startswith("refused") for first, second in rounds)
+    with capsys.disabled():
+        print(f"\nraces: {len(rounds)} of {RACES}")
+
+
+READ_ONLY = """
+mkdir disk && mount -t tmpfs -o size=16m tmpfs disk || exit 99
+cp -r {run} disk/run && mount -o remount,ro disk
+{resume} disk/run --resume; echo $? > code
+mount -o remount,rw disk
+{resume} disk/run --resume && cp disk/run/summary.json .
+"""
+
+
+def test_a_read_only_folder_is_one_line(through, tmp_path):
+    out = unfinished(through, tmp_path / "run")
+    resume = " ".join([f"env PYTHONPATH={os.pathsep.join(sys.path)}", *map(str, command("")[:-1])])
+    script = READ_ONLY.format(run=out, resume=resume)
+    process = subprocess.run([*UNSHARE, "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "code").read_text() == "2\n"
+    assert len(re.findall(r"^error: out is 'disk/run.*Read-only file system$", process.stderr, re.MULTILINE)) == 1
+    assert evaluation(tmp_path) == evaluation(through)
+
+
+def test_a_damaged_compilation_cache_changes_nothing(through, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    finished(tmp_path / "first", JAX_COMPILATION_CACHE_DIR=str(cache))
+    for path in files(cache):
+        cut(path)
+    finished(tmp_path / "second", JAX_COMPILATION_CACHE_DIR=str(cache))
+    assert same_end(through, tmp_path / "first") and same_end(through, tmp_path / "second")
+
+
+def test_two_runs_share_a_cache_from_the_start(through, tmp_path):
+    (tmp_path / "cache").mkdir()
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    outs = [tmp_path / "a", tmp_path / "b"]
+    both = [subprocess.Popen(list(map(str, command(out))), stderr=subprocess.DEVNULL, env=environment) for out in outs]
+    assert [process.wait(300) for process in both] == [0, 0]
+    assert all(same_end(through, out) for out in outs)
+
+
+BACKWARDS = """
+import time
+now, name = time.time, time.strftime
+time.time = lambda: now() - 86400.0
+time.strftime = lambda form, *when: name(form, *(when or (time.gmtime(time.time()),)))
+"""
+
+
+def test_a_clock_that_is_set_back_changes_nothing(through, tmp_path):
+    (tmp_path / "backwards.py").write_text(BACKWARDS)
+    out = unfinished(through, tmp_path / "run")
+    shutil.rmtree(out / "checkpoints" / str(steps(out)[-1]))
+    finished(out, "--resume", "--plugin", "backwards", cwd=tmp_path)
+    assert same_end(through, out)
+
+
+POISON = """
+import jax.numpy as jnp
+from dynamite_jax.algorithms import meta_ppo
+update, play, apply = meta_ppo.MetaPPO.update, meta_ppo.play, meta_ppo.optax.apply_updates
+now = []
+
+def poisoned(x):
+    return jnp.where(now[-1] == 37, jnp.nan, x)
+
+def counted(self, env, hyper, state):
+    now.append(state.meta_updates)
+    return update(self, env, hyper, state)
+
+def played(*arguments, **named):
+    rollout, *rest = play(*arguments, **named)
+    return rollout.replace(**{WHAT: poisoned(getattr(rollout, WHAT))}) if WHAT != "gradient" else rollout, *rest
+
+def applied(params, change):
+    return meta_ppo.jax.tree.map(poisoned, apply(params, change)) if WHAT == "gradient" else apply(params, change)
+
+meta_ppo.MetaPPO.update, meta_ppo.play = counted, played
+
+class Optax:
+    apply_updates = staticmethod(applied)
+    def __getattr__(self, name):
+        return getattr(optax, name)
+
+optax, meta_ppo.optax = meta_ppo.optax, Optax()
+"""
+
+
+@pytest.mark.parametrize("what", ["gradient", "reward", "observation"])
+def test_what_is_not_a_number_stops_the_run_and_is_not_kept(through, tmp_path, what):
+    """In the 38th meta-update, of the eighth chunk."""
+    (tmp_path / "poison.py").write_text(f"WHAT = {what!r}\n{POISON}")
+    out = tmp_path / "run"
+    process = run(out, "--plugin", "poison", cwd=tmp_path)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    [line] = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert "not finite in chunk 8; the last good checkpoint is kept" in line
+    assert steps(out)[-1] == 7 and len(loggers.read(out / "metrics.jsonl")) == 7
+    finished(out, "--resume")  # without the poison
+    assert same_end(through, out)
