@@ -13,6 +13,7 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints
 from refusals import CHECKOUT
+from restoring import restore
 
 PICKLES = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 RUNNERS = {"eval", "exec", "compile", "__import__"}
@@ -44,14 +45,6 @@ def saved(tmp_path):
     checkpoints.wait()
     checkpoints.close()
     return tmp_path / "checkpoints", states
-
-
-def restore(folder, states):
-    checkpoints = Checkpoints(folder)
-    try:
-        return checkpoints.restore(states)
-    finally:
-        checkpoints.close()
 
 
 def folder_outside(step, outside):

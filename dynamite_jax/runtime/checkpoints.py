@@ -66,7 +66,7 @@ class Checkpoints:
         Args:
             folder: holds a folder for each step.
             keep: how many of the newest steps to keep.
-            seeds: of the run; states on the devices of several processes have at least as many rows.
+            seeds: of the run, where states lie on the devices of several processes and may have more rows than that.
         """
         self._folder, self._seeds = Path(folder).absolute(), seeds
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
@@ -82,7 +82,7 @@ class Checkpoints:
         arrays: dict[str, Any] = _named(state)
         about: dict[str, Any] = {"schema": SCHEMA}
         if _apart(state):
-            arrays = jax.jit(partial(jax.tree.map, jnp.copy))(arrays)
+            arrays = _copied(arrays)
             digests, about["seeds"] = _digests_of_rows(arrays, self._seeds), self._seeds
             about["arrays"] = {name: [array.dtype.name, array.shape] for name, array in arrays.items()}
         else:
@@ -195,7 +195,9 @@ class Checkpoints:
             if (array.shape, array.dtype) != (shape, expected.dtype):
                 actual = f"{array.dtype}{list(array.shape)}"
                 raise CheckpointError(f"{name} is {actual} instead of {expected.dtype}{list(shape)}")
-        return _rebuild(like, arrays, self._seeds)
+        if _apart(like):
+            arrays = _onto_rows(arrays, template, self._seeds)
+        return _rebuild(like, arrays)
 
     def _raw(self, step: int, rows: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
         """Arrays, digests and the rest of a step, as they are in its files.
@@ -223,7 +225,7 @@ class Checkpoints:
                 if rows is not None and about["seeds"] == self._seeds:
                     if unmatched := sorted(saved.keys() ^ rows.keys()):
                         raise CheckpointError(f"its arrays are not those of this run, see {unmatched[0]}")
-                    # What lies behind the seeds is cut off or made up, and replaced by `_rebuild`.
+                    # What lies behind the seeds is cut off or made up, and replaced by `_onto_rows`.
                     wanted = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in rows.items()}
                     item = ocp.args.StandardRestore(wanted, strict=False)
             arrays = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
@@ -247,36 +249,44 @@ def _apart(state: Any) -> bool:
     return any(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(state))
 
 
-def _rebuild(like: Any, arrays: dict[str, Any], seeds: int | None) -> Any:
-    """The way back from `_named`, with the structure, the key types and the sharding of `like`.
-
-    Across processes rows behind the seeds repeat the last one.
-    """
+def _rebuild(like: Any, arrays: dict[str, Any]) -> Any:
+    """The way back from `_named`, with the structure, the key types and the sharding of `like`."""
 
     def restored(path: Any, leaf: Any) -> Any:
         if not leaf.size:
             return leaf
         array = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
-        whole = leaf.is_fully_addressable
-        if not whole:
-            array = _rows(array, len(leaf), seeds, _key_data(leaf).sharding)
         if _is_key(leaf):
             array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-        return jax.device_put(array, leaf.sharding) if whole else array
+        return jax.device_put(array, leaf.sharding) if leaf.is_fully_addressable else array
 
     return jax.tree_util.tree_map_with_path(restored, like)
 
 
-def _rows(array: Any, rows: int, seeds: int | None, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Rows on the devices of several processes, from those or from the seeds, which every process has."""
-    seed_of_row = np.minimum(np.arange(rows), (seeds or rows) - 1)
-    if _apart(array):
-        return jax.jit(lambda x: x[seed_of_row], out_shardings=sharding)(array)
+def _onto_rows(arrays: dict[str, Any], like: dict[str, Any], seeds: int | None) -> dict[str, Any]:
+    """Arrays on the devices of several processes, from what lies there or from those of the seeds, which all have.
 
-    def of_device(at: Any) -> np.ndarray:
-        return array[seed_of_row[at[0]]]
+    Rows behind the seeds repeat the last one.
+    """
+    shardings = {name: like[name].sharding for name in arrays}
+    rows = {name: len(like[name]) for name in arrays}
+    seed_of_row = {name: np.minimum(np.arange(n), (seeds or n) - 1) for name, n in rows.items()}
+    if _apart(arrays):
+        return jax.jit(partial(jax.tree.map, lambda x, rows: x[rows]), out_shardings=shardings)(arrays, seed_of_row)
 
-    return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, of_device)
+    def of_devices(name: str, array: np.ndarray) -> jax.Array:
+        def of_device(at: Any) -> np.ndarray:
+            return array[seed_of_row[name][at[0]]]
+
+        return jax.make_array_from_callback(like[name].shape, shardings[name], of_device)
+
+    return {name: of_devices(name, array) for name, array in arrays.items()}
+
+
+@jax.jit
+def _copied(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of their own, on the same devices."""
+    return jax.tree.map(jnp.copy, arrays)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -57,6 +57,8 @@ class Program:
         self.blocks = blocks(config.seeds, len(used))
         self.mesh = Mesh(np.array(used).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self._seed_of_row = np.minimum(np.arange(max(self.blocks) * len(used)), config.seeds - 1)
+        # Kept, since a function that is made for each call would be compiled for each call.
+        self._take = jax.jit(_take, out_shardings=NamedSharding(self.mesh, SAME))
         self.compile_s = 0.0
 
     @property
@@ -108,12 +110,7 @@ class Program:
         """
         if chosen is None and not self.padded and jax.process_count() == 1:
             return rows
-        wanted = np.arange(self.config.seeds) if chosen is None else np.asarray(chosen)
-
-        def rows_of_seeds(rows: Any) -> Any:
-            return jax.tree.map(lambda x: x[wanted], rows)
-
-        return jax.jit(rows_of_seeds, out_shardings=NamedSharding(self.mesh, SAME))(rows)
+        return self._take(rows, np.arange(self.config.seeds) if chosen is None else np.asarray(chosen))
 
     def kept(self, rows: Any) -> Any:
         """Arrays as a checkpoint keeps them: those of the seeds; of several processes the rows, each on its device."""
@@ -124,7 +121,7 @@ class Program:
         if jax.process_count() > 1:
             return kept
         if self.padded:
-            kept = jax.tree.map(lambda x: x[self._seed_of_row], kept)
+            kept = _take(kept, self._seed_of_row)
         return jax.device_put(kept, NamedSharding(self.mesh, SEEDS))
 
     def over_seeds(self, function: Callable) -> Callable:
@@ -233,6 +230,11 @@ def blocks(seeds: int, devices: int) -> list[int]:
     """Seeds on each device, equally many until they are dealt out: 5 on 3 devices are 2, 2 and 1."""
     height = -(-seeds // devices)
     return [min(max(seeds - device * height, 0), height) for device in range(devices)]
+
+
+def _take(tree: Any, rows: Any) -> Any:
+    """Some rows of every array, [rows, ...]."""
+    return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _strongly_typed(x: jax.Array | float) -> jax.Array:

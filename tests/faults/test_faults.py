@@ -11,16 +11,15 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import races
+from conftest import assert_same
 from dynamite_jax import config as configs
 from dynamite_jax.runtime import loggers
-from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints
+from dynamite_jax.runtime.checkpoints import CheckpointError
 from dynamite_jax.runtime.program import Program
+from restoring import restore
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -94,7 +93,7 @@ def unfinished(through, target):
 
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(tmp_path, capsys):
     """Chunks are short and each is kept, so that kills meet saves."""
-    chunks, out, chance = 600, tmp_path / "killed", random.Random(0)
+    chunks, out, chance = 300, tmp_path / "killed", random.Random(0)
     finished(tmp_path / "whole", chunks=chunks)
     kills = 0
     while kills < KILLS:
@@ -124,34 +123,16 @@ def like(through):
     return program.kept(program.init())
 
 
-def restored(folder, like):
-    checkpoints = Checkpoints(folder)
-    try:
-        return checkpoints.restore(like)
-    finally:
-        checkpoints.close()
-
-
-def equal(a, b):
-    """Whether two states are the same, bit for bit."""
-
-    def bits(x):
-        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.asarray(bits(x)).tobytes() == np.asarray(bits(y)).tobytes() for x, y in leaves)
-
-
 @pytest.fixture(scope="module")
 def states(through, like, tmp_path_factory):
     """The two states that are kept, by their steps."""
     older, newer = steps(through)
-    newest = restored(through / "checkpoints", like)
+    newest = restore(through / "checkpoints", like)
     assert newest[0] == newer
     place = tmp_path_factory.mktemp("older") / "checkpoints"
     shutil.copytree(through / "checkpoints", place)
     shutil.rmtree(place / str(newer))
-    return {newer: newest[1], older: restored(place, like)[1]}
+    return {newer: newest[1], older: restore(place, like)[1]}
 
 
 def files(folder):
@@ -169,8 +150,8 @@ def test_a_flipped_byte_never_comes_back(through, like, states, tmp_path, capsys
         data = bytearray(path.read_bytes())
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
-        step, state, damaged = restored(place, like)
-        assert equal(state, states[step]), path
+        step, state, damaged = restore(place, like)
+        assert_same(state, states[step])
         assert len(damaged) == (step != newer)
         sent_back += step != newer
         shutil.rmtree(place)
@@ -196,8 +177,8 @@ def test_damaged_files_send_back_or_change_nothing(through, like, states, tmp_pa
         place = tmp_path / str(number)
         shutil.copytree(through / "checkpoints", place)
         damage(place / name.relative_to(through / "checkpoints"))
-        step, state, _ = restored(place, like)
-        assert equal(state, states[step]), name
+        step, state, _ = restore(place, like)
+        assert_same(state, states[step])
         assert str(min(states)) in {path.name for path in place.iterdir()}
         shutil.rmtree(place)
 
@@ -209,7 +190,7 @@ def test_a_run_without_a_valid_state_ends_with_one_line(through, like, tmp_path,
     for step in steps(tmp_path):
         damage(place / str(step) / "digests" / "metadata")
     with pytest.raises(CheckpointError, match="no older valid one is left") as error:
-        restored(place, like)
+        restore(place, like)
     assert "\n" not in str(error.value) and len(steps(tmp_path)) == 2
 
 

@@ -12,6 +12,7 @@ from conftest import assert_same
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints, SchemaError, from_schema_0
+from restoring import restore
 
 
 def state(value: float = 1.0):
@@ -34,20 +35,12 @@ def saved(tmp_path):
     return tmp_path / "checkpoints"
 
 
-def restore(folder):
-    checkpoints = Checkpoints(folder)
-    try:
-        return checkpoints.restore(state())
-    finally:
-        checkpoints.close()
-
-
 def array_files(folder):
     return sorted((p for p in (folder / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 def test_every_type_comes_back_bit_for_bit_and_two_steps_are_kept(saved):
-    step, restored, damaged = restore(saved)
+    step, restored, damaged = restore(saved, state())
     assert (step, damaged) == (3, [])
     assert_same(restored, state(3))
     assert sorted(p.name for p in saved.iterdir() if p.name.isdigit()) == ["2", "3"]
@@ -69,7 +62,7 @@ def test_a_digest_that_does_not_match_sends_back_to_the_step_before(saved):
     digests = json.loads(file.read_text())
     digests["params.kernel"] = "0" * 64
     file.write_text(json.dumps(digests))
-    step, restored, damaged = restore(saved)
+    step, restored, damaged = restore(saved, state())
     assert step == 2
     assert_same(restored, state(2))
     assert len(damaged) == 1 and "params.kernel does not match its SHA-256" in damaged[0]
@@ -78,7 +71,7 @@ def test_a_digest_that_does_not_match_sends_back_to_the_step_before(saved):
 def test_a_file_cut_short_sends_back_to_the_step_before(saved):
     for file in array_files(saved / "3"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    step, restored, damaged = restore(saved)
+    step, restored, damaged = restore(saved, state())
     assert step == 2 and len(damaged) == 1
     assert_same(restored, state(2))
 
@@ -91,14 +84,14 @@ def test_flipped_bytes_never_come_back_as_a_state(saved):
             flipped = bytearray(data)
             flipped[position] ^= 0x10
             file.write_bytes(flipped)
-            step, restored, _ = restore(saved)
+            step, restored, _ = restore(saved, state())
             assert_same(restored, state(step))
         file.write_bytes(data)
 
 
 def test_an_empty_step_folder_is_passed_over(saved):
     (saved / "9").mkdir()
-    step, _, damaged = restore(saved)
+    step, _, damaged = restore(saved, state())
     assert step == 3 and len(damaged) == 1
 
 
@@ -106,13 +99,13 @@ def test_nothing_valid_is_one_line(saved):
     for step in ("2", "3"):
         shutil.rmtree(saved / step / "state")
     with pytest.raises(CheckpointError, match="no older valid one is left") as error:
-        restore(saved)
+        restore(saved, state())
     assert "\n" not in str(error.value)
 
 
 def test_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint under"):
-        restore(tmp_path)
+        restore(tmp_path, state())
 
 
 def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
@@ -120,7 +113,7 @@ def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
     assert json.loads(about.read_text()) == {"schema": SCHEMA}
     about.write_text(json.dumps({"schema": SCHEMA + 1}))
     with pytest.raises(CheckpointError) as caught:
-        restore(saved)
+        restore(saved, state())
     cause = f"its schema is {SCHEMA + 1}; this version of dynamite_jax reads 0 to {SCHEMA}"
     assert str(caught.value) == f"checkpoint {saved / '3'}: {cause}"
 
@@ -134,7 +127,7 @@ def test_a_state_of_an_earlier_schema_does_not_go_on(saved, schema):
     with pytest.raises(
         SchemaError, match="an earlier version wrote it; its run can be evaluated and plotted, but not go"
     ):
-        restore(saved)
+        restore(saved, state())
 
 
 def test_the_part_of_schema_1_that_acts_is_read(saved):

@@ -61,10 +61,10 @@ def test_tasks_of_an_array_are_runs_of_their_own(launch, tmp_path):
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "config.json").touch()
     names = {"SLURM_ARRAY_JOB_ID": "7", "OUT": str(tmp_path)}
-    train = ["srun", "dynamite-jax", "train", "--seed"]
-    _, calls, _ = launch("slurm_array.sh", "--env", "reacher", SLURM_ARRAY_TASK_ID="2", **names)
+    train = ["srun", "--kill-on-bad-exit=0", "dynamite-jax", "train", "--seed"]
+    _, calls, _ = launch("slurm.sh", "--env", "reacher", SLURM_ARRAY_TASK_ID="2", **names)
     assert calls == [[*train, "2", "--out", str(tmp_path / "2"), "--env", "reacher"]]
-    _, calls, _ = launch("slurm_array.sh", SLURM_ARRAY_TASK_ID="3", CODE="75", **names)
+    _, calls, _ = launch("slurm.sh", SLURM_ARRAY_TASK_ID="3", CODE="75", **names)
     assert calls == [[*train, "3", "--out", str(tmp_path / "3"), "--resume"], ["scontrol", "requeue", "7_3"]]
 
 
@@ -90,14 +90,14 @@ def test_a_pod_gets_the_command_on_all_workers(launch, tmp_path, resumed):
     assert shlex.split((tmp_path / "worker").read_text()) == expected
 
 
-@pytest.mark.parametrize("script", ["slurm.sh", "slurm_array.sh", "tpu_pod.sh"])
+@pytest.mark.parametrize("script", ["slurm.sh", "tpu_pod.sh"])
 def test_a_dry_run_prints_the_command_alone(launch, tmp_path, script):
-    names = {"TPU": "pod", "ZONE": "zone", "SLURM_ARRAY_TASK_ID": "2", "OUT": str(tmp_path), "DRY_RUN": "1"}
+    names = {"TPU": "pod", "ZONE": "zone", "SLURM_JOB_ID": "7", "OUT": str(tmp_path), "DRY_RUN": "1"}
     code, calls, printed = launch(script, "--seeds", "8", **names)
     assert (code, calls) == (0, []) and "--seeds" in printed and str(tmp_path) in printed
 
 
-@pytest.mark.parametrize("script, name", [("slurm.sh", "OUT"), ("slurm_array.sh", "OUT"), ("tpu_pod.sh", "TPU")])
+@pytest.mark.parametrize("script, name", [("slurm.sh", "OUT"), ("tpu_pod.sh", "TPU")])
 def test_what_is_missing_is_named(launch, script, name):
     code, calls, printed = launch(script)
     assert code != 0 and not calls and f"{name}: is missing" in printed

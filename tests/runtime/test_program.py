@@ -71,6 +71,19 @@ def test_rows_and_seeds_are_two_views_of_the_same(monkeypatch):
     assert_same(laid_out.gather(rows), seeds)
 
 
+def test_gathering_compiles_once(monkeypatch):
+    """It is done in every chunk where seeds are uneven, and across processes."""
+    laid_out, compiled = program(3, 2, monkeypatch), []
+    rows = laid_out.spread({"x": jnp.arange(3.0)})
+    jax.monitoring.register_event_duration_secs_listener(lambda event, duration_secs, **_: compiled.append(event))
+    laid_out.gather(rows)
+    assert any("backend_compile" in event for event in compiled)
+    compiled.clear()
+    laid_out.gather(rows)
+    jax.monitoring.clear_event_listeners()
+    assert not any("compile" in event for event in compiled)
+
+
 def test_each_seed_has_its_own_hyperparameters_in_an_uneven_layout(monkeypatch):
     laid_out = program(3, 2, monkeypatch)
     hyper = jax.tree.map(lambda x: jnp.full(3, x), laid_out.algorithm.hyper)
