@@ -4,17 +4,22 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from dynamite_envs.errors import UserError
+from dynamite_jax import config as configs
 from dynamite_jax.runtime import loggers, processes
 from dynamite_jax.runtime.processes import Processes
-from dynamite_jax.runtime.program import blocks, devices_for
+from dynamite_jax.runtime.program import Program, blocks, devices_for
+from experiments.launch import pod_local
+from restoring import restore
 
 FLAGS = "--env probe_match --seeds 5 --num-envs 8 --chunk 2 --steps 1280 --checkpoint-every 1 --eval-episodes 64"
 FLAGS += " --no-tensorboard --ppo.minibatches 2 --network.hidden 8 --vae.minibatches 2"
@@ -124,6 +129,14 @@ def test_a_run_goes_on_with_any_number_of_processes(whole, of_two, tmp_path):
     two = going_on(whole, tmp_path / "two", 3)
     process = pod(two, "--resume")
     assert process.returncode == 0, process.stderr
+    # What was kept with a row that no seed has is read as the seeds alone, by one process.
+    config = configs.load(uneven / "config.json")
+    program = Program(config, configs.validate(config))
+    like = program.kept(program.init())
+    (step, padded, damaged), (_, expected, _) = (restore(out / "checkpoints", like) for out in (uneven, whole))
+    assert step == 4 and not damaged
+    for a, b in zip(jax.tree.leaves(padded.policy_params), jax.tree.leaves(expected.policy_params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     for out in (one, uneven, two):
         assert len(numbers(out)) == len(numbers(whole))
         for name, expected in numbers(whole)[-1].items():
@@ -175,10 +188,15 @@ def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path):
 
 def test_a_folder_that_is_taken_ends_all_processes_with_one_line_each(of_two):
     before = sorted(path.name for path in of_two.rglob("*"))
-    process = pod(of_two)
-    errors = [line for line in process.stderr.splitlines() if line.startswith("error:")]
-    assert process.returncode == 2 and "Traceback" not in process.stderr
-    assert any("is already used; name a new folder" in line for line in errors)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    lines = pod_local.commands(2, port, [*FLAGS.split(), "--out", str(of_two)])
+    started = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in lines]
+    for process, expected in zip(started, ("already used; name a new folder", "process 0 can't go on"), strict=True):
+        stderr = process.communicate(timeout=120)[1]
+        errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+        assert process.returncode == 2 and "Traceback" not in stderr
+        assert len(errors) == 1 and expected in errors[0]
     assert sorted(path.name for path in of_two.rglob("*")) == before
 
 
