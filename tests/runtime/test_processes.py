@@ -200,6 +200,25 @@ def test_a_folder_that_is_taken_ends_all_processes_with_one_line_each(of_two):
     assert sorted(path.name for path in of_two.rglob("*")) == before
 
 
+@pytest.fixture
+def handlers():
+    """What signals do, as before a test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "first, code, last", [("exit 75", 75, True), ("exit 0", 0, True), ("exit 3", 3, False), ("kill -9 $$", 137, False)]
+)
+def test_who_is_done_waits_for_the_others_and_who_fails_ends_them(first, code, last, tmp_path, handlers):
+    lines = [["sh", "-c", first], ["sh", "-c", f"sleep 2; touch {tmp_path}/last; exit 0"]]
+    assert pod_local.run(lines, devices=1) == code
+    time.sleep(3)
+    assert (tmp_path / "last").exists() == last
+
+
 def test_a_dry_run_prints_the_commands(tmp_path):
     line = pod_command(tmp_path / "run")
     line.insert(line.index("--"), "--dry-run")
