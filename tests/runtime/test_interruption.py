@@ -47,6 +47,7 @@ def test_a_process_that_is_asked_to_stop_goes_on_to_the_same_end(tmp_path):
     assert "SIGTERM: stopping once the chunk that runs is kept" in stderr
     assert stderr.endswith(f"stopped; go on with --out {out} --resume\n")
     assert kept(out) == [loggers.read(out / "metrics.jsonl")[-1]["chunk"]]
+    assert kept(out)[0] < 80000 // (5 * 8 * 20)  # it did not go on to its end first
     subprocess.run(command(out, "--chunk", "5", "--resume"), check=True, capture_output=True)
     a, b = (json.loads((x / "summary.json").read_text()) for x in (tmp_path / "through", out))
     assert a["eval"] == b["eval"]
