@@ -36,6 +36,7 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*arguments: Any) -> Any:
         for name in ("absl", "asyncio"):  # orbax logs there what it raises, too
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        sys.unraisablehook = _without_late_reads(sys.unraisablehook)
         with warnings.catch_warnings():
             warnings.showwarning = _one_line_warning(warnings.showwarning)
             try:
@@ -49,6 +50,16 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
                 raise SystemExit(EXIT_CODE if isinstance(stop, Interrupted) else 130) from None
 
     return wrapped
+
+
+def _without_late_reads(show: Callable[..., None]) -> Callable[..., None]:
+    """Show nothing of reads that end after another one has failed, whose error is raised: tensorstore, for orbax."""
+
+    def show_unraisable(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    return show_unraisable
 
 
 def _one_line_warning(show: Callable[..., None]) -> Callable[..., None]:

@@ -209,15 +209,16 @@ class Checkpoints:
         Raises:
             CheckpointError: it can't be read.
         """
+        folder, notes = self._manager.directory / str(step), ocp.JsonCheckpointHandler()
         # A checkpoint may be a stranger's: nothing in it may lead out of it.
         if links := [path for path in (self._folder / str(step)).rglob("*") if path.is_symlink()]:
             raise CheckpointError(f"{links[0].relative_to(self._folder / str(step))} in it is a symbolic link")
-        known = {"digests": ocp.args.JsonRestore()}
-        if (self._folder / str(step) / "about").is_dir():  # from schema 1 on
-            known["about"] = ocp.args.JsonRestore()
+        # By the handlers: the manager makes processes wait for each other, also for one that can't read.
         try:
-            notes = self._manager.restore(step, args=ocp.args.Composite(**known))
-            about: dict[str, Any] = notes["about"] if "about" in known else {"schema": 0}
+            digests = dict(notes.restore(folder / "digests"))
+            about: dict[str, Any] = {"schema": 0}
+            if (folder / "about").is_dir():  # from schema 1 on
+                about = dict(notes.restore(folder / "about"))
             item = ocp.args.StandardRestore()
             if "seeds" in about:
                 saved = {name: np.empty(shape, dtype) for name, (dtype, shape) in about["arrays"].items()}
@@ -228,14 +229,14 @@ class Checkpoints:
                     # What lies behind the seeds is cut off or made up, and replaced by `_onto_rows`.
                     wanted = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in rows.items()}
                     item = ocp.args.StandardRestore(wanted, strict=False)
-            arrays = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
+            arrays = ocp.StandardCheckpointHandler().restore(folder / "state", args=item)
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for files cut short or missing
             raise CheckpointError(f"it can't be read ({type(error).__name__})") from None
         if "seeds" not in about:
             arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        return arrays, notes["digests"], about
+        return arrays, digests, about
 
 
 def _named(state: Any) -> dict[str, Any]:

@@ -194,6 +194,16 @@ def test_a_run_without_a_valid_state_ends_with_one_line(through, like, tmp_path,
     assert "\n" not in str(error.value) and len(steps(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("damage", [cut, empty, foreign, Path.unlink], ids=["cut", "empty", "foreign", "missing"])
+def test_a_damaged_state_is_one_line_and_the_run_goes_on(through, tmp_path, damage):
+    out = unfinished(through, tmp_path / "run")
+    state = out / "checkpoints" / str(steps(out)[-1]) / "state"
+    damage(max(files(state), key=lambda path: path.stat().st_size))
+    process = finished(out, "--resume")
+    assert process.stderr.count("is damaged: ") == 1 and "Traceback" not in process.stderr, process.stderr
+    assert evaluation(out) == evaluation(through)
+
+
 @pytest.mark.parametrize("name, code", [("metrics.jsonl", 0), ("origins.jsonl", 0), ("config.json", 2)])
 @pytest.mark.parametrize("damage", [cut, empty], ids=["cut", "empty"])
 def test_other_files_of_a_run_are_made_anew_or_named(through, tmp_path, name, code, damage):

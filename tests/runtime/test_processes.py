@@ -171,17 +171,27 @@ def test_one_that_is_killed_ends_the_others_and_loses_nothing(tmp_path, whole):
         np.testing.assert_allclose(found["return"], expected["return"], rtol=1e-5)
 
 
-def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path, damage):
+    """It is in what the second process has written and reads."""
     out = shutil.copytree(of_two, tmp_path / "run")
     (out / "summary.json").unlink()
     steps = sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
-    files = [path for path in (out / "checkpoints" / str(steps[-1]) / "state").rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    data[len(data) // 2] ^= 1
-    largest.write_bytes(data)
+    own = out / "checkpoints" / str(steps[-1]) / "state" / "ocdbt.process_1"
+    damage(max((path for path in own.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
     process = pod(out, "--resume")
     assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
     assert "is damaged: " in process.stderr and f"going on from chunk {steps[-2]}" in process.stderr
     assert evaluation(out)["return"]["per_seed"] == evaluation(of_two)["return"]["per_seed"]
 
