@@ -79,6 +79,7 @@ def main() -> None:
     if unknown := [name for name in wanted or () if name not in run_configs]:
         raise UserError(f"rows has {unknown[0]!r}; {nearest(unknown[0], run_configs)}")
     root, out = arguments.runs / arguments.env, arguments.out / arguments.env
+    runs.check(run_configs)
     runs.make_folder(out)
     file = out / "ablations.json"
     table = runs.complete(run_configs, root, file, wanted=wanted, allow_dirty=arguments.allow_dirty)

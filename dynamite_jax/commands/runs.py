@@ -25,6 +25,17 @@ Table = dict[str, loggers.Record]
 """Name of each run -> its row."""
 
 
+def check(run_configs: dict[str, Config]) -> None:
+    """Refuse configs of which one can't run, before hours go into the others.
+
+    Raises:
+        UserError: as `config.validate`.
+    """
+    _spare_accelerators()
+    for config in run_configs.values():
+        configs.validate(config)
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder of the results, before hours go into them.
 
@@ -156,6 +167,13 @@ def _train(config: Config, out: Path) -> None:
     training.train(config, out, resume=(out / "config.json").is_file())
 
 
+def _spare_accelerators() -> None:
+    """Compute on the CPU from here on: an accelerator's memory is for the processes that train."""
+    import jax  # here, since the command line needs none of it
+
+    jax.config.update("jax_platforms", "cpu")
+
+
 def make_row(config: Config, summary: loggers.Record, records: list[loggers.Record]) -> loggers.Record:
     """The row of one run, as far as it does not depend on others.
 
@@ -181,12 +199,10 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
     if "boundary" in result:
         measured["boundary"] = result["boundary"]["exact"]
     if "regret" in result and config.ppo.gamma < 1.0:
-        import jax  # here, since the command line needs none of it
-
         from dynamite_envs import exact
         from dynamite_jax.analysis.references import regret_of_discount
 
-        jax.config.update("jax_platforms", "cpu")  # an accelerator's memory is for the processes that train
+        _spare_accelerators()
         if isinstance(solution := exact.find(configs.validate(config)), exact.RegretOfDiscount):
             measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
     return {

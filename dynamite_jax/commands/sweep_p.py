@@ -57,6 +57,7 @@ def main() -> None:
             configs_at[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
     run_configs = {_run_name(method, p): config for p in configs_at for method, config in configs_at[p].items()}
     out = arguments.out / arguments.env
+    runs.check(run_configs)
     runs.make_folder(out)
     file = out / "sweep_p.json"
     table = runs.complete(run_configs, arguments.runs / arguments.env, file, allow_dirty=arguments.allow_dirty)

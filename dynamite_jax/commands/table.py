@@ -52,6 +52,7 @@ def main() -> None:
     scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
     root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
     file = out / f"table{scale}.json"
+    runs.check(run_configs)
     runs.make_folder(out)
     table = runs.complete(run_configs, root, file, wanted=arguments.methods, allow_dirty=arguments.allow_dirty)
     if not table:

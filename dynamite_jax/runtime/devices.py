@@ -35,7 +35,7 @@ def setup(seeds: int | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports its steps at length
     if not os.environ.get("JAX_NUM_CPU_DEVICES"):
         with contextlib.suppress(RuntimeError):  # JAX is already running, as in a notebook: its devices are kept
-            jax.config.update("jax_num_cpu_devices", cores() if seeds is None else min(seeds, cores()))
+            jax.config.update("jax_num_cpu_devices", cores() if seeds is None else max(1, min(seeds, cores())))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         try:
             folder = cache_folder() / _processor()

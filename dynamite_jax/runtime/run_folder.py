@@ -77,7 +77,9 @@ def continued(config: Config, out: Path) -> Config:
 
 
 def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(path.name not in (lock.NAME, lock.CLAIM) for path in out.iterdir())):
+    with writing(out):  # a name that is too long can't even be looked for
+        exists = out.exists()
+    if exists and (not out.is_dir() or any(path.name not in (lock.NAME, lock.CLAIM) for path in out.iterdir())):
         lock.check_free(out)
         raise Taken(f"out is {str(out)!r}, which is already used; name a new folder, or add --resume to go on")
 
