@@ -126,7 +126,7 @@ def train(
 
     Raises:
         UserError: the config, `out` or its checkpoints can't be used.
-        Diverged: a loss is not finite.
+        Diverged: something is not finite.
     """
     if out is not None:
         training.train(config, Path(out), resume=resume, tensorboard=tensorboard, wandb=wandb)

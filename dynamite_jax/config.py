@@ -20,7 +20,7 @@ from dynamite_jax.errors import ConfigError
 if TYPE_CHECKING:
     from dynamite_envs.dlcmdp import DLCMDP
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
 
 # Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
@@ -38,6 +38,7 @@ _LATER_FIELDS: dict[int, dict[str, Any]] = {
     1: {"vae.average_rate": 1.0, "vae.reset_at_boundary": False, "ppo.through_encoder": False},
     2: {"ppo.gamma_start": 0.8, "ppo.gamma_rise": 0.0},
     3: {"vae.posterior": "filtered"},
+    4: {"not_finite": "stop"},
 }
 # Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
 _FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
@@ -277,6 +278,9 @@ class Config:
     """Episodes of the final evaluation of each seed."""
     checkpoint_every: int = 5
     """Chunks between two checkpoints; one is always made at the end."""
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What becomes of a meta-update in which something is not finite: the run stops at its last good checkpoint, or the
+    agent stays as it was and plays the next one (`skip`)."""
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)

@@ -13,7 +13,7 @@ Metrics = dict[str, Array]
 class Algorithm(Protocol):
     """Learns for one seed; the runtime vmaps it over seeds, scans its updates and keeps its states.
 
-    States are pytrees of arrays with a field `finite`, []: whether every loss so far was finite.
+    States are pytrees of arrays with a field `faults`: updates so far in which something was not finite.
     """
 
     @property

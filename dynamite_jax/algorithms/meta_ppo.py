@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms import ppo
 from dynamite_jax.algorithms.algorithm import Metrics
+from dynamite_jax.algorithms.faults import Faults
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import AgentParams, Array, Params, Rollout, Trajectories
@@ -36,7 +38,7 @@ class TrainState(struct.PyTreeNode):
         buffer: past trajectories for the belief model, None unless `vae.buffer_episodes` is set.
         key: random stream of this seed.
         meta_updates: meta-updates done.
-        finite: whether every loss so far was finite.
+        faults: meta-updates in which something was not finite.
     """
 
     belief_params: Params
@@ -49,7 +51,7 @@ class TrainState(struct.PyTreeNode):
     buffer: Trajectories | None
     key: Array
     meta_updates: Array
-    finite: Array
+    faults: Faults
 
     @property
     def agent_params(self) -> AgentParams:
@@ -128,7 +130,7 @@ class MetaPPO:
             buffer=self._empty_buffer(env),
             key=key,
             meta_updates=jnp.zeros((), jnp.int32),
-            finite=jnp.ones((), bool),
+            faults=Faults.none(),
         )
 
     def agent_params(self, state: TrainState) -> AgentParams:
@@ -144,31 +146,40 @@ class MetaPPO:
             state: one agent's state.
 
         Returns:
-            The next state, and scalar metrics.
+            The next state, and scalar metrics. Where something was not finite and such meta-updates are left out, all
+            that learns is as it was, and the metrics are nan but `left_out`, which is 1.
         """
-        vae, ppo_hyper = hyper
+        before, (vae, ppo_hyper) = state, hyper
         key, play_key, belief_key, policy_key, reset_key = jax.random.split(state.key, 5)
         rollout, _, _ = play(self.agent, env, state.agent_params, state.environment, key=play_key)
-        metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
         ppo_hyper = ppo_hyper.replace(gamma=discount(self.progress(env, state), ppo_hyper))
         # All that moves the inputs of policy and critic, and the critic's unit, moves before these learn.
         state = self._seen(state, rollout, observation=rollout.observation[:-1], reward=rollout.reward)
+        belief_losses: Metrics = {}
         if self.agent.belief.learns:
-            state, losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
-            metrics |= {f"vae/{name}": value for name, value in losses.items()}
+            state, belief_losses = self.update_belief(env, rollout, hyper=vae, state=state, key=belief_key)
         rollout = self.encoded_again(rollout, state)
         state = self._seen(state, rollout, features=rollout.features[:-1])
         state, samples = self.policy_samples(rollout, ppo_hyper, state)
-        state, losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
-        metrics |= {f"ppo/{name}": value for name, value in losses.items()}
-        finite = jnp.all(jnp.array([jnp.isfinite(value) for value in metrics.values()]))
+        state, policy_losses = self.update_policy(env, rollout, samples, hyper=ppo_hyper, state=state, key=policy_key)
+        metrics = {"return": rollout.reward.sum(0).mean(), "sessions": rollout.session.max(0).mean() + 1.0}
+        metrics |= {f"vae/{name}": value for name, value in belief_losses.items()}
+        metrics |= {f"ppo/{name}": value for name, value in policy_losses.items()}
+        state = state.replace(normaliser=running_statistics.counted(state.normaliser, rollout.valid))
+        learnt = (state.belief_params, state.belief_learner, state.belief_optimiser)
+        acting = (state.policy_params, state.policy_optimiser, state.normaliser)
+        quantities = (rollout.observation, rollout.reward, belief_losses, learnt, policy_losses, acting)
+        finite, faults = state.faults.after(state.meta_updates, quantities)
+        if self.config.not_finite == "skip":
+            state = jax.tree.map(partial(jnp.where, finite), state, before)
+            metrics = {name: jnp.where(finite, value, jnp.nan) for name, value in metrics.items()}
+            metrics["left_out"] = 1.0 - finite
         return (
             state.replace(
-                normaliser=running_statistics.counted(state.normaliser, rollout.valid),
                 environment=jax.vmap(env.reset)(jax.random.split(reset_key, self.config.num_envs)),
                 key=key,
                 meta_updates=state.meta_updates + 1,
-                finite=state.finite & finite,
+                faults=faults,
             ),
             metrics,
         )

@@ -101,7 +101,7 @@ def main() -> None:
 
     for folder in [out] if out else run_folder.default_names(config):
         try:
-            training.train(
+            summary = training.train(
                 config,
                 folder,
                 resume=arguments.resume,
@@ -109,6 +109,7 @@ def main() -> None:
                 wandb=arguments.wandb,
                 profile=arguments.profile,
             )
+            training.check_left_out(summary)
             return
         except (run_folder.Taken, lock.Locked):  # a default name, taken by a run that started in the same second
             if out:

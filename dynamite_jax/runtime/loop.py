@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from dynamite_jax.algorithms.faults import QUANTITIES
 from dynamite_jax.analysis import statistics
 from dynamite_jax.runtime import interruption, processes
 from dynamite_jax.runtime.loggers import Log, Memory, Record
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Diverged(RuntimeError):
-    """A loss is not finite."""
+    """Something is not finite; the message names the first that was."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def run(
         The states at the end, [rows, ...].
 
     Raises:
-        Diverged: a loss is not finite.
+        Diverged: something is not finite, and such meta-updates are not left out, or all of a chunk were.
         Interrupted: a signal asked to stop, and the state is kept.
     """
     config, chunks, console = program.config, program.chunks, outputs.console
@@ -79,9 +80,12 @@ def run(
             record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
             record |= {"steps_per_s": rate, "return_iqm": statistics.interquartile_mean(metrics["return"])}
             record |= {name: [float(v) for v in value] for name, value in metrics.items()}
-            if not_finite := [name for name, value in metrics.items() if not np.all(np.isfinite(value))]:
-                names = ", ".join(not_finite)
-                raise Diverged(f"{names} not finite in chunk {number}; the last good checkpoint is kept")
+            if not all(np.all(np.isfinite(value)) for value in metrics.values()):
+                raise Diverged(f"{_first_fault(program, states)}; the last good checkpoint is kept")
+            for seed, share in enumerate(metrics.get("left_out", [])):
+                if share:
+                    left_out = f"{round(share * config.chunk)} of {config.chunk} meta-updates"
+                    say(f"warning: {left_out} of seed {seed} left out in chunk {number}: something was not finite")
             if outputs.log:
                 outputs.log.write(record)
             if number == chunks or not warned:
@@ -112,8 +116,8 @@ def run(
             pending, asked = (number, metrics), processes.any_of(request.made)
             if number % config.checkpoint_every == 0 or number == chunks or asked:
                 flush()  # it also checks the metrics before the state is kept
-                if not bool(np.all(jax.device_get(program.gather(states.finite)))):
-                    raise Diverged(f"a loss was not finite by chunk {number}; the last good checkpoint is kept")
+                if config.not_finite == "stop" and np.any(jax.device_get(program.gather(states.faults.count))):
+                    raise Diverged(f"{_first_fault(program, states)}; the last good checkpoint is kept")
                 if outputs.checkpoints:
                     outputs.checkpoints.save(number, program.kept(states))
             if asked:
@@ -122,6 +126,14 @@ def run(
             outputs.checkpoints.wait()
             raise interruption.Interrupted
     return states
+
+
+def _first_fault(program: Program, states: Any) -> str:
+    """What was not finite before all else, of the first seed in which something was not."""
+    faults = jax.device_get(program.gather(states.faults))
+    seed = int(np.argmax(faults.count > 0))
+    chunk, update = int(faults.update[seed]) // program.config.chunk + 1, int(faults.update[seed]) + 1
+    return f"{QUANTITIES[faults.quantity[seed]]} of seed {seed} not finite in chunk {chunk}, meta-update {update}"
 
 
 @contextlib.contextmanager

@@ -156,9 +156,10 @@ class Program:
         """
         hyper_axis, hyper_spec = (None, SAME) if hyper is None else (0, SEEDS)
         hyper = self.algorithm.hyper if hyper is None else hyper
+        mean = jnp.nanmean if self.config.not_finite == "skip" else jnp.mean
 
         def chunk_of_device(env: DLCMDP, hyper: Any, states: Any) -> tuple[Any, Metrics]:
-            chunk_of_seed = partial(chunk, self.algorithm, self.config.chunk)
+            chunk_of_seed = partial(chunk, self.algorithm, self.config.chunk, mean=mean)
             return jax.vmap(chunk_of_seed, in_axes=(None, hyper_axis, 0))(env, hyper, states)
 
         sharded = jax.shard_map(
@@ -199,14 +200,16 @@ class Program:
         return self.config.chunk * self.config.num_envs * self.env.horizon
 
 
-def chunk(algorithm: Algorithm, length: int, env: DLCMDP, hyper: Any, state: Any) -> tuple[Any, Metrics]:
-    """`length` updates of one seed; metrics are their means."""
+def chunk(
+    algorithm: Algorithm, length: int, env: DLCMDP, hyper: Any, state: Any, mean: Callable = jnp.mean
+) -> tuple[Any, Metrics]:
+    """`length` updates of one seed, and the `mean` of each metric."""
 
     def update(state: Any, _: None) -> tuple[Any, Metrics]:
         return algorithm.update(env, hyper, state)
 
     state, metrics = jax.lax.scan(update, state, length=length)
-    return state, jax.tree.map(jnp.mean, metrics)
+    return state, jax.tree.map(mean, metrics)
 
 
 def devices_for(seeds: int, available: Sequence[Any]) -> list[Any]:

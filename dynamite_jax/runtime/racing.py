@@ -154,7 +154,7 @@ class _Group:
 
     def _of_trials(self, values: Any) -> dict[int, float]:
         """Means over each trial's agents of values, [seeds], nan where a loss was not finite."""
-        finite = jax.device_get(self.program.gather(self._states.finite))
+        finite = jax.device_get(self.program.gather(self._states.faults.count)) == 0
         means = np.where(finite, values, np.nan).reshape(len(self.settings), -1).mean(1)
         return dict(zip(self.settings, map(float, means), strict=True))
 

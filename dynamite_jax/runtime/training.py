@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -21,6 +22,9 @@ from dynamite_jax.runtime import devices, loggers, loop, processes, provenance, 
 from dynamite_jax.runtime.program import Program
 
 PROFILE = "profile"
+
+MAX_LEFT_OUT = 0.01
+"""Part of a seed's meta-updates that may have been left out, less than this, where a run has succeeded."""
 
 
 def train(
@@ -47,7 +51,7 @@ def train(
 
     Raises:
         UserError: the config, `out` or its checkpoints can't be used.
-        Diverged: a loss is not finite; the last good checkpoint stays.
+        Diverged: something is not finite; the last good checkpoint stays.
         Interrupted: SIGTERM or SIGINT came while it trained; it goes on from where it stopped.
     """
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
@@ -95,9 +99,11 @@ def train(
         checkpoints.wait()
         params = program.algorithm.agent_params(program.kept(states))
         result = evaluate(program, params, episodes=config.eval_episodes, seed=config.seed)
+        left_out = jax.device_get(program.gather(states.faults.count)).tolist()
 
         def conclude() -> bool:
-            summary = _summary(program, result, out, wall_s=earlier_s + time.perf_counter() - start)
+            wall_s = earlier_s + time.perf_counter() - start
+            summary = _summary(program, result, out, wall_s=wall_s) | {"left_out": left_out}
             report(result)
             run_folder.write_summary(out, summary)
             return True
@@ -106,6 +112,19 @@ def train(
         processes.check_shared(out / run_folder.SUMMARY)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
         return run_folder.read_summary(out)
+
+
+def check_left_out(summary: loggers.Record) -> None:
+    """Refuse a run, by its summary, that has left out too much.
+
+    Raises:
+        Diverged: names the seed with most meta-updates left out, where they are 1 % of them or more.
+    """
+    left_out = summary.get("left_out", [0])  # summaries of earlier schemas have none
+    most, seed = max((count, -seed) for seed, count in enumerate(left_out))
+    if most and most >= MAX_LEFT_OUT * summary["meta_updates"]:
+        line = f"{most} of {summary['meta_updates']} meta-updates of seed {-seed} were left out"
+        raise loop.Diverged(f"{line}, and a run has failed from {MAX_LEFT_OUT:.0%} on; its summary is written")
 
 
 def _claim(stack: contextlib.ExitStack, out: Path, config: Config, resume: bool, console: Console) -> bool:
@@ -145,7 +164,7 @@ def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.
 
     Raises:
         UserError: the config can't be run.
-        Diverged: a loss is not finite.
+        Diverged: something is not finite.
     """
     start, console = time.perf_counter(), Console(stderr=True)
     program = Program(config, configs.validate(config))
@@ -164,6 +183,7 @@ def _summary(program: Program, result: loggers.Record, out: Path, *, wall_s: flo
         "preset": presets.source(config),
         "eval": result,
         "env_steps": program.chunks * program.steps_per_chunk,
+        "meta_updates": program.chunks * config.chunk,
         **{name: program.chunks * config.chunk * n for name, n in program.algorithm.counts(program.env).items()},
         "steps_per_s": float(np.median([record["steps_per_s"] for record in records])),
         "compile_s": program.compile_s,

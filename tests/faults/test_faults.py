@@ -312,15 +312,37 @@ optax, meta_ppo.optax = meta_ppo.optax, Optax()
 """
 
 
-@pytest.mark.parametrize("what", ["gradient", "reward", "observation"])
-def test_what_is_not_a_number_stops_the_run_and_is_not_kept(through, tmp_path, what):
-    """In the 38th meta-update, of the eighth chunk."""
-    (tmp_path / "poison.py").write_text(f"WHAT = {what!r}\n{POISON}")
+NAMES = {"gradient": "belief loss", "reward": "reward", "observation": "observation"}
+
+
+@pytest.fixture(params=NAMES)
+def poisoned(request, tmp_path):
+    """A plugin by which something is not a number in the 38th meta-update, of the eighth chunk; its first name."""
+    (tmp_path / "poison.py").write_text(f"WHAT = {request.param!r}\n{POISON}")
+    return NAMES[request.param]
+
+
+def test_what_is_not_a_number_stops_the_run_and_is_not_kept(through, tmp_path, poisoned):
     out = tmp_path / "run"
     process = run(out, "--plugin", "poison", cwd=tmp_path)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     [line] = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
-    assert "not finite in chunk 8; the last good checkpoint is kept" in line
+    said = f"{poisoned} of seed 0 not finite in chunk 8, meta-update 38; the last good checkpoint is kept"
+    assert line == f"error: {said}; see {out}"
     assert steps(out)[-1] == 7 and len(loggers.read(out / "metrics.jsonl")) == 7
     finished(out, "--resume")  # without the poison
     assert same_end(through, out)
+
+
+@pytest.mark.parametrize(("chunks", "code"), [(21, 0), (20, 1)])
+def test_what_is_not_a_number_is_left_out_where_that_is_asked_for(tmp_path, poisoned, chunks, code):
+    """From 1 % of the meta-updates on the run has failed, though it comes to its end."""
+    process = run(tmp_path / "run", "--plugin", "poison", "--not-finite", "skip", chunks=chunks, cwd=tmp_path)
+    assert process.returncode == code and "Traceback" not in process.stderr, process.stderr
+    warning = "warning: 1 of 5 meta-updates of seed 0 left out in chunk 8: something was not finite"
+    assert process.stderr.count("warning: ") == 1 and warning in process.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["left_out"], summary["meta_updates"]) == ([1], 5 * chunks)
+    if code:
+        line = "error: 1 of 100 meta-updates of seed 0 were left out, and a run has failed from 1% on; its summary is"
+        assert line in process.stderr
