@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,11 @@ def from_schema_0(arrays: Arrays, template: Arrays) -> Arrays:
 
 
 class Checkpoints:
-    """The checkpoints of one run, `<folder>/<step>`, written in the background."""
+    """The checkpoints of one run, `<folder>/<step>`, written in the background.
+
+    Attributes:
+        seconds: that a run has spent in `save` and `wait` so far.
+    """
 
     def __init__(self, folder: Path, keep: int = 2, seeds: int | None = None):
         """Open a folder; it is created if it does not exist.
@@ -68,7 +73,7 @@ class Checkpoints:
             keep: how many of the newest steps to keep.
             seeds: of the run, where states lie on the devices of several processes and may have more rows than that.
         """
-        self._folder, self._seeds = Path(folder).absolute(), seeds
+        self._folder, self._seeds, self.seconds = Path(folder).absolute(), seeds, 0.0
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         with self._writing():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -79,6 +84,7 @@ class Checkpoints:
         Raises:
             UserError: this one or the one before can't be written.
         """
+        start = time.perf_counter()
         arrays: dict[str, Any] = _named(state)
         about: dict[str, Any] = {"schema": SCHEMA}
         if _apart(state):
@@ -95,6 +101,7 @@ class Checkpoints:
         )
         with self._writing():
             self._manager.save(step, args=items)
+        self.seconds += time.perf_counter() - start
 
     def wait(self) -> None:
         """Wait until everything is written.
@@ -102,8 +109,10 @@ class Checkpoints:
         Raises:
             UserError: it can't be.
         """
+        start = time.perf_counter()
         with self._writing():
             self._manager.wait_until_finished()
+        self.seconds += time.perf_counter() - start
 
     def close(self) -> None:
         """Wait, then close the folder.

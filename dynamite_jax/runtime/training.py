@@ -103,7 +103,8 @@ def train(
 
         def conclude() -> bool:
             wall_s = earlier_s + time.perf_counter() - start
-            summary = _summary(program, result, out, wall_s=wall_s) | {"left_out": left_out}
+            summary = _summary(program, result, out, wall_s=wall_s)
+            summary |= {"left_out": left_out, "checkpoint_s": checkpoints.seconds}
             report(result)
             run_folder.write_summary(out, summary)
             return True

@@ -110,7 +110,7 @@ def test_a_run_is_evaluated_the_same_way_every_time(tmp_path, monkeypatch, capsy
     assert re.search(r"about \d+ seconds of training to go", progress)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     keys = "env method preset eval env_steps encoder_updates encoder_steps policy_updates steps_per_s compile_s wall_s "
-    keys += "peak_mb versions machine commit code"
+    keys += "peak_mb versions machine commit code meta_updates left_out checkpoint_s"
     assert set(summary) == set(keys.split())
     source = presets.source(presets.default("gridworld", "dynamite"))
     assert summary["preset"].startswith(source) and f"preset {summary['preset']};" in progress

@@ -88,9 +88,10 @@ def test_runs_that_were_given_no_folder_never_share_one(tmp_path, monkeypatch):
     claimed = []
     monkeypatch.setattr(sys, "argv", ["train", "--env", "probe_match"])
 
-    def claim_only(config: Config, out: Path, **_: bool) -> None:
+    def claim_only(config: Config, out: Path, **_: bool) -> dict:
         with run_folder.claimed(out, config, False):
             claimed.append(out.name)
+        return {}
 
     monkeypatch.setattr(training, "train", claim_only)
     for _ in range(3):
