@@ -17,6 +17,7 @@ from refusals import CHECKOUT, only_line
     ("module", "flags", "named"),
     [
         ("dynamite_jax.train", ["--env", "gridwrold"], "did you mean 'gridworld'?"),
+        ("dynamite_jax.train", ["--seeds", "0"], "seeds is 0; it must be 1 or more"),  # so many devices, too
         ("experiments.studies.bayes_optimal", ["--p", "2"], "p of gridworld is 2"),
     ],
 )

@@ -59,7 +59,7 @@ class Arguments(Plugins):
 def variants(env: str, seeds: int, steps: int | None) -> dict[str, Config]:
     """Name of each row -> its config; a switch that the preset has already makes no row."""
     base = presets.default(env, "dynamite")
-    shared = {"seeds": seeds, "steps": steps or base.steps}
+    shared = {"seeds": seeds, "steps": base.steps if steps is None else steps}
     whole_episodes = {"ppo.shuffle": "episodes", "ppo.minibatches": math.gcd(base.num_envs, base.ppo.minibatches)}
     parts = PARTS | {END_TO_END: {"vae.average_rate": 1.0, "ppo.through_encoder": True, **whole_episodes}}
     run_configs = {name: changed(base, changes | shared) for name, changes in parts.items()}

@@ -53,7 +53,8 @@ def main() -> None:
         configs_at[p] = {}
         for method in methods:
             config = presets.default(arguments.env, method)
-            steps, options = arguments.steps or config.steps, {**config.env_options, "p": p}
+            steps = config.steps if arguments.steps is None else arguments.steps
+            options = {**config.env_options, "p": p}
             configs_at[p][method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps, env_options=options)
     run_configs = {_run_name(method, p): config for p in configs_at for method, config in configs_at[p].items()}
     out = arguments.out / arguments.env

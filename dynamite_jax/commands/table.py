@@ -47,7 +47,7 @@ def main() -> None:
     run_configs = {}
     for method in dict.fromkeys((*METHODS, *arguments.methods)):
         config = presets.default(arguments.env, method, arguments.scale)
-        steps = arguments.steps or config.steps
+        steps = config.steps if arguments.steps is None else arguments.steps
         run_configs[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
     scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
     root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env

@@ -299,7 +299,7 @@ def test_ppo_moves_the_policy_and_no_number_of_the_belief():
         **{name: scattered(getattr(shapes, name)) for name in LEARNT},
         policy_optimiser=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.policy_optimiser),
         normaliser=running_statistics.init(features, env.observation_size),
-        **dict.fromkeys(("environment", "key", "finite")),  # nothing that learns
+        **dict.fromkeys(("environment", "key", "faults")),  # nothing that learns
         meta_updates=jnp.asarray(0),
     )
     rollout = Rollout(

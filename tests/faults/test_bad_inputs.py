@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import tiny_config
-from dynamite_jax.commands import bench, evaluate, export, plot, sweep_p, table, train, tune
+from dynamite_jax.commands import ablations, bench, evaluate, export, plot, sweep_p, table, train, tune
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime import training
 
@@ -30,6 +30,8 @@ FLAGS = {
     "no plugin": (train, "--plugin nowhere", "plugin is 'nowhere'; it must be a module that can be imported from here"),
     "a race that ends at once": (tune, "--keep 0", "keep is 0.0; it must be above 0 and at most 1"),
     "no repeats": (bench, "--repeats 0", "repeats is 0; it must be 1 or more"),
+    "a table of nothing": (table, "--steps 0", "steps is 0; it must be 1 or more"),
+    "ablations of nobody": (ablations, "--seeds 0", "seeds is 0; it must be 1 or more"),
     "the last of several": (sweep_p, "--p 0.1 2", "p of gridworld is 2.0; it must be a probability, 0 to 1"),
 }
 OPTIONS = {

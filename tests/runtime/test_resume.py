@@ -194,6 +194,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert [r["chunk"] for r in loggers.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
 
 
+def test_a_run_has_failed_from_one_percent_of_left_out_meta_updates_on():
+    training.check_left_out({"meta_updates": 201, "left_out": [0, 2]})
+    training.check_left_out({"meta_updates": 50, "left_out": [0, 0]})
+    training.check_left_out({"meta_updates": 50})  # of an earlier version
+    with pytest.raises(loop.Diverged, match="^3 of 300 meta-updates of seed 1 were left out, .* from 1% on"):
+        training.check_left_out({"meta_updates": 300, "left_out": [0, 3, 3, 1]})
+
+
 def test_a_trace_of_one_chunk_is_written_and_changes_no_number(tiny, tmp_path):
     """Perfetto reads it, and what devices did in the chunk is in it."""
     plain = training.train(tiny, tmp_path / "plain")
