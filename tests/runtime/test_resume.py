@@ -176,14 +176,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         def run(states):
             calls.append(1)
             if len(calls) == 3:
-                broken = jax.tree.map(lambda x: x * np.nan, states.policy_params)
+                broken = jax.tree.map(lambda x: x.at[1].multiply(np.nan), states.policy_params)
                 states = states.replace(policy_params=broken)
             return step(states)
 
         return run
 
     monkeypatch.setattr(Program, "compile", poisoned)
-    with pytest.raises(loop.Diverged, match="not finite in chunk 3"):
+    with pytest.raises(loop.Diverged, match="of seed 1 not finite in chunk 3"):
         training.train(config, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     program = Program(config, registry.make(config.env))
