@@ -81,7 +81,7 @@ def run(
             record |= {"steps_per_s": rate, "return_iqm": statistics.interquartile_mean(metrics["return"])}
             record |= {name: [float(v) for v in value] for name, value in metrics.items()}
             if not all(np.all(np.isfinite(value)) for value in metrics.values()):
-                raise Diverged(f"{_first_fault(program, states)}; the last good checkpoint is kept")
+                raise _diverged(program, states, number, metrics.get("left_out", ()))
             for seed, share in enumerate(metrics.get("left_out", [])):
                 if share:
                     left_out = f"{round(share * config.chunk)} of {config.chunk} meta-updates"
@@ -117,7 +117,7 @@ def run(
             if number % config.checkpoint_every == 0 or number == chunks or asked:
                 flush()  # it also checks the metrics before the state is kept
                 if config.not_finite == "stop" and np.any(jax.device_get(program.gather(states.faults.count))):
-                    raise Diverged(f"{_first_fault(program, states)}; the last good checkpoint is kept")
+                    raise _diverged(program, states, number)
                 if outputs.checkpoints:
                     outputs.checkpoints.save(number, program.kept(states))
             if asked:
@@ -128,12 +128,22 @@ def run(
     return states
 
 
-def _first_fault(program: Program, states: Any) -> str:
-    """What was not finite before all else, of the first seed in which something was not."""
+def _diverged(program: Program, states: Any, number: int, left_out: Any = ()) -> Diverged:
+    """The error of the first seed that can't go on: what was not finite in it before all else.
+
+    Args:
+        program: the run.
+        states: of all seeds, [rows, ...].
+        number: of the chunk after which that is seen.
+        left_out: part of each seed's meta-updates that the chunk has left out, where they are left out.
+    """
     faults = jax.device_get(program.gather(states.faults))
-    seed = int(np.argmax(faults.count > 0))
+    seed = int(np.argmax(np.equal(left_out, 1.0) if len(left_out) else faults.count > 0))
     chunk, update = int(faults.update[seed]) // program.config.chunk + 1, int(faults.update[seed]) + 1
-    return f"{QUANTITIES[faults.quantity[seed]]} of seed {seed} not finite in chunk {chunk}, meta-update {update}"
+    line = f"{QUANTITIES[faults.quantity[seed]]} of seed {seed} not finite in chunk {chunk}, meta-update {update}"
+    if len(left_out):
+        line = f"all meta-updates of seed {seed} were left out in chunk {number}, after {line}"
+    return Diverged(f"{line}; the last good checkpoint is kept")
 
 
 @contextlib.contextmanager

@@ -11,16 +11,18 @@ from conftest import assert_same, build, tiny_config
 from dynamite_jax.algorithms.faults import QUANTITIES, Faults
 
 
-def test_weights_that_are_not_finite_are_noted_though_every_loss_was():
-    """One minibatch each: its loss is of the weights before."""
+@pytest.mark.parametrize("learner", ["belief model", "policy"])
+def test_weights_that_are_not_finite_are_noted_though_every_loss_was(learner):
+    """Of the second seed. One minibatch each: its loss is of the weights before."""
     config = tiny_config("probe_match", vae={"minibatches": 1}, ppo={"minibatches": 1, "epochs": 1})
     program, states = build(config)
     vae, ppo = jax.tree.map(lambda x: jnp.full(config.seeds, x), program.algorithm.hyper)
-    endless = jnp.full(config.seeds, np.inf).at[0].set(1e-3)
-    states, values = program.compile(states, (vae, ppo.replace(lr=endless)))(states)
+    endless = jnp.array([1e-3, np.inf])
+    hyper = (vae.replace(lr=endless), ppo) if learner == "belief model" else (vae, ppo.replace(lr=endless))
+    states, _ = program.compile(states, hyper)(states)
     faults = jax.device_get(states.faults)
     assert faults.count.tolist() == [0, 2] and faults.update.tolist() == [0, 0]
-    assert QUANTITIES[faults.quantity[1]] == "policy"
+    assert QUANTITIES[faults.quantity[1]] == learner
 
 
 def test_faults_hold_the_first_quantity_of_the_first_update_that_has_one():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import tiny_config
+from damage import cut, flip, largest
 from dynamite_jax.commands import ablations, bench, evaluate, export, plot, sweep_p, table, train, tune
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime import training
@@ -162,18 +163,6 @@ def written(name: str, text: str) -> Callable[[Path], None]:
     return damage
 
 
-def cut(step: Path) -> None:
-    path = step / "digests" / "metadata"
-    path.write_text(path.read_text()[:20])
-
-
-def flip(step: Path) -> None:
-    path = max((path for path in step.rglob("d/*")), key=lambda path: path.stat().st_size)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def emptied(step: Path) -> None:
     shutil.rmtree(step)
     step.mkdir()
@@ -186,12 +175,12 @@ def linked(step: Path) -> None:
 CHECKPOINTS = {
     "no state": (lambda step: shutil.rmtree(step / "state"), "is damaged: it can't be read"),
     "no digests": (lambda step: shutil.rmtree(step / "digests"), "is damaged: it can't be read"),
-    "digests cut": (cut, "is damaged: it can't be read"),
+    "digests cut": (lambda step: cut(step / "digests" / "metadata"), "is damaged: it can't be read"),
     "digests of nothing": (
         written("digests/metadata", "{}"),
         "is damaged: its arrays are not those of its digests, see ",
     ),
-    "a byte": (flip, "is damaged: "),
+    "a byte": (lambda step: flip(largest(step / "state")), "is damaged: "),
     "empty": (emptied, "is damaged: it can't be read"),
     "a link": (linked, "is damaged: state/link in it is a symbolic link"),
     "later": (

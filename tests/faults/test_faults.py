@@ -15,6 +15,7 @@ import pytest
 
 import races
 from conftest import assert_same
+from damage import cut, empty, files, foreign, largest
 from dynamite_jax import config as configs
 from dynamite_jax.runtime import loggers
 from dynamite_jax.runtime.checkpoints import CheckpointError
@@ -135,10 +136,6 @@ def states(through, like, tmp_path_factory):
     return {newer: newest[1], older: restore(place, like)[1]}
 
 
-def files(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
 def test_a_flipped_byte_never_comes_back(through, like, states, tmp_path, capsys):
     chance, sent_back = random.Random(1), 0
     newer = max(states)
@@ -157,18 +154,6 @@ def test_a_flipped_byte_never_comes_back(through, like, states, tmp_path, capsys
         shutil.rmtree(place)
     with capsys.disabled():
         print(f"\nflips: {FLIPS} of {FLIPS}, {sent_back} of them went back a step")
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def foreign(path):
-    path.write_bytes(b"\x00PNG of a cat\n" * 100)
 
 
 @pytest.mark.parametrize("damage", [cut, empty, foreign, Path.unlink], ids=["cut", "empty", "foreign", "missing"])
@@ -198,7 +183,7 @@ def test_a_run_without_a_valid_state_ends_with_one_line(through, like, tmp_path,
 def test_a_damaged_state_is_one_line_and_the_run_goes_on(through, tmp_path, damage):
     out = unfinished(through, tmp_path / "run")
     state = out / "checkpoints" / str(steps(out)[-1]) / "state"
-    damage(max(files(state), key=lambda path: path.stat().st_size))
+    damage(largest(state))
     process = finished(out, "--resume")
     assert process.stderr.count("is damaged: ") == 1 and "Traceback" not in process.stderr, process.stderr
     assert evaluation(out) == evaluation(through)

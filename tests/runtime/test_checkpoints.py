@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import assert_same
+from damage import cut, files
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints, SchemaError, from_schema_0
@@ -36,7 +37,7 @@ def saved(tmp_path):
 
 
 def array_files(folder):
-    return sorted((p for p in (folder / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    return sorted(files(folder / "state"), key=lambda p: p.stat().st_size)
 
 
 def test_every_type_comes_back_bit_for_bit_and_two_steps_are_kept(saved):
@@ -70,7 +71,7 @@ def test_a_digest_that_does_not_match_sends_back_to_the_step_before(saved):
 
 def test_a_file_cut_short_sends_back_to_the_step_before(saved):
     for file in array_files(saved / "3"):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        cut(file)
     step, restored, damaged = restore(saved, state())
     assert step == 2 and len(damaged) == 1
     assert_same(restored, state(2))

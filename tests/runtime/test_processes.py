@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from damage import cut, flip, largest
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax.runtime import loggers, processes
@@ -171,16 +172,6 @@ def test_one_that_is_killed_ends_the_others_and_loses_nothing(tmp_path, whole):
         np.testing.assert_allclose(found["return"], expected["return"], rtol=1e-5)
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:20])
-
-
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path, damage):
     """It is in what the second process has written and reads."""
@@ -188,7 +179,7 @@ def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path, damage)
     (out / "summary.json").unlink()
     steps = sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
     own = out / "checkpoints" / str(steps[-1]) / "state" / "ocdbt.process_1"
-    damage(max((path for path in own.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
+    damage(largest(own))
     process = pod(out, "--resume")
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stderr
