@@ -113,6 +113,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     wandb: bool = False,
+    share_envs: int | None = None,
 ) -> Run:
     """Train every seed of a config.
 
@@ -123,18 +124,19 @@ def train(
         resume: continue the run in `out`.
         tensorboard: write TensorBoard events into `out`.
         wandb: write to Weights & Biases.
+        share_envs: devices that share the environments of each seed; by default those that seeds leave over, 1 on CPUs.
 
     Raises:
         UserError: the config, `out` or its checkpoints can't be used.
         Diverged: something is not finite.
     """
     if out is not None:
-        training.train(config, Path(out), resume=resume, tensorboard=tensorboard, wandb=wandb)
+        training.train(config, Path(out), resume=resume, tensorboard=tensorboard, wandb=wandb, share_envs=share_envs)
         return load_run(out)
     for name, value in (("resume", resume), ("tensorboard", tensorboard), ("wandb", wandb)):
         if value:
             raise UserError(f"{name} is True; it needs out, a run folder")
-    program, params, records = training.train_in_memory(config)
+    program, params, records = training.train_in_memory(config, share_envs)
     return Run(program, params, records)
 
 

@@ -17,6 +17,7 @@ from dynamite_jax.algorithms import ppo
 from dynamite_jax.algorithms.algorithm import Metrics
 from dynamite_jax.algorithms.faults import Faults
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
+from dynamite_jax.data import sharing
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import AgentParams, Array, Params, Rollout, Trajectories
 
@@ -174,9 +175,10 @@ class MetaPPO:
             state = jax.tree.map(partial(jnp.where, finite), state, before)
             metrics = {name: jnp.where(finite, value, jnp.nan) for name, value in metrics.items()}
             metrics["left_out"] = 1.0 - finite
+        reset = sharing.over_environments(lambda env, key: env.reset(key), env)
         return (
             state.replace(
-                environment=jax.vmap(env.reset)(jax.random.split(reset_key, self.config.num_envs)),
+                environment=reset(jax.random.split(reset_key, self.config.num_envs)),
                 key=key,
                 meta_updates=state.meta_updates + 1,
                 faults=faults,
@@ -202,7 +204,7 @@ class MetaPPO:
                 state.buffer,
             )
             data = buffer
-        data = self.agent.evidence(state.normaliser, data)
+        data = sharing.whole(self.agent.evidence(state.normaliser, data))
         choose_key, key = jax.random.split(key)
         batch = fresh.reward.shape[1]
         # The buffer fills from the front, and the first step of an episode is always valid.
@@ -215,7 +217,7 @@ class MetaPPO:
         def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
             params, adam = carry
             chosen, key = chosen_and_key
-            gradient, terms = grad(params, jax.tree.map(lambda x: x[:, chosen], data), key, hyper)
+            gradient, terms = grad(params, _chosen(data, chosen), key, hyper)
             change, adam = optimise.update(gradient, adam)
             return (optax.apply_updates(params, change), adam), terms
 
@@ -275,6 +277,7 @@ class MetaPPO:
         agent, episodes = self.agent, rollout.trajectories
         if hyper.shuffle == "steps":  # each an episode of its own to what follows
             data = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), data)
+        data, episodes = sharing.whole((data, episodes if self.end_to_end else None))
         trained = self.progress(env, state)
         factor = remaining(trained, hyper.anneal)
         delayed = agent.belief.learns & (trained < hyper.delay)
@@ -290,13 +293,13 @@ class MetaPPO:
                 features = agent.encode(state.agent_params.replace(belief_params=belief_params), episodes)
                 features = agent.normalise(state.normaliser, "features", features)
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.replace(features=features))
+            flat = sharing.split(flat, axis=0)
             policy, value = agent.policy(policy_params, flat.features)
             return ppo.loss(policy, value, flat, space=env.action_space, hyper=hyper)
 
         def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
             params, adam = carry
-            batch = jax.tree.map(lambda x: x[:, chosen], data)
-            encoded = jax.tree.map(lambda x: x[:, chosen], episodes) if self.end_to_end else None
+            batch, encoded = _chosen((data, episodes), chosen)
             gradient, terms = jax.grad(loss, has_aux=True)(params, batch, encoded)
             change, adam = optimise.update(gradient, adam)
             return (optax.apply_updates(params, change), adam), terms
@@ -360,3 +363,8 @@ class MetaPPO:
             valid=jnp.zeros((horizon, n), bool),
             context=jax.tree.map(lambda x: jnp.zeros((horizon, n, *x.shape), x.dtype), label),
         )
+
+
+def _chosen(data: Any, chosen: Array) -> Any:
+    """A minibatch of episodes or steps, [H, B, ...]."""
+    return sharing.split(jax.tree.map(lambda x: x[:, chosen], data), axis=1)

@@ -37,6 +37,8 @@ class Arguments(Plugins, Processes):
     """Write to Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
     profile: bool = False
     """Write a trace of the second chunk, for TensorBoard or Perfetto."""
+    share_envs: int | None = None
+    """Devices that share the environments of each seed; by default those that seeds leave over, 1 on CPUs."""
 
 
 def _arguments(argv: list[str]) -> Arguments:
@@ -95,7 +97,7 @@ def main() -> None:
         raise ConfigError("out is not set; to resume it must be a run folder")
     if arguments.several and out is None:
         raise ConfigError("out is not set; several processes must name the same folder")
-    devices.setup(None if arguments.several else config.seeds)
+    devices.setup(None if arguments.several else config.seeds * max(arguments.share_envs or 1, 1))
     arguments.join()
     from dynamite_jax.runtime import loop, training
 
@@ -108,6 +110,7 @@ def main() -> None:
                 tensorboard=arguments.tensorboard,
                 wandb=arguments.wandb,
                 profile=arguments.profile,
+                share_envs=arguments.share_envs,
             )
             training.check_left_out(summary)
             return

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dynamite_envs.dlcmdp import DLCMDP, State
 from dynamite_jax.agents.agent import Agent, AgentState
+from dynamite_jax.data import sharing
 from dynamite_jax.data.types import AgentParams, Array, Rollout
 
 
@@ -32,7 +33,7 @@ def play(
     Returns:
         The rollout, the environments at s_0 .. s_H, and `Belief.summary` there, time-major.
     """
-    step_env = jax.vmap(env.step)
+    step_env = sharing.over_environments(lambda env, state, action: env.step(state, action), env)
 
     def step(carry: tuple[State, AgentState], key: Array) -> tuple[tuple[State, AgentState], Any]:
         before, state = carry

@@ -1,4 +1,7 @@
-"""Independent seeds: vmapped on each device, and spread over the available devices."""
+"""Independent seeds: vmapped on each device, and spread over the available devices.
+
+Where seeds leave devices over, several devices have the seeds of one row of the mesh in common, see `data.sharing`.
+"""
 
 import itertools
 import time
@@ -16,12 +19,12 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms.algorithm import Algorithm, Metrics
-from dynamite_jax.config import Config
+from dynamite_jax.config import Config, ConfigError
+from dynamite_jax.data.sharing import AXES, SEED
 from dynamite_jax.methods import METHODS
 from dynamite_jax.runtime import devices
 
-AXES = ("seed", "env")
-SEEDS, SAME = PartitionSpec("seed"), PartitionSpec()
+SEEDS, SAME = PartitionSpec(SEED), PartitionSpec()
 
 
 class Program:
@@ -35,16 +38,23 @@ class Program:
         config: the run, with the physics that is used.
         env: its environment, as the method observes it.
         algorithm: trains its agents.
-        blocks: seeds on each device.
+        shares: devices that share the environments of each seed.
+        blocks: seeds on each row of so many devices.
         mesh: the devices, with the axes `seed` and `env`.
         compile_s: seconds that compiling the chunk took; 0 before `compile`.
     """
 
-    def __init__(self, config: Config, env: DLCMDP):
+    def __init__(self, config: Config, env: DLCMDP, share_envs: int | None = None):
         """Lay the seeds out over the devices; nothing is compiled yet.
 
+        Args:
+            config: the run.
+            env: its environment.
+            share_envs: devices that share the environments of each seed; by default as many as seeds leave over, but 1
+                on CPUs, where devices are threads that the operations of one would use as well.
+
         Raises:
-            UserError: the run can't be computed with this JAX.
+            UserError: the run can't be computed with this JAX, or on these devices.
         """
         config = configs.settled(config, env)
         if reason := devices.unusable_here(mjx=hasattr(env, "simulator") and config.physics.impl == "jax"):
@@ -53,10 +63,13 @@ class Program:
         self.config, self.env = config, method.environment(env)
         agent = Agent.build(config, self.env, method.build(config, self.env))
         self.algorithm: Algorithm = method.learner(config, agent)
-        used = devices_for(config.seeds, jax.devices())
-        self.blocks = blocks(config.seeds, len(used))
-        self.mesh = Mesh(np.array(used).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-        self._seed_of_row = np.minimum(np.arange(max(self.blocks) * len(used)), config.seeds - 1)
+        self.shares = shares_for(config, jax.devices()) if share_envs is None else share_envs
+        grid = devices_for(config.seeds, jax.devices(), self.shares)
+        if config.num_envs % self.shares:
+            raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of share_envs, {self.shares}")
+        self.blocks = blocks(config.seeds, len(grid))
+        self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        self._seed_of_row = np.minimum(np.arange(max(self.blocks) * len(grid)), config.seeds - 1)
         # Kept, since a function that is made for each call would be compiled for each call.
         self._take = jax.jit(_take, out_shardings=NamedSharding(self.mesh, SAME))
         self.compile_s = 0.0
@@ -69,12 +82,14 @@ class Program:
     @property
     def layout(self) -> str:
         """The seeds on their devices in words."""
-        count, total = len(self.blocks), jax.device_count()
+        count, total = self.mesh.size, jax.device_count()
         number = f"{count} of {total} devices" if count < total else f"{total} device{'s' * (total > 1)}"
         each = "+".join(map(str, self.blocks)) if self.padded else f"{self.blocks[0]} each"
         if jax.process_count() > 1:
             number += f" of {jax.process_count()} processes"
         seeds = f"{self.config.seeds} seed{'s' * (self.config.seeds > 1)}"
+        if self.shares > 1:
+            each += f", the environments of each on {self.shares}"
         return f"{seeds} on {number}" + (f": {each}" if count > 1 else "")
 
     @property
@@ -163,9 +178,16 @@ class Program:
             return jax.vmap(chunk_of_seed, in_axes=(None, hyper_axis, 0))(env, hyper, states)
 
         sharded = jax.shard_map(
-            chunk_of_device, mesh=self.mesh, in_specs=(SAME, hyper_spec, SEEDS), out_specs=SEEDS, check_vma=False
+            chunk_of_device,
+            mesh=self.mesh,
+            in_specs=(SAME, hyper_spec, SEEDS),
+            out_specs=SEEDS,
+            axis_names={SEED} if self.shares > 1 else set(AXES),  # what is not named the compiler splits
+            check_vma=False,
         )
-        traced = jax.jit(sharded, donate_argnums=2).trace(self.env, hyper, states)
+        # Between chunks every device of a seed has all of its state, so that any layout goes on with it.
+        placed: dict[str, Any] = {} if self.shares == 1 else {"out_shardings": NamedSharding(self.mesh, SEEDS)}
+        traced = jax.jit(sharded, donate_argnums=2, **placed).trace(self.env, hyper, states)
         return traced.lower(lowering_platforms=platforms)
 
     def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
@@ -212,21 +234,46 @@ def chunk(
     return state, jax.tree.map(mean, metrics)
 
 
-def devices_for(seeds: int, available: Sequence[Any]) -> list[Any]:
-    """Devices for so many seeds: as few as an even share needs, but some of every process.
+def shares_for(config: Config, available: Sequence[Any]) -> int:
+    """Devices that share the environments of each seed by default: those that seeds leave over, on CPUs 1."""
+    if available[0].platform == "cpu":
+        return 1
+    most = min(len(available) // config.seeds, _fewest(available))
+    return max(shares for shares in range(1, max(most, 1) + 1) if config.num_envs % shares == 0)
+
+
+def devices_for(seeds: int, available: Sequence[Any], shares: int = 1) -> np.ndarray:
+    """Devices for so many seeds, [rows, shares]: as few rows as an even share needs, but some of every process.
+
+    Args:
+        seeds: how many.
+        available: devices of all processes.
+        shares: devices in a row, all of one process.
 
     Raises:
-        UserError: there are more processes than seeds.
+        UserError: there are more processes than seeds, or a process has fewer devices than a row.
     """
-    processes = {device.process_index for device in available}
-    if len(processes) > seeds:
-        raise UserError(f"seeds is {seeds}; with {len(processes)} processes it must be at least {len(processes)}")
-    height = -(-seeds // len(available))
-    count = max(-(-seeds // height), len(processes))
-    of_process = {number: [d for d in available if d.process_index == number] for number in sorted(processes)}
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*of_process.values()))
-    taken = set([device for device in in_turn if device][:count])
-    return [device for each in of_process.values() for device in each if device in taken]
+    of_process = _of_processes(available)
+    if len(of_process) > seeds:
+        raise UserError(f"seeds is {seeds}; with {len(of_process)} processes it must be at least {len(of_process)}")
+    if not 1 <= shares <= _fewest(available):
+        raise UserError(f"share_envs is {shares}; it must be from 1 to {_fewest(available)}, the devices of a process")
+    rows = [[each[i : i + shares] for i in range(0, len(each) - shares + 1, shares)] for each in of_process]
+    height = -(-seeds // sum(map(len, rows)))
+    count = max(-(-seeds // height), len(of_process))
+    in_turn = [row for of_each in itertools.zip_longest(*rows) for row in of_each if row]
+    return np.array(sorted(in_turn[:count], key=lambda row: row[0].process_index))
+
+
+def _of_processes(available: Sequence[Any]) -> list[list[Any]]:
+    """Devices of each process."""
+    numbers = sorted({device.process_index for device in available})
+    return [[device for device in available if device.process_index == number] for number in numbers]
+
+
+def _fewest(available: Sequence[Any]) -> int:
+    """Devices of the process that has the fewest."""
+    return min(map(len, _of_processes(available)))
 
 
 def blocks(seeds: int, devices: int) -> list[int]:

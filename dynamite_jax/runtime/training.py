@@ -35,6 +35,7 @@ def train(
     tensorboard: bool = False,
     wandb: bool = False,
     profile: bool = False,
+    share_envs: int | None = None,
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
@@ -45,6 +46,7 @@ def train(
         tensorboard: write TensorBoard events.
         wandb: write to Weights & Biases.
         profile: write a trace of the second chunk of this process into `out`.
+        share_envs: devices that share the environments of each seed, see `Program`.
 
     Returns:
         The summary, as in summary.json.
@@ -60,7 +62,7 @@ def train(
     is_writer = processes.is_first()
     console = Console(stderr=True, quiet=not is_writer)
     config = run_folder.continued(config, out) if resume else config
-    program = Program(config, configs.validate(config))
+    program = Program(config, configs.validate(config), share_envs)
     config = program.config
     provenance.code()  # remembers the files as they are now; they may be edited while the run goes on
     if wandb:
@@ -154,11 +156,12 @@ def _physics(config: Config) -> str:
     return f"; physics by {names[config.physics.impl]}" if registry.has_physics(config.env) else ""
 
 
-def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.Record]]:
+def train_in_memory(config: Config, share_envs: int | None = None) -> tuple[Program, AgentParams, list[loggers.Record]]:
     """Train and write nothing.
 
     Args:
         config: the run.
+        share_envs: devices that share the environments of each seed, see `Program`.
 
     Returns:
         The program; parameters and statistics of every seed's agent, [seeds, ...]; and a record for each chunk.
@@ -168,7 +171,7 @@ def train_in_memory(config: Config) -> tuple[Program, AgentParams, list[loggers.
         Diverged: something is not finite.
     """
     start, console = time.perf_counter(), Console(stderr=True)
-    program = Program(config, configs.validate(config))
+    program = Program(config, configs.validate(config), share_envs)
     states = program.init()
     step, log = program.compile(states), loggers.Memory()
     states = loop.run(program, step, states, outputs=loop.Outputs(log, None, console), start=start)

@@ -68,6 +68,7 @@ SHAPES = {
     ),
     "no latent": ("--network.latent 0", "network.latent is 0; it must be 1 or more"),
     "uneven episodes": ("--num-envs 1000", "num_envs is 1000; it must be a multiple of ppo.minibatches, 32"),
+    "a share of no environment": ("--share-envs 0", "share_envs is 0; it must be from 1 to "),
     "uneven trajectories": (
         "--vae.trajectories 5000",
         "vae.trajectories is 5000; it must be a multiple of vae.minibatches",

@@ -35,3 +35,14 @@ def test_the_chunk_lowers_for_cuda_and_tpu(env, method):
     called = set(re.findall(r"custom_call @(\w+)", text))
     assert not [name for name in called if "mujoco" in name or "callback" in name]
     assert not re.search(r"stablehlo\.(all_|collective_|reduce_scatter)", text)
+
+
+@pytest.mark.parametrize("env", ["gridworld", "halfcheetah_vel"])
+def test_the_chunk_of_devices_that_share_environments_lowers_too(env):
+    """The compiler of the devices splits the arrays; what a device plays is split before."""
+    physics = PhysicsConfig("jax") if isinstance(registry.make(env), MuJoCoDLCMDP) else PhysicsConfig()
+    config = tiny_config(env, physics=physics, env_options={"horizon": 30})
+    program = Program(config, configs.validate(config), share_envs=2)
+    text = program.lower(shapes_of(program), platforms=("cuda", "tpu")).as_text()
+    assert "_platform_index" in text
+    assert 'manual_axes={"env"}' in text

@@ -119,6 +119,24 @@ def going_on(source, target, chunk):
     return target
 
 
+def test_devices_of_each_process_share_the_environments_of_its_seed(tmp_path):
+    """Two seeds on 2 x 4 devices; what they kept goes on without sharing."""
+    flags = ("--seeds", "2", "--steps", "640", "--chunk", "1")
+    out, expected = tmp_path / "shared", tmp_path / "alone"
+    process = pod(out, *flags, "--share-envs", "4")
+    assert process.returncode == 0, process.stderr
+    assert "2 seeds on 8 devices of 2 processes: 1 each, the environments of each on 4" in process.stderr
+    process = alone(expected, *flags)
+    assert process.returncode == 0, process.stderr
+    for found, record in zip(numbers(out), numbers(expected), strict=True):
+        for name in record:
+            np.testing.assert_allclose(found[name], record[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    again = going_on(out, tmp_path / "again", 3)
+    process = pod(again, *flags, "--resume")
+    assert process.returncode == 0, process.stderr
+    assert evaluation(again)["return"]["per_seed"] == pytest.approx(evaluation(out)["return"]["per_seed"], rel=1e-4)
+
+
 def test_a_run_goes_on_with_any_number_of_processes(whole, of_two, tmp_path):
     """Uneven ones, too: five seeds on 2 x 2 devices are 2, 2, 1 and a device that repeats the last."""
     one = going_on(of_two, tmp_path / "one", 3)
@@ -247,7 +265,7 @@ class Device:
 )
 def test_devices_are_taken_of_all_processes(seeds, devices_of_process, expected):
     devices = [Device(p, n) for p, count in enumerate(devices_of_process) for n in range(count)]
-    used = devices_for(seeds, devices)
+    used = devices_for(seeds, devices)[:, 0]
     assert [sum(d.process_index == p for d in used) for p in range(len(expected))] == expected
     assert [d.process_index for d in used] == sorted(d.process_index for d in used)
     assert sum(blocks(seeds, len(used))) == seeds
