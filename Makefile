@@ -16,8 +16,9 @@ ARGS    =
 HOSTS   =
 DEVICES =
 LAUNCH  =
+PART    =
 
-KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH EXTRAS PYTHON
+KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
@@ -109,8 +110,8 @@ test: $(STAMP)  ## Run the tests, without trainings and slow ones: ARGS=
 test-learning: $(STAMP)  ## Train to known values: ARGS=
 	$(BIN)/python -m pytest -m "learning and not slow" $(ARGS)
 
-test-faults: $(STAMP)  ## Kill, damage and starve runs, and see that they go on: ARGS=
-	$(BIN)/python -m pytest -m "" tests/faults $(ARGS)
+test-faults: $(STAMP)  ## Kill, damage and starve runs, and see that they go on: PART=0.1 of the rounds, ARGS=
+	$(if $(PART),PART=$(PART)) $(BIN)/python -m pytest -m "" tests/faults $(ARGS)
 
 test-slow: $(STAMP)  ## Run the slow tests: ARGS=
 	$(BIN)/python -m pytest -m slow $(ARGS)

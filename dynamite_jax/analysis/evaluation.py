@@ -17,7 +17,7 @@ from dynamite_jax.analysis.references import references
 from dynamite_jax.analysis.rollouts import play_episodes
 from dynamite_jax.data.rollout import Agent
 from dynamite_jax.data.types import AgentParams
-from dynamite_jax.runtime import loggers, run_folder
+from dynamite_jax.runtime import loggers, processes, run_folder
 from dynamite_jax.runtime.program import Program
 
 
@@ -99,7 +99,8 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
         episodes: number of episodes of each seed that will be played; by default that of the config.
 
     Returns:
-        The program, parameters and statistics of every seed's agent, [seeds, ...], and the chunk of the checkpoint.
+        The program, parameters and statistics of every seed's agent, [seeds, ...], or of several processes those of the
+        rows, and the chunk of the checkpoint.
 
     Raises:
         UserError: there is no run, or none of its checkpoints can be trusted.
@@ -115,9 +116,14 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
     if not (run / "checkpoints").is_dir():
         raise UserError(f"run is {str(run)!r}; it has no checkpoints folder to evaluate from")
     program = Program(config, env)
-    checkpoints = Checkpoints(run / "checkpoints")
-    step, params, damaged = checkpoints.restore(program.gather(program.init()).agent_params, part=True)
+    like, params_of = program.kept(program.init()), program.algorithm.agent_params
+    checkpoints = Checkpoints(run / "checkpoints", seeds=config.seeds)
+    if processes.count() > 1:  # each reads all arrays of its seeds, since digests are of all seeds
+        step, states, damaged = checkpoints.restore(like)
+        params = params_of(states)
+    else:
+        step, params, damaged = checkpoints.restore(params_of(like), part=True)
     checkpoints.close()
-    for line in damaged:
+    for line in damaged if processes.is_first() else ():
         print(f"warning: {line}; using step {step}", file=sys.stderr)
     return program, params, step

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.errors import Plugins, one_line_errors, parse, writing
-from dynamite_jax.runtime import devices, run_folder
+from dynamite_jax.runtime import devices, processes, run_folder
+from dynamite_jax.runtime.processes import Processes
 
 
 @dataclass(frozen=True)
-class Arguments(Plugins):
+class Arguments(Plugins, Processes):
     """Evaluate a trained run: deterministic policy, fresh contexts. Writes evaluation.json into the run."""
 
     run: Path
@@ -31,17 +32,23 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.episodes < 1:
         raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
-    devices.setup(run_folder.read_config(arguments.run).seeds)
+    devices.setup(None if arguments.several else run_folder.read_config(arguments.run).seeds)
+    arguments.join()
     from dynamite_jax.analysis.evaluation import evaluate, load_run
     from dynamite_jax.analysis.report import report
 
     program, params, step = load_run(arguments.run, arguments.episodes)
     result = evaluate(program, params, episodes=arguments.episodes, seed=arguments.seed)
     result |= {"chunk": step, "seed": arguments.seed}
-    report(result)
-    path = arguments.run / "evaluation.json"
-    with writing(path, field="evaluation"):
-        path.write_text(json.dumps(result, indent=2) + "\n")
+
+    def conclude() -> bool:
+        report(result)
+        path = arguments.run / "evaluation.json"
+        with writing(path, field="evaluation"):
+            path.write_text(json.dumps(result, indent=2) + "\n")
+        return True
+
+    processes.by_first(conclude)
 
 
 if __name__ == "__main__":

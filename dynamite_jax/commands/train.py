@@ -111,6 +111,7 @@ def main() -> None:
                 wandb=arguments.wandb,
                 profile=arguments.profile,
                 share_envs=arguments.share_envs,
+                shorten=not _only(sys.argv[1:], ("--chunk",)),
             )
             training.check_left_out(summary)
             return

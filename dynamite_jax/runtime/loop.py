@@ -28,6 +28,18 @@ class Diverged(RuntimeError):
     """Something is not finite; the message names the first that was."""
 
 
+class LongChunk(Exception):
+    """The first chunk took longer than schedulers leave a run that shall stop; nothing of it is written.
+
+    Attributes:
+        seconds: that it took.
+        length: meta-updates of a chunk that would take less.
+    """
+
+    def __init__(self, seconds: float, length: int):
+        self.seconds, self.length = seconds, length
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where a run's records, states and messages go, and the trace of a chunk; None where they are not kept."""
@@ -39,7 +51,14 @@ class Outputs:
 
 
 def run(
-    program: Program, step: Callable, states: Any, *, outputs: Outputs, start: float, completed_chunks: int = 0
+    program: Program,
+    step: Callable,
+    states: Any,
+    *,
+    outputs: Outputs,
+    start: float,
+    completed_chunks: int = 0,
+    refuse_long: bool = False,
 ) -> Any:
     """Run the remaining chunks.
 
@@ -50,11 +69,13 @@ def run(
         outputs: where results are written.
         start: when the run would have started on `time.perf_counter` if it had never been interrupted.
         completed_chunks: number of chunks that are completed.
+        refuse_long: whether a first chunk that takes too long ends the loop; otherwise a line warns.
 
     Returns:
         The states at the end, [rows, ...].
 
     Raises:
+        LongChunk: the first chunk took too long, where that is refused.
         Diverged: something is not finite, and such meta-updates are not left out, or all of a chunk were.
         Interrupted: a signal asked to stop, and the state is kept.
     """
@@ -76,7 +97,10 @@ def run(
             (number, metrics), pending = pending, None
             metrics = jax.device_get(metrics)
             now = time.perf_counter()
-            rate, last_read = program.steps_per_chunk * config.seeds / (now - last_read), now
+            chunk_s, last_read = now - last_read, now
+            if refuse_long and number == 1 < chunks and not processes.any_of(request.made):
+                _refuse_long(processes.greatest(chunk_s), config.chunk)
+            rate = program.steps_per_chunk * config.seeds / chunk_s
             record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
             record |= {"steps_per_s": rate, "return_iqm": statistics.interquartile_mean(metrics["return"])}
             record |= {name: [float(v) for v in value] for name, value in metrics.items()}
@@ -93,9 +117,8 @@ def run(
                     warned = True
                     say(f"warning: {line}")
             if number == completed_chunks + 1 and number < chunks:
-                remaining_s = (chunks - number) * program.steps_per_chunk * config.seeds / rate
-                say(f"about {duration(remaining_s)} of training to go")
-                _check_grace(remaining_s / (chunks - number), config.chunk, say)
+                say(f"about {duration((chunks - number) * chunk_s)} of training to go")
+                _check_grace(chunk_s, config.chunk, say)
             losses = " ".join(f"{n} {np.mean(metrics[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in metrics)
             status = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
             progress.update(bar, completed=number, description=status)
@@ -161,9 +184,20 @@ def _traced(folder: Path) -> Iterator[None]:
 def _check_grace(chunk_s: float, length: int, say: Callable[[str], None]) -> None:
     """Warn where the chunk that runs when a run is asked to stop does not end before a scheduler kills."""
     if chunk_s > interruption.GRACE_S and length > 1:
-        shorter = max(1, int(length * interruption.GRACE_S / chunk_s))
         line = f"warning: a chunk takes {duration(chunk_s)}, and a run that shall stop is kept when its chunk ends"
-        say(f"{line}; schedulers often kill after {interruption.GRACE_S:.0f} s, which --chunk {shorter} allows for")
+        kill = f"schedulers often kill after {interruption.GRACE_S:.0f} s"
+        say(f"{line}; {kill}, which --chunk {_allowed(chunk_s, length)} allows for")
+
+
+def _refuse_long(chunk_s: float, length: int) -> None:
+    """End the loop where the first chunk took too long."""
+    if chunk_s > interruption.GRACE_S and length > 1:
+        raise LongChunk(chunk_s, _allowed(chunk_s, length))
+
+
+def _allowed(chunk_s: float, length: int) -> int:
+    """Meta-updates of a chunk that ends before a scheduler kills, by those of one that took so many seconds."""
+    return max(1, int(length * interruption.GRACE_S / chunk_s))
 
 
 def duration(seconds: float) -> str:

@@ -103,10 +103,15 @@ def all_of(flag: bool) -> bool:
     return flag if count() == 1 else bool(_everybodys(flag).all())
 
 
-def _everybodys(flag: bool) -> np.ndarray:
+def greatest(number: float) -> float:
+    """The greatest of the numbers that the processes give; all of them must ask."""
+    return number if count() == 1 else float(_everybodys(number).max())
+
+
+def _everybodys(value: bool | float) -> np.ndarray:
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(np.array(flag)))
+    return np.asarray(multihost_utils.process_allgather(np.array(value)))
 
 
 def by_first(action: Callable[[], bool]) -> bool:

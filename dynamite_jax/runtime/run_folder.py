@@ -140,6 +140,19 @@ def of_todays_code(out: Path) -> bool:
     return all(map(provenance.is_todays, codes))
 
 
+def replace_config(out: Path, config: Config) -> bool:
+    """Give a run another config, complete or not at all, as long as it has no checkpoint.
+
+    Returns:
+        True, for `processes.by_first`.
+    """
+    part = out / "config.json.part"
+    with writing(out):
+        configs.save(config, part)
+        part.replace(out / "config.json")
+    return True
+
+
 def write_summary(out: Path, summary: Record) -> None:
     """Write the summary, complete or not at all: it marks a finished run."""
     _write(out / SUMMARY, json.dumps(summary, indent=2) + "\n")

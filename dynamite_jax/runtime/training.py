@@ -6,6 +6,7 @@ import itertools
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,6 +37,7 @@ def train(
     wandb: bool = False,
     profile: bool = False,
     share_envs: int | None = None,
+    shorten: bool = False,
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
@@ -47,6 +49,8 @@ def train(
         wandb: write to Weights & Biases.
         profile: write a trace of the second chunk of this process into `out`.
         share_envs: devices that share the environments of each seed, see `Program`.
+        shorten: begin anew with shorter chunks where the first one takes longer than schedulers leave a run that shall
+            stop, see `interruption.GRACE_S`.
 
     Returns:
         The summary, as in summary.json.
@@ -91,13 +95,14 @@ def train(
             line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
             line += f"; preset {presets.source(config)}{_physics(config)}; compiling"
             console.print(line, markup=False, soft_wrap=True)
-            step = program.compile(states)
-            console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
             outputs = loop.Outputs(log, checkpoints, console, profile=out / PROFILE if profile and is_writer else None)
-            start_of_run = start - earlier_s
-            states = loop.run(
-                program, step, states, outputs=outputs, start=start_of_run, completed_chunks=completed_chunks
-            )
+            train_on = partial(_train_on, outputs=outputs, start=start - earlier_s, completed_chunks=completed_chunks)
+            try:
+                states = train_on(program, states, refuse_long=shorten and completed_chunks == 0)
+            except loop.LongChunk as long:
+                config = _shortened(config, long, out, console)
+                program = Program(config, configs.validate(config), share_envs)
+                states = train_on(program, program.init())
         checkpoints.wait()
         params = program.algorithm.agent_params(program.kept(states))
         result = evaluate(program, params, episodes=config.eval_episodes, seed=config.seed)
@@ -115,6 +120,23 @@ def train(
         processes.check_shared(out / run_folder.SUMMARY)
         console.print(f"summary in {out / run_folder.SUMMARY}", markup=False, soft_wrap=True)
         return run_folder.read_summary(out)
+
+
+def _train_on(program: Program, states: Any, *, outputs: loop.Outputs, **named: Any) -> Any:
+    """Compile the chunk and run those that are left, see `loop.run`."""
+    step = program.compile(states)
+    outputs.console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
+    return loop.run(program, step, states, outputs=outputs, **named)
+
+
+def _shortened(config: Config, long: loop.LongChunk, out: Path, console: Console) -> Config:
+    """The config of a run that begins anew with shorter chunks, also in its folder, which has no chunk yet."""
+    line = f"a chunk takes {loop.duration(long.seconds)}, and a run that shall stop is kept when its chunk ends: "
+    line += f"beginning anew with chunks of {long.length} meta-updates; --chunk {config.chunk} keeps them as they are"
+    console.print(line, markup=False, soft_wrap=True)
+    config = dataclasses.replace(config, chunk=long.length)
+    processes.by_first(partial(run_folder.replace_config, out, config))
+    return config
 
 
 def check_left_out(summary: loggers.Record) -> None:

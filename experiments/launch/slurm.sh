@@ -13,7 +13,8 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-STOPPED=75 # exit code of a run that was asked to stop and is kept
+STOPPED=75     # exit code of a run that was asked to stop and is kept
+TERMINATED=143 # of one that was asked to while it did not train yet, or no longer
 
 OUT=${OUT:?is missing: name a folder that all nodes see, as in OUT=/shared/run sbatch ...}
 if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
@@ -33,7 +34,7 @@ if [[ -n ${DRY_RUN:-} ]]; then
 fi
 code=0
 "${start[@]}" || code=$?
-if ((code == STOPPED)); then
+if ((code == STOPPED || code == TERMINATED)); then
   scontrol requeue "$job"
 fi
 exit "$code"

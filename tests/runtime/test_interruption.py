@@ -1,5 +1,6 @@
 """A run that is asked to stop keeps its state first, and goes on as if it had never been."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import jax
 import pytest
 
 from conftest import tiny_config
+from dynamite_jax import config as configs
+from dynamite_jax.commands import train
 from dynamite_jax.runtime import interruption, loggers, loop, training
 from dynamite_jax.runtime.checkpoints import Checkpoints
 
@@ -131,3 +134,47 @@ def test_chunks_that_are_too_long_for_schedulers_are_named(chunk_s, length, shor
     lines = []
     loop._check_grace(chunk_s, length, lines.append)
     assert [f"--chunk {shorter} allows for" in line for line in lines] == ([True] if shorter else [])
+
+
+@pytest.fixture
+def long() -> configs.Config:
+    """A run whose chunks could be shorter; it is kept once, at its end."""
+    return tiny_config("probe_match", chunk=4, steps=1600, checkpoint_every=100)
+
+
+def test_a_run_whose_chunks_are_long_begins_anew_with_shorter_ones(long, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption, "GRACE_S", 1e-6)
+        summary = training.train(long, tmp_path / "long", shorten=True)
+    assert "beginning anew with chunks of 1 meta-updates; --chunk 4 keeps them as they are" in capsys.readouterr().err
+    short = dataclasses.replace(long, chunk=1)
+    expected = training.train(short, tmp_path / "short", shorten=True)
+    assert "beginning anew" not in capsys.readouterr().err
+    assert configs.load(tmp_path / "long" / "config.json") == configs.load(tmp_path / "short" / "config.json")
+    assert summary["eval"] == expected["eval"]
+    records = [loggers.read(tmp_path / name / "metrics.jsonl") for name in ("long", "short")]
+    assert [[r["chunk"], r["return"], r["env_steps"]] for r in records[0]] == [
+        [r["chunk"], r["return"], r["env_steps"]] for r in records[1]
+    ]
+
+
+def test_a_run_that_is_asked_to_stop_in_a_long_chunk_stops(long, tmp_path, monkeypatch):
+    def ask(arrays):
+        jax.block_until_ready(arrays)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(interruption, "GRACE_S", 1e-6)
+    monkeypatch.setattr(interruption, "wait", ask)
+    with pytest.raises(interruption.Interrupted):
+        training.train(long, tmp_path / "run", shorten=True)
+    assert kept(tmp_path / "run") == [1]
+    assert configs.load(tmp_path / "run" / "config.json").chunk == 4
+
+
+@pytest.mark.parametrize("flags, shorten", [((), True), (("--chunk", "4"), False), (("--chunk=4",), False)])
+def test_a_length_that_is_named_is_kept(flags, shorten, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "train", lambda *_, **named: asked.append(named["shorten"]) or {"meta_updates": 1})
+    monkeypatch.setattr("sys.argv", ["train", "--env", "probe_match", "--out", str(tmp_path / "run"), *flags])
+    train.main()
+    assert asked == [shorten]

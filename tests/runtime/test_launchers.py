@@ -50,10 +50,11 @@ def test_slurm_starts_one_run_on_all_nodes(launch, tmp_path):
     assert (code, calls) == (0, [[*TRAIN, out, "--seeds", "8"]])
 
 
-def test_slurm_queues_a_run_again_that_was_asked_to_stop_and_goes_on_with_it(launch, tmp_path):
+@pytest.mark.parametrize("stopped", [75, 143])
+def test_slurm_queues_a_run_again_that_was_asked_to_stop_and_goes_on_with_it(launch, tmp_path, stopped):
     (tmp_path / "config.json").touch()
-    code, calls, _ = launch("slurm.sh", OUT=str(tmp_path), SLURM_JOB_ID="7", CODE="75")
-    assert code == 75
+    code, calls, _ = launch("slurm.sh", OUT=str(tmp_path), SLURM_JOB_ID="7", CODE=str(stopped))
+    assert code == stopped
     assert calls == [[*TRAIN, str(tmp_path), "--resume"], ["scontrol", "requeue", "7"]]
 
 

@@ -162,6 +162,34 @@ def test_a_run_goes_on_with_any_number_of_processes(whole, of_two, tmp_path):
             np.testing.assert_allclose(numbers(out)[-1][name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+def test_two_processes_evaluate_what_one_does(of_two, whole, tmp_path):
+    """A run of two of them, and one of a single process; the first of them writes."""
+    for source in (of_two, whole):
+        run = shutil.copytree(source, tmp_path / source.parent.name)
+        one = [sys.executable, "-m", "dynamite_jax.evaluate", "--run", str(run), "--episodes", "64", "--seed", "1"]
+        process = subprocess.run(one, capture_output=True, text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"})
+        assert process.returncode == 0, process.stderr
+        file = run / "evaluation.json"
+        expected = json.loads(file.read_text())["return"]["per_seed"]
+        file.unlink()
+        with socket.create_server(("localhost", 0)) as free:
+            job = ["--coordinator", f"localhost:{free.getsockname()[1]}", "--processes", "2"]
+        started = [
+            subprocess.Popen(
+                [*one, *job, "--process", str(n)],
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": "4"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for n in range(2)
+        ]
+        (table, stderr), (nothing, _) = [process.communicate(timeout=240) for process in started]
+        assert [process.returncode for process in started] == [0, 0], stderr
+        assert "IQM" in table and "IQM" not in nothing
+        np.testing.assert_allclose(json.loads(file.read_text())["return"]["per_seed"], expected, rtol=1e-5)
+
+
 def test_a_signal_to_one_stops_all_and_the_run_goes_on(tmp_path):
     out = tmp_path / "run"
     process = started(out, *LONG)
