@@ -360,7 +360,12 @@ def _options(config: Config) -> dict[str, Any]:
 
 def save(config: Config, path: Path) -> None:
     """Write a config as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    path.write_text(to_json(config))
+
+
+def to_json(config: Config) -> str:
+    """The text of a file that holds a config."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
 
 
 def load(path: Path) -> Config:

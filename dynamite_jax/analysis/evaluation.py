@@ -105,12 +105,13 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
     Raises:
         UserError: there is no run, or none of its checkpoints can be trusted.
     """
-    from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
+    from dynamite_jax.runtime.checkpoints import Checkpoints, SchemaError  # here, since orbax takes long to import
 
     config = run_folder.read_config(run)
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     if reason := configs.foreign_physics(config):
-        print(f"warning: {reason}; using what runs here", file=sys.stderr)
+        if processes.is_first():
+            print(f"warning: {reason}; using what runs here", file=sys.stderr)
         config = dataclasses.replace(config, physics=configs.PhysicsConfig())
     env = configs.validate(config)
     if not (run / "checkpoints").is_dir():
@@ -119,7 +120,10 @@ def load_run(run: Path, episodes: int | None = None) -> tuple[Program, AgentPara
     like, params_of = program.kept(program.init()), program.algorithm.agent_params
     checkpoints = Checkpoints(run / "checkpoints", seeds=config.seeds)
     if processes.count() > 1:  # each reads all arrays of its seeds, since digests are of all seeds
-        step, states, damaged = checkpoints.restore(like)
+        try:
+            step, states, damaged = checkpoints.restore(like)
+        except SchemaError:
+            raise UserError(f"run is {str(run)!r}, of an earlier version; a single process can evaluate it") from None
         params = params_of(states)
     else:
         step, params, damaged = checkpoints.restore(params_of(like), part=True)

@@ -34,6 +34,8 @@ def main() -> None:
         raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
     devices.setup(None if arguments.several else run_folder.read_config(arguments.run).seeds)
     arguments.join()
+    if arguments.several:  # or one that sees no run would leave the others waiting
+        processes.check_shared(arguments.run / "config.json", field="run")
     from dynamite_jax.analysis.evaluation import evaluate, load_run
     from dynamite_jax.analysis.report import report
 

@@ -6,6 +6,7 @@ dynamite-jax train --env gridworld --method dynamite --seeds 4
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,17 +102,20 @@ def main() -> None:
     arguments.join()
     from dynamite_jax.runtime import loop, training
 
+    train = training.train
+    if arguments.resume:
+        train = partial(train, resume=True)
+    elif not _only(sys.argv[1:], ("--chunk",)):
+        train = training.train_shortened
     for folder in [out] if out else run_folder.default_names(config):
         try:
-            summary = training.train(
+            summary = train(
                 config,
                 folder,
-                resume=arguments.resume,
                 tensorboard=arguments.tensorboard,
                 wandb=arguments.wandb,
                 profile=arguments.profile,
                 share_envs=arguments.share_envs,
-                shorten=not _only(sys.argv[1:], ("--chunk",)),
             )
             training.check_left_out(summary)
             return
@@ -119,7 +123,8 @@ def main() -> None:
             if out:
                 raise
         except loop.Diverged as error:
-            raise SystemExit(f"error: {error}; see {folder}") from None
+            print(f"error: {error}; see {folder}", file=sys.stderr)
+            raise SystemExit(loop.EXIT_CODE) from None
         except KeyboardInterrupt as stop:
             raise type(stop)(f"stopped; go on with --out {folder} --resume") from None
 

@@ -64,7 +64,7 @@ class Log:
             import wandb as client  # pyright: ignore[reportMissingImports]
 
             names = {"project": "dynamite_jax", "dir": str(folder), "name": folder.name, "id": _wandb_id(folder)}
-            self._wandb = client.init(**names, resume="allow", config=config)
+            self._wandb = client.init(**names, resume="allow", config=config, allow_val_change=True)
 
     def write(self, record: Record) -> None:
         """Add one record; a list holds one number a seed.

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from dynamite_jax.runtime.checkpoints import Checkpoints
 
 
+EXIT_CODE = 3
+"""Of a command whose run has `Diverged`."""
+
+
 class Diverged(RuntimeError):
     """Something is not finite; the message names the first that was."""
 
@@ -33,7 +37,7 @@ class LongChunk(Exception):
 
     Attributes:
         seconds: that it took.
-        length: meta-updates of a chunk that would take less.
+        length: meta-updates of a chunk that takes half of what they leave, or 1.
     """
 
     def __init__(self, seconds: float, length: int):
@@ -98,8 +102,6 @@ def run(
             metrics = jax.device_get(metrics)
             now = time.perf_counter()
             chunk_s, last_read = now - last_read, now
-            if refuse_long and number == 1 < chunks and not processes.any_of(request.made):
-                _refuse_long(processes.greatest(chunk_s), config.chunk)
             rate = program.steps_per_chunk * config.seeds / chunk_s
             record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
             record |= {"steps_per_s": rate, "return_iqm": statistics.interquartile_mean(metrics["return"])}
@@ -126,6 +128,7 @@ def run(
                 say(f"{record['env_steps']:>12,} steps {record['wall_s']:6.0f} s | {status}")
 
         warm = min(completed_chunks + 2, chunks)  # the first chunk also loads the program
+        long: LongChunk | None = None
         for number in range(completed_chunks + 1, chunks + 1):
             if number == warm and outputs.profile:
                 flush()
@@ -137,6 +140,10 @@ def run(
             # Before the next one is begun: a chunk that waits would have to end, too, and on CPUs its beginning blocks.
             interruption.wait(jax.tree.leaves(metrics))
             pending, asked = (number, metrics), processes.any_of(request.made)
+            if refuse_long and number == 1 < chunks and not asked:
+                long = _long(processes.greatest(time.perf_counter() - last_read), config.chunk)
+            if long:
+                break
             if number % config.checkpoint_every == 0 or number == chunks or asked:
                 flush()  # it also checks the metrics before the state is kept
                 if config.not_finite == "stop" and np.any(jax.device_get(program.gather(states.faults.count))):
@@ -148,6 +155,8 @@ def run(
         if processes.any_of(request.made) and outputs.checkpoints:
             outputs.checkpoints.wait()
             raise interruption.Interrupted
+        if long:
+            raise long
     return states
 
 
@@ -183,21 +192,18 @@ def _traced(folder: Path) -> Iterator[None]:
 
 def _check_grace(chunk_s: float, length: int, say: Callable[[str], None]) -> None:
     """Warn where the chunk that runs when a run is asked to stop does not end before a scheduler kills."""
-    if chunk_s > interruption.GRACE_S and length > 1:
-        line = f"warning: a chunk takes {duration(chunk_s)}, and a run that shall stop is kept when its chunk ends"
-        kill = f"schedulers often kill after {interruption.GRACE_S:.0f} s"
-        say(f"{line}; {kill}, which --chunk {_allowed(chunk_s, length)} allows for")
+    if chunk_s <= interruption.GRACE_S:
+        return
+    line = f"warning: a chunk takes {duration(chunk_s)}, and a run that shall stop is kept when its chunk ends"
+    line += f"; schedulers often kill after {interruption.GRACE_S:.0f} s"
+    say(f"{line}, which --chunk {long.length} allows for" if (long := _long(chunk_s, length)) else line)
 
 
-def _refuse_long(chunk_s: float, length: int) -> None:
-    """End the loop where the first chunk took too long."""
-    if chunk_s > interruption.GRACE_S and length > 1:
-        raise LongChunk(chunk_s, _allowed(chunk_s, length))
-
-
-def _allowed(chunk_s: float, length: int) -> int:
-    """Meta-updates of a chunk that ends before a scheduler kills, by those of one that took so many seconds."""
-    return max(1, int(length * interruption.GRACE_S / chunk_s))
+def _long(chunk_s: float, length: int) -> LongChunk | None:
+    """What to raise of a chunk that took so many seconds; None where it was short enough, or none could be."""
+    if not chunk_s / length <= interruption.GRACE_S < chunk_s:
+        return None
+    return LongChunk(chunk_s, max(1, int(0.5 * length * interruption.GRACE_S / chunk_s)))
 
 
 def duration(seconds: float) -> str:

@@ -64,6 +64,10 @@ class Program:
         agent = Agent.build(config, self.env, method.build(config, self.env))
         self.algorithm: Algorithm = method.learner(config, agent)
         self.shares = shares_for(config, jax.devices()) if share_envs is None else share_envs
+        if self.shares > 1 and _calls_python(env):
+            if share_envs is not None:
+                raise UserError(f"share_envs is {share_envs}; a step of {config.env} calls Python, so it must be 1")
+            self.shares = 1
         grid = devices_for(config.seeds, jax.devices(), self.shares)
         if config.num_envs % self.shares:
             raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of share_envs, {self.shares}")
@@ -236,10 +240,15 @@ def chunk(
 
 def shares_for(config: Config, available: Sequence[Any]) -> int:
     """Devices that share the environments of each seed by default: those that seeds leave over, on CPUs 1."""
+    of_process = _of_processes(available)
     if available[0].platform == "cpu":
         return 1
-    most = min(len(available) // config.seeds, _fewest(available))
-    return max(shares for shares in range(1, max(most, 1) + 1) if config.num_envs % shares == 0)
+
+    def possible(shares: int) -> bool:
+        rows = sum(len(each) // shares for each in of_process)
+        return config.num_envs % shares == 0 and rows >= config.seeds
+
+    return max(filter(possible, range(1, _fewest(available) + 1)), default=1)
 
 
 def devices_for(seeds: int, available: Sequence[Any], shares: int = 1) -> np.ndarray:
@@ -280,6 +289,12 @@ def blocks(seeds: int, devices: int) -> list[int]:
     """Seeds on each device, equally many until they are dealt out: 5 on 3 devices are 2, 2 and 1."""
     height = -(-seeds // devices)
     return [min(max(seeds - device * height, 0), height) for device in range(devices)]
+
+
+def _calls_python(env: DLCMDP) -> bool:
+    """Whether a step of an environment leaves the compiled program, by a callback of JAX."""
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    return "callback" in str(jax.make_jaxpr(env.step)(state, env.action_space.zeros(())))
 
 
 def _take(tree: Any, rows: Any) -> Any:

@@ -141,15 +141,13 @@ def of_todays_code(out: Path) -> bool:
 
 
 def replace_config(out: Path, config: Config) -> bool:
-    """Give a run another config, complete or not at all, as long as it has no checkpoint.
+    """Give a run another config, of which nothing is made yet.
 
     Returns:
         True, for `processes.by_first`.
     """
-    part = out / "config.json.part"
-    with writing(out):
-        configs.save(config, part)
-        part.replace(out / "config.json")
+    with lock.lock(out):
+        _write(out / "config.json", configs.to_json(config))
     return True
 
 

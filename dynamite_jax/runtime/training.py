@@ -37,7 +37,7 @@ def train(
     wandb: bool = False,
     profile: bool = False,
     share_envs: int | None = None,
-    shorten: bool = False,
+    refuse_long: bool = False,
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
@@ -49,8 +49,7 @@ def train(
         wandb: write to Weights & Biases.
         profile: write a trace of the second chunk of this process into `out`.
         share_envs: devices that share the environments of each seed, see `Program`.
-        shorten: begin anew with shorter chunks where the first one takes longer than schedulers leave a run that shall
-            stop, see `interruption.GRACE_S`.
+        refuse_long: whether a first chunk that takes too long ends the run, see `loop.run`.
 
     Returns:
         The summary, as in summary.json.
@@ -59,6 +58,7 @@ def train(
         UserError: the config, `out` or its checkpoints can't be used.
         Diverged: something is not finite; the last good checkpoint stays.
         Interrupted: SIGTERM or SIGINT came while it trained; it goes on from where it stopped.
+        LongChunk: the first chunk took too long, where that is refused; the folder is that of a run without a chunk.
     """
     from dynamite_jax.runtime.checkpoints import Checkpoints  # here, since orbax takes long to import
 
@@ -95,14 +95,18 @@ def train(
             line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
             line += f"; preset {presets.source(config)}{_physics(config)}; compiling"
             console.print(line, markup=False, soft_wrap=True)
+            step = program.compile(states)
+            console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
             outputs = loop.Outputs(log, checkpoints, console, profile=out / PROFILE if profile and is_writer else None)
-            train_on = partial(_train_on, outputs=outputs, start=start - earlier_s, completed_chunks=completed_chunks)
-            try:
-                states = train_on(program, states, refuse_long=shorten and completed_chunks == 0)
-            except loop.LongChunk as long:
-                config = _shortened(config, long, out, console)
-                program = Program(config, configs.validate(config), share_envs)
-                states = train_on(program, program.init())
+            states = loop.run(
+                program,
+                step,
+                states,
+                outputs=outputs,
+                start=start - earlier_s,
+                completed_chunks=completed_chunks,
+                refuse_long=refuse_long,
+            )
         checkpoints.wait()
         params = program.algorithm.agent_params(program.kept(states))
         result = evaluate(program, params, episodes=config.eval_episodes, seed=config.seed)
@@ -122,21 +126,24 @@ def train(
         return run_folder.read_summary(out)
 
 
-def _train_on(program: Program, states: Any, *, outputs: loop.Outputs, **named: Any) -> Any:
-    """Compile the chunk and run those that are left, see `loop.run`."""
-    step = program.compile(states)
-    outputs.console.print(f"compiled in {program.compile_s:.1f} s", markup=False)
-    return loop.run(program, step, states, outputs=outputs, **named)
+def train_shortened(config: Config, out: Path, **options: Any) -> loggers.Record:
+    """As `train`, and anew with shorter chunks where the first one takes longer than schedulers leave a run that stops.
 
-
-def _shortened(config: Config, long: loop.LongChunk, out: Path, console: Console) -> Config:
-    """The config of a run that begins anew with shorter chunks, also in its folder, which has no chunk yet."""
-    line = f"a chunk takes {loop.duration(long.seconds)}, and a run that shall stop is kept when its chunk ends: "
-    line += f"beginning anew with chunks of {long.length} meta-updates; --chunk {config.chunk} keeps them as they are"
-    console.print(line, markup=False, soft_wrap=True)
-    config = dataclasses.replace(config, chunk=long.length)
+    Args:
+        config: the run.
+        out: run folder.
+        **options: of `train`, without `resume`.
+    """
+    try:
+        return train(config, out, refuse_long=True, **options)
+    except loop.LongChunk as long:
+        seconds, length = long.seconds, long.length  # without its frames, which hold the states
+    config = dataclasses.replace(run_folder.read_config(out), chunk=length)
+    line = f"a chunk takes {loop.duration(seconds)}, and a run that shall stop is kept when its chunk ends: "
+    line += f"beginning anew with chunks of {length} meta-updates; with --chunk named they stay as they are"
+    Console(stderr=True, quiet=not processes.is_first()).print(line, markup=False, soft_wrap=True)
     processes.by_first(partial(run_folder.replace_config, out, config))
-    return config
+    return train(config, out, resume=True, **options)
 
 
 def check_left_out(summary: loggers.Record) -> None:

@@ -18,13 +18,14 @@ from typing import Any
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.runtime import loop
 
 SHARED = PurePosixPath("/shared")
 """Where the volume of `claim` is mounted."""
 JOB = "host"
 PORT = 1234
-FAILED = (1, 2)
-"""Exit codes that a second try would end with as well."""
+FAILED = (2, loop.EXIT_CODE)
+"""Exit codes that a second try would end with as well: of bad input, and of what is not finite."""
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # the names of pods, which are longer, end at 63 characters
 CREATE = ("kubectl", "create", "-f", "-")
 TRAIN = 'if [ -e "$OUT/config.json" ]; then set -- "$@" --resume; fi; exec dynamite-jax train --out "$OUT" "$@"'
@@ -72,7 +73,7 @@ def check(arguments: Arguments) -> None:
     if not NAME.fullmatch(arguments.name):
         rule = "at most 40 small letters, digits and hyphens, a letter first"
         raise UserError(f"name is {arguments.name!r}; it must be {rule}")
-    if SHARED not in arguments.out.parents:
+    if SHARED not in arguments.out.parents or ".." in arguments.out.parts:
         raise UserError(f"out is {str(arguments.out)!r}; it must be a folder in {SHARED}, where `claim` is mounted")
     if bool(arguments.tpu) == bool(arguments.gpus):
         raise UserError(f"tpu is {arguments.tpu!r} and gpus is {arguments.gpus}; one of them must be set")
@@ -104,6 +105,7 @@ def manifest(arguments: Arguments, train: list[str]) -> dict[str, Any]:
     }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
+        "shareProcessNamespace": True,  # as process 1 it would not get a SIGTERM before it asks for it
         "terminationGracePeriodSeconds": arguments.grace_s,
         "containers": [container],
         "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": arguments.claim}}],

@@ -2,7 +2,8 @@
 # Runs on SLURM: one on all nodes of a job, a process on each; or, as an array, one for each task, whose number is the
 # root seed. A job is queued again until its run is finished: SLURM asks it to stop before its time is over, and it goes
 # on from what it has kept. What follows the script goes to `dynamite-jax train`; OUT is a folder that all nodes see.
-# DRY_RUN=1 prints the command and starts nothing.
+# DRY_RUN=1 prints the command and starts nothing. RESTARTS bounds how often a job that was stopped before it trained is
+# queued again, 10 by default: its time may be too short to compile.
 #
 #   OUT=/shared/run sbatch --nodes 4 --time 4:00:00 experiments/launch/slurm.sh --env halfcheetah_vel --seeds 64
 #   OUT=/shared/runs sbatch --array 1-10 --time 4:00:00 experiments/launch/slurm.sh --env gridworld --method rl2
@@ -34,7 +35,7 @@ if [[ -n ${DRY_RUN:-} ]]; then
 fi
 code=0
 "${start[@]}" || code=$?
-if ((code == STOPPED || code == TERMINATED)); then
+if ((code == STOPPED || code == TERMINATED && ${SLURM_RESTART_COUNT:-0} < ${RESTARTS:-10})); then
   scontrol requeue "$job"
 fi
 exit "$code"

@@ -14,7 +14,7 @@ import pytest
 from conftest import tiny_config
 from dynamite_jax import config as configs
 from dynamite_jax.commands import train
-from dynamite_jax.runtime import interruption, loggers, loop, training
+from dynamite_jax.runtime import interruption, loggers, loop, processes, training
 from dynamite_jax.runtime.checkpoints import Checkpoints
 
 FLAGS = "--env probe_match --env-options horizon=20 --seeds 1 --num-envs 8 --steps 80000 --checkpoint-every 1000"
@@ -128,27 +128,28 @@ def test_arrays_are_waited_for():
 
 @pytest.mark.parametrize(
     "chunk_s, length, shorter",
-    [(10, 20, None), (30, 20, None), (31, 20, 19), (60, 20, 10), (900, 20, 1), (60, 1, None)],
+    [(10, 20, None), (30, 20, None), (31, 20, 9), (60, 20, 5), (600, 20, 1), (900, 20, 0), (31, 1, 0)],
 )
 def test_chunks_that_are_too_long_for_schedulers_are_named(chunk_s, length, shorter):
+    """By half of what they leave; where not even one meta-update ends in time, without a length."""
     lines = []
     loop._check_grace(chunk_s, length, lines.append)
-    assert [f"--chunk {shorter} allows for" in line for line in lines] == ([True] if shorter else [])
+    assert len(lines) == (shorter is not None)
+    assert [f"which --chunk {shorter} allows for" in line for line in lines] == [bool(shorter)] * len(lines)
 
 
 @pytest.fixture
-def long() -> configs.Config:
-    """A run whose chunks could be shorter; it is kept once, at its end."""
+def long(monkeypatch) -> configs.Config:
+    """A run whose chunks of four meta-updates are too long; it is kept once, at its end."""
+    monkeypatch.setattr(loop, "_long", lambda _, length: loop.LongChunk(40.0, 1) if length == 4 else None)
     return tiny_config("probe_match", chunk=4, steps=1600, checkpoint_every=100)
 
 
-def test_a_run_whose_chunks_are_long_begins_anew_with_shorter_ones(long, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        patch.setattr(interruption, "GRACE_S", 1e-6)
-        summary = training.train(long, tmp_path / "long", shorten=True)
-    assert "beginning anew with chunks of 1 meta-updates; --chunk 4 keeps them as they are" in capsys.readouterr().err
-    short = dataclasses.replace(long, chunk=1)
-    expected = training.train(short, tmp_path / "short", shorten=True)
+def test_a_run_whose_chunks_are_long_begins_anew_with_shorter_ones(long, tmp_path, capsys):
+    summary = training.train_shortened(long, tmp_path / "long")
+    said = capsys.readouterr().err
+    assert "a chunk takes 40 seconds, and" in said and ": beginning anew with chunks of 1 meta-updates; " in said
+    expected = training.train_shortened(dataclasses.replace(long, chunk=1), tmp_path / "short")
     assert "beginning anew" not in capsys.readouterr().err
     assert configs.load(tmp_path / "long" / "config.json") == configs.load(tmp_path / "short" / "config.json")
     assert summary["eval"] == expected["eval"]
@@ -158,23 +159,37 @@ def test_a_run_whose_chunks_are_long_begins_anew_with_shorter_ones(long, tmp_pat
     ]
 
 
-def test_a_run_that_is_asked_to_stop_in_a_long_chunk_stops(long, tmp_path, monkeypatch):
+def test_a_run_that_is_asked_to_stop_in_a_long_chunk_keeps_it(long, tmp_path, monkeypatch):
     def ask(arrays):
         jax.block_until_ready(arrays)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(interruption, "GRACE_S", 1e-6)
     monkeypatch.setattr(interruption, "wait", ask)
     with pytest.raises(interruption.Interrupted):
-        training.train(long, tmp_path / "run", shorten=True)
+        training.train_shortened(long, tmp_path / "run")
     assert kept(tmp_path / "run") == [1]
     assert configs.load(tmp_path / "run" / "config.json").chunk == 4
 
 
-@pytest.mark.parametrize("flags, shorten", [((), True), (("--chunk", "4"), False), (("--chunk=4",), False)])
-def test_a_length_that_is_named_is_kept(flags, shorten, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(training, "train", lambda *_, **named: asked.append(named["shorten"]) or {"meta_updates": 1})
+def test_a_run_that_is_asked_to_stop_while_chunks_are_shortened_stops(long, tmp_path, monkeypatch):
+    def ask(seconds):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return seconds
+
+    monkeypatch.setattr(processes, "greatest", ask)
+    with pytest.raises(interruption.Interrupted):
+        training.train_shortened(long, tmp_path / "run")
+    assert not kept(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [((), "train_shortened"), (("--chunk", "4"), "train"), (("--chunk=4",), "train"), (("--resume",), "train")],
+)
+def test_a_length_that_is_named_is_kept(flags, expected, tmp_path, monkeypatch):
+    called = []
+    for name in ("train", "train_shortened"):
+        monkeypatch.setattr(training, name, lambda *_, name=name, **__: called.append(name) or {"meta_updates": 1})
     monkeypatch.setattr("sys.argv", ["train", "--env", "probe_match", "--out", str(tmp_path / "run"), *flags])
     train.main()
-    assert asked == [shorten]
+    assert called == [expected]

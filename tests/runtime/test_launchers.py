@@ -58,7 +58,14 @@ def test_slurm_queues_a_run_again_that_was_asked_to_stop_and_goes_on_with_it(lau
     assert calls == [[*TRAIN, str(tmp_path), "--resume"], ["scontrol", "requeue", "7"]]
 
 
-@pytest.mark.parametrize("failure", ["1", "2", "130"])
+@pytest.mark.parametrize("count, again", [("0", True), ("9", True), ("10", False)])
+def test_slurm_does_not_queue_for_ever_what_never_trains(launch, tmp_path, count, again):
+    names = {"OUT": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": count}
+    assert (len(launch("slurm.sh", CODE="143", **names)[1]) == 2) == again
+    assert len(launch("slurm.sh", CODE="75", **names)[1]) == 2
+
+
+@pytest.mark.parametrize("failure", ["1", "2", "3", "130"])
 def test_slurm_does_not_queue_again_what_failed(launch, tmp_path, failure):
     code, calls, _ = launch("slurm.sh", OUT=str(tmp_path), SLURM_JOB_ID="7", CODE=failure)
     assert code == int(failure) and len(calls) == 1
@@ -126,6 +133,8 @@ def test_kubernetes_gets_a_jobset_that_its_schema_allows(launch, tmp_path, pods)
     hosts = int(pods[pods.index("--hosts") + 1]) if "--hosts" in pods else 1
     assert job["parallelism"] == job["completions"] == hosts
     limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
+    failures = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert failures["operator"] == "In" and failures["values"] == [2, 3]  # 1 is of what nobody foresaw
     assert limits == ({"google.com/tpu": 4} if "--tpu" in pods else {"nvidia.com/gpu": 8})
     assert ("queue-name" in json.dumps(manifest)) == ("--queue" in pods)
 
@@ -177,6 +186,7 @@ def test_what_kubectl_says_is_the_end(launch):
     [
         (("--name", "My_Run"), "name is 'My_Run'; it must be at most 40 small letters, digits and hyphens"),
         (("--out", "/elsewhere/run"), "out is '/elsewhere/run'; it must be a folder in /shared"),
+        (("--out", "/shared/../run"), "out is '/shared/../run'; it must be a folder in /shared"),
         (("--out", "/shared"), "out is '/shared'; it must be a folder in /shared"),
         (("--gpus", "8"), "tpu is 'tpu-v6e-slice' and gpus is 8; one of them must be set"),
         (("--hosts", "0"), "hosts is 0; it must be 1 or more"),

@@ -190,6 +190,26 @@ def test_two_processes_evaluate_what_one_does(of_two, whole, tmp_path):
         np.testing.assert_allclose(json.loads(file.read_text())["return"]["per_seed"], expected, rtol=1e-5)
 
 
+LONG_CHUNKS = """
+from dynamite_jax.runtime import loop
+loop._long = lambda _, length: loop.LongChunk(40.0, 5) if length == 10 else None
+"""
+
+
+def test_two_processes_begin_anew_together_with_shorter_chunks(tmp_path):
+    """Where no length is named: that of the preset is 10."""
+    (tmp_path / "long_chunks.py").write_text(LONG_CHUNKS)
+    out = tmp_path / "run"
+    line = pod_command(out, "--steps", "3200", "--plugin", "long_chunks")
+    del line[line.index("--chunk") : line.index("--chunk") + 2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    process = subprocess.run(line, capture_output=True, text=True, timeout=240, env=environment)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count("beginning anew with chunks of 5 meta-updates") == 1
+    assert configs.load(out / "config.json").chunk == 5
+    assert [record["chunk"] for record in loggers.read(out / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
 def test_a_signal_to_one_stops_all_and_the_run_goes_on(tmp_path):
     out = tmp_path / "run"
     process = started(out, *LONG)

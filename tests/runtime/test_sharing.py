@@ -1,5 +1,6 @@
 """Devices that share the environments of a seed: each plays its part, and the numbers are those of one device."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 
 from conftest import assert_same, build, compiled, tiny_config
 from dynamite_envs import registry
+from dynamite_envs.dlcmdp import State
 from dynamite_envs.errors import UserError
+from dynamite_envs.probes import ContextBandit
+from dynamite_jax.runtime import program as programs
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program, blocks, devices_for, shares_for
 
@@ -90,7 +94,7 @@ program = Program(tiny_config("probe_match", seeds=2), registry.make("probe_matc
 print(program.layout)
 states = program.init()
 text = program.lower(states).compile().as_text()
-print(*sorted(set(re.findall(r"replica_groups=([^ ]*), ", text))))
+print(*sorted(set(re.findall(r"(?:replica_groups|source_target_pairs)=([^ ]*), ", text))))
 """
 
 
@@ -100,7 +104,28 @@ def test_devices_of_different_seeds_do_not_meet():
     assert process.returncode == 0, process.stderr
     layout, groups = process.stdout.splitlines()
     assert layout == "2 seeds on 4 devices: 1 each, the environments of each on 2"
-    assert groups in ("[2,2]<=[4]", "{{0,1},{2,3}}")
+    together = {"[2,2]<=[4]", "{{0,1},{2,3}}", "{{0,1},{1,0},{2,3},{3,2}}"}
+    assert groups and together.issuperset(groups.split())
+
+
+class Callback(ContextBandit):
+    """Leaves the compiled program in each step."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return after.replace(reward=jax.pure_callback(np.asarray, shape, after.reward, vmap_method="expand_dims"))
+
+
+def test_an_environment_that_calls_python_is_not_shared(monkeypatch):
+    probe = registry.make("probe_match")
+    env = Callback(**{field.name: getattr(probe, field.name) for field in dataclasses.fields(probe)})
+    config = tiny_config("probe_match", "markov", seeds=1)
+    with pytest.raises(UserError, match="^share_envs is 2; a step of probe_match calls Python, so it must be 1$"):
+        Program(config, env, share_envs=2)
+    monkeypatch.setattr(programs, "shares_for", lambda *_: 2)
+    assert Program(config, env).shares == 1
+    assert Program(config, probe).shares == 2
 
 
 def devices(*of_process: int, platform: str = "gpu") -> list[Any]:
@@ -120,6 +145,9 @@ def devices(*of_process: int, platform: str = "gpu") -> list[Any]:
         (1, 7, (8,), "gpu", 7),
         (2, 256, (4, 4), "tpu", 4),
         (2, 256, (6, 2), "tpu", 2),
+        (4, 384, (4, 4, 4), "gpu", 2),  # with 3 there would be two seeds on a device, and a process without any
+        (3, 256, (6, 6), "gpu", 2),
+        (3, 320, (8, 8), "gpu", 4),
         (1, 256, (8,), "cpu", 1),
     ],
 )
