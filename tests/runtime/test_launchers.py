@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_kubernetes_gets_a_jobset_that_its_schema_allows(launch, tmp_path, pods)
     jsonschema.validate(manifest, schema)
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     hosts = int(pods[pods.index("--hosts") + 1]) if "--hosts" in pods else 1
-    assert job["parallelism"] == job["completions"] == hosts
+    assert job["parallelism"] == job["completions"] == hosts and job["completionMode"] == "Indexed"
     limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
     failures = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
     assert failures["operator"] == "In" and failures["values"] == [2, 3]  # 1 is of what nobody foresaw
@@ -155,7 +156,12 @@ def test_a_pod_of_kubernetes_trains_its_part(launch, tmp_path, pods, resumed):
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     environment |= {"OUT": str(tmp_path), "JOB_COMPLETION_INDEX": "2", "CALLS": str(tmp_path / "pod")}
     environment["PATH"] = f"{program.parent}:{os.environ['PATH']}"
-    line = [*container["command"], *(word.replace("$$(", "$(") for word in container["args"])]
+
+    def put_in(name: re.Match) -> str:
+        """What Kubernetes makes of $(NAME), and of $$(NAME)."""
+        return name[0][1:] if name[0].startswith("$$") else environment.get(name[1], name[0])
+
+    line = [re.sub(r"\$?\$\((\w+)\)", put_in, word) for word in (*container["command"], *container["args"])]
     subprocess.run(line, env=environment, check=True)
     several = [
         "--coordinator",
