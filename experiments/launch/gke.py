@@ -19,6 +19,7 @@ from typing import Any
 from dynamite_envs.errors import UserError
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import loop
+from experiments.launch import split
 
 SHARED = PurePosixPath("/shared")
 """Where the volume of `claim` is mounted."""
@@ -153,9 +154,7 @@ def manifest(arguments: Arguments, train: list[str]) -> dict[str, Any]:
 @one_line_errors
 def main() -> None:
     """Write the manifest and hand it to the cluster."""
-    own, train = sys.argv[1:], []
-    if "--" in own:
-        own, train = own[: own.index("--")], own[own.index("--") + 1 :]
+    own, train = split(sys.argv[1:])
     arguments = parse(Arguments, own)
     check(arguments)
     text = json.dumps(manifest(arguments, train), indent=2)

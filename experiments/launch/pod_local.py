@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dynamite_envs.errors import UserError
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime.interruption import EXIT_CODE
+from experiments.launch import split
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ def run(lines: list[list[str]], devices: int) -> int:
 @one_line_errors
 def main() -> None:
     """Start the processes, wait for them, and end as they do."""
-    own, train = sys.argv[1:], []
-    if "--" in own:
-        own, train = own[: own.index("--")], own[own.index("--") + 1 :]
+    own, train = split(sys.argv[1:])
     arguments = parse(Arguments, own)
     for name in ("hosts", "devices"):
         if getattr(arguments, name) < 1:

@@ -34,8 +34,8 @@ def launch(tmp_path):
         environment = {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls), **variables}
         line = ["bash", str(LAUNCH / script), *flags]
         if script.endswith(".py"):
-            line = [sys.executable, str(LAUNCH / script), *flags]
-        process = subprocess.run(line, capture_output=True, text=True, env=environment)
+            line = [sys.executable, "-m", f"experiments.launch.{script.removesuffix('.py')}", *flags]
+        process = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=CHECKOUT)
         made = [shlex.split(call) for call in calls.read_text().splitlines()] if calls.exists() else []
         return process.returncode, made, process.stdout + process.stderr
 
