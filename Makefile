@@ -52,12 +52,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train pod-local eval plot export animate table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
+.PHONY: help setup train pod-local eval plot export video beliefs table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym sb3 optuna notebook"
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym sb3 optuna notebook video"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
 	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
@@ -79,9 +79,13 @@ export: $(if $(value RUN),$(STAMP))  ## Write a trained policy as files: RUN= OU
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make export RUN=runs/NAME`))
 	$(BIN)/dynamite-jax export --run $(call QUOTE,RUN) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
 
-animate: $(if $(value RUN),$(STAMP))  ## Animate an episode of scratch_itch with the belief: RUN= ARGS=
-	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make animate RUN=runs/NAME`))
-	$(BIN)/dynamite-jax animate --run $(call QUOTE,RUN) $(ARGS)
+video: $(if $(value RUN)$(RUNS),$(STAMP))  ## Show an episode of a run, or of several side by side: RUN= or RUNS="a b" OUT= ARGS=
+	$(if $(value RUN)$(RUNS),,$(error RUN= is missing: name the run folder, as in `make video RUN=runs/NAME`, or several as RUNS="runs/A runs/B"))
+	$(BIN)/dynamite-jax video --runs $(if $(value RUN),$(call QUOTE,RUN)) $(RUNS) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+
+beliefs: $(if $(value RUN),$(STAMP))  ## Draw what an agent believes: RUN= OUT= ARGS=
+	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make beliefs RUN=runs/NAME`))
+	$(BIN)/dynamite-jax beliefs --run $(call QUOTE,RUN) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
 	$(BIN)/dynamite-jax table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)

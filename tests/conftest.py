@@ -10,7 +10,7 @@ from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.pop("PYTHONWARNINGS", None)  # programs that tests start warn, whatever this shell hides
-os.environ.setdefault("MUJOCO_GL", "egl")  # as the command `animate` has it; MuJoCo reads it when it is imported
+os.environ.setdefault("MUJOCO_GL", "egl")  # as the command `video` has it; MuJoCo reads it when it is imported
 # Most tests compile far longer than they run, so the compiler's optimisation is switched off.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 

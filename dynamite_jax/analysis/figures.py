@@ -26,21 +26,24 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, *, title: str = "", 
         UserError: a folder is no run or holds no metrics, the environments differ, the number of labels is not that of
             runs, or `out` can't be written.
     """
-    if labels and len(labels) != len(runs):
-        raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+    check_format(out)
+    loaded = [_load(run) for run in runs]
+    of_runs = [config for config, _ in loaded]
+    run_folder.check_one_env(runs, of_runs)
+    names, first = run_folder.names(runs, of_runs, labels), of_runs[0]
+    drawn = zip(names, (curves.of(records) for _, records in loaded), strict=True)
+    _draw_curves(tuple(drawn), _references(runs, first), out, title or first.env)
+
+
+def check_format(out: Path) -> None:
+    """Refuse a file that is no picture.
+
+    Raises:
+        UserError: names the endings that are known.
+    """
     formats = FigureCanvasBase.get_supported_filetypes()
     if out.suffix.lower().removeprefix(".") not in formats:
         raise ConfigError(f"out is {str(out)!r}; its name must end in .{', .'.join(formats)}")
-    loaded = [_load(run) for run in runs]
-    first = loaded[0][0]
-    for run, (config, _) in zip(runs, loaded, strict=True):
-        if (config.env, config.env_options) != (first.env, first.env_options):
-            raise ConfigError(
-                f"runs: {run} is of {config.env}, {runs[0]} of {first.env}; they must be of one environment"
-            )
-    names = labels or [config.method for config, _ in loaded]
-    drawn = zip(names, (curves.of(records) for _, records in loaded), strict=True)
-    _draw_curves(tuple(drawn), _references(runs, first), out, title or first.env)
 
 
 def draw_table(table: dict[str, loggers.Record], out: Path, *, title: str) -> None:

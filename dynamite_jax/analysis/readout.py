@@ -1,12 +1,13 @@
 """Readout: how much of the exact posterior a small network recovers from the inputs of a policy."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dynamite_jax.data.types import Array, Params
+from dynamite_jax.data.types import Array, Gaussian, Params
 from dynamite_jax.networks.mlp import MLP
 
 HIDDEN = (64, 64)
@@ -43,25 +44,67 @@ def probabilities(features: Array, posterior: Array, key: Array) -> Array:
     Returns:
         Probabilities in the last `1 - FITTED` of the episodes, which the reader was not fitted to, [H, M, n].
     """
-    horizon, episodes = posterior.shape[:2]
-    split = int(FITTED * episodes)
-    reader = MLP(HIDDEN, posterior.shape[-1], "tanh")
+    logits = _outputs(features, posterior, key, size=posterior.shape[-1], loss=optax.softmax_cross_entropy)
+    return jax.nn.softmax(logits)
+
+
+def numbers(features: Array, values: Array, key: Array) -> Gaussian:
+    """Train a small network to read numbers, and how sure they are, off the inputs of a policy.
+
+    Args:
+        features: inputs of the policy, normalised, [H, N, F].
+        values: the numbers, [H, N, C].
+        key: of the reader's parameters and batches.
+
+    Returns:
+        A normal distribution of each number in the last `1 - FITTED` of the episodes, which the reader was not fitted
+        to, [H, M, C].
+    """
+    mean, deviation = values.mean((0, 1)), values.std((0, 1)) + 1e-6
+
+    def split(outputs: Array) -> Gaussian:
+        return Gaussian(*jnp.split(outputs, 2, axis=-1))
+
+    def negative_log_likelihood(outputs: Array, value: Array) -> Array:
+        belief = split(outputs)
+        error = (value - belief.mean) ** 2 * jnp.exp(-belief.log_variance)
+        return 0.5 * (error + belief.log_variance).sum(-1)
+
+    in_deviations = (values - mean) / deviation
+    outputs = _outputs(features, in_deviations, key, size=2 * values.shape[-1], loss=negative_log_likelihood)
+    belief = split(outputs)
+    return Gaussian(mean + deviation * belief.mean, belief.log_variance + 2 * jnp.log(deviation))
+
+
+def _outputs(features: Array, targets: Array, key: Array, *, size: int, loss: Callable[[Array, Array], Array]) -> Array:
+    """Outputs of a reader in the episodes that it was not fitted to, [H, M, size].
+
+    Args:
+        features: its inputs, [H, N, F].
+        targets: what it learns, [H, N, ...].
+        key: of its parameters and batches.
+        size: number of its outputs.
+        loss: of outputs [B, size] and targets [B, ...], [B].
+    """
+    horizon, episodes = targets.shape[:2]
+    fitted = int(FITTED * episodes)
+    reader = MLP(HIDDEN, size, "tanh")
     init_key, key = jax.random.split(key)
     params = reader.init(init_key, features[0, :1])
     adam = optax.adam(optax.cosine_decay_schedule(STEP_SIZE, UPDATES))
 
-    def logits(params: Params, features: Array) -> Any:
+    def outputs(params: Params, features: Array) -> Any:
         return reader.apply(params, features)
 
-    def loss(params: Params, features: Array, label: Array) -> Array:
-        return optax.softmax_cross_entropy(logits(params, features), label).mean()
+    def mean_loss(params: Params, features: Array, target: Array) -> Array:
+        return loss(outputs(params, features), target).mean()
 
     def update(carry: tuple, key: Array) -> tuple[tuple, None]:
         params, state = carry
-        steps, chosen = jax.random.randint(key, (2, BATCH), 0, jnp.array([[horizon], [split]]))
-        gradient = jax.grad(loss)(params, features[steps, chosen], posterior[steps, chosen])
+        steps, chosen = jax.random.randint(key, (2, BATCH), 0, jnp.array([[horizon], [fitted]]))
+        gradient = jax.grad(mean_loss)(params, features[steps, chosen], targets[steps, chosen])
         change, state = adam.update(gradient, state)
         return (optax.apply_updates(params, change), state), None
 
     (params, _), _ = jax.lax.scan(update, (params, adam.init(params)), jax.random.split(key, UPDATES))
-    return jax.nn.softmax(logits(params, features[:, split:]))
+    return outputs(params, features[:, fitted:])

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +103,32 @@ def read_config(run: Path) -> Config:
     if not (run / "config.json").is_file():
         raise UserError(f"run is {str(run)!r}; it must be a run folder, one with a config.json")
     return configs.load(run / "config.json")
+
+
+def check_one_env(runs: Sequence[Path], of_runs: Sequence[Config]) -> None:
+    """Refuse runs that can't be shown beside each other.
+
+    Raises:
+        UserError: names the first that is of another environment than the first.
+    """
+    first = of_runs[0]
+    for run, config in zip(runs, of_runs, strict=True):
+        if (config.env, config.env_options) != (first.env, first.env_options):
+            same = f"{run} is of {config.env}, {runs[0]} of {first.env}"
+            if config.env == first.env:
+                same = f"{run} has other env_options than {runs[0]}"
+            raise UserError(f"runs: {same}; they must be of one environment")
+
+
+def names(runs: Sequence[Path], of_runs: Sequence[Config], labels: Sequence[str]) -> tuple[str, ...]:
+    """What runs are called: by `labels`, or else by their methods.
+
+    Raises:
+        UserError: there are not as many labels as runs.
+    """
+    if labels and len(labels) != len(runs):
+        raise UserError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+    return tuple(labels or [config.method for config in of_runs])
 
 
 def read_summary(out: Path) -> Record:

@@ -21,7 +21,7 @@ MODULES = {
     **{name: module for name, (module, _) in COMMANDS.items()},
     "versus-torch": "experiments.versus_torch.benchmark",
     "bayes-optimal": "experiments.studies.bayes_optimal",
-    "beliefs": "experiments.beliefs.bench",
+    "beliefs-bench": "experiments.beliefs.bench",
 }
 
 # Column of the table of presets -> an environment that has it.

@@ -44,7 +44,8 @@ ODD = "runs/it's a $HOME rün"
         ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
         ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
         ("export", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
-        ("animate", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
+        ("video", "RUN", "--runs 'runs/it'\\''s a $HOME rün'   \n"),
+        ("beliefs", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
     ],
 )
 def test_make_hands_a_path_on_as_it_was_typed(target, variable, end):

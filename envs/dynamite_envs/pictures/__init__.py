@@ -36,6 +36,11 @@ class Scene(Protocol):
         """The environment."""
         ...
 
+    @staticmethod
+    def context_names(env: Any) -> tuple[str, ...]:
+        """Names of the contexts where they are finitely many, else of the features of the context, with units."""
+        ...
+
     def draw(self, state: State) -> np.ndarray:
         """A picture of one state, red, green and blue from 0 to 255, [height, width, 3]."""
         ...
@@ -51,12 +56,24 @@ def scene(env: DLCMDP) -> Scene:
     Raises:
         UserError: nothing draws it.
     """
-    env = env.unwrapped
-    for environment in type(env).__mro__:
-        if target := SCENES.get(f"{environment.__module__}:{environment.__qualname__}"):
-            return resolve_name(target)(env)
+    if drawn_by := _scene_class(env):
+        return drawn_by(env.unwrapped)
     drawn = ", ".join(name.partition(":")[2] for name in SCENES)
-    raise UserError(f"env is {type(env).__name__}, which has no picture; those of {drawn} are drawn")
+    raise UserError(f"env is {type(env.unwrapped).__name__}, which has no picture; those of {drawn} are drawn")
+
+
+def context_names(env: DLCMDP, count: int) -> tuple[str, ...]:
+    """Names of `count` contexts where they are finitely many, else of as many features of the context, with units."""
+    drawn_by = _scene_class(env)
+    return drawn_by.context_names(env.unwrapped) if drawn_by else tuple(f"context {i}" for i in range(count))
+
+
+def _scene_class(env: DLCMDP) -> type[Scene] | None:
+    """What draws an environment, if anything does."""
+    for environment in type(env.unwrapped).__mro__:
+        if target := SCENES.get(f"{environment.__module__}:{environment.__qualname__}"):
+            return resolve_name(target)
+    return None
 
 
 def frame_rate(env: DLCMDP) -> float:

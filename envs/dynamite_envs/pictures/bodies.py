@@ -18,6 +18,7 @@ HEIGHT, WIDTH = 300, 400  # pixels
 RED, GREEN, BLUE = (0.85, 0.1, 0.1, 1.0), (0.15, 0.6, 0.2, 1.0), (0.15, 0.35, 0.8, 1.0)
 SKY, TILES = (0.95, 0.96, 0.98), ((0.86, 0.89, 0.86), (0.78, 0.82, 0.78))
 WIND_SCALE = 0.05  # m of an arrow for each N
+GOAL = ("goal x, m", "goal y, m")
 
 
 class BodyScene:
@@ -98,6 +99,11 @@ class CheetahScene(BodyScene):
         super().__init__(env)
         self._varies = env.varies
 
+    @staticmethod
+    def context_names(env: HalfCheetah) -> tuple[str, ...]:
+        """Of the parts that vary."""
+        return tuple({"speed": "speed, m/s", "direction": "direction", "wind": "wind, N"}[part] for part in env.varies)
+
     def mark(self, state: State) -> None:
         """Arrows above the torso."""
         above = self._data.body("torso").xpos + np.array([0.0, 0.0, 0.6])
@@ -119,6 +125,11 @@ class ReacherScene(BodyScene):
         """Load the model."""
         super().__init__(env)
 
+    @staticmethod
+    def context_names(env: Reacher) -> tuple[str, ...]:
+        """Of the coordinates of the goal."""
+        return GOAL
+
     def mark(self, state: State) -> None:
         """A ball in the plane of the arm."""
         height = self._data.geom_xpos[-1][2]
@@ -132,6 +143,11 @@ class ItchScene(BodyScene):
         """Load the model."""
         super().__init__(env)
         self._frame = jax.jit(itch_frame)
+
+    @staticmethod
+    def context_names(env: ScratchItch) -> tuple[str, ...]:
+        """Of its features."""
+        return "limb", "along", "cosine", "sine"
 
     def draw(self, state: State) -> np.ndarray:
         """Pixels of the person of the state, [HEIGHT, WIDTH, 3]."""

@@ -6,8 +6,8 @@ import brax.envs
 import numpy as np
 
 from dynamite_envs.dlcmdp import State
-from dynamite_envs.legged import Legged
-from dynamite_envs.pictures.bodies import GREEN, RED, BodyScene, mujoco
+from dynamite_envs.legged import Goal, Legged
+from dynamite_envs.pictures.bodies import GOAL, GREEN, RED, BodyScene, mujoco
 
 
 class LeggedScene(BodyScene):
@@ -20,6 +20,11 @@ class LeggedScene(BodyScene):
         self.camera = mujoco.MjvCamera()
         self.camera.type, self.camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, self.model.body("torso").id
         self.camera.distance, self.camera.azimuth, self.camera.elevation = 6.0, 90.0, -35.0
+
+    @staticmethod
+    def context_names(env: Legged) -> tuple[str, ...]:
+        """Of the coordinates of the goal, or of the direction."""
+        return GOAL if isinstance(env, Goal) else ("direction, cosine", "direction, sine")
 
     def file(self, env: Legged) -> Path:
         """The model of the body, of brax."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dynamite_envs.dlcmdp import State
+from dynamite_envs.dlcmdp import FiniteDLCMDP, State
 from dynamite_envs.gridworld.grid import Grid
 from dynamite_envs.point_robot import PointRobot
 
@@ -50,6 +50,11 @@ class GridScene:
         """The grid."""
         self._cells = env.cells
 
+    @staticmethod
+    def context_names(env: Grid) -> tuple[str, ...]:
+        """Of the goals."""
+        return _goals(env)
+
     def draw(self, state: State) -> np.ndarray:
         """Pixels, [SIZE, SIZE, 3]."""
         canvas = Canvas(-0.5, self._cells - 0.5)
@@ -73,6 +78,11 @@ class PointScene:
         """The environment."""
         self._goals = np.asarray(jax.vmap(env.goal)(jnp.arange(env.initial.shape[-1])))
 
+    @staticmethod
+    def context_names(env: PointRobot) -> tuple[str, ...]:
+        """Of the goals, counter-clockwise."""
+        return _goals(env)
+
     def draw(self, state: State) -> np.ndarray:
         """Pixels, [SIZE, SIZE, 3]."""
         canvas = Canvas(-1.6, 1.6)
@@ -86,3 +96,7 @@ class PointScene:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _goals(env: FiniteDLCMDP) -> tuple[str, ...]:
+    return tuple(f"goal {number}" for number in range(env.initial.shape[-1]))

@@ -1,0 +1,51 @@
+"""The command that draws the belief of an agent.
+
+dynamite-jax beliefs --run runs/NAME --out beliefs.png
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamite_envs.errors import UserError
+from dynamite_jax import config as configs
+from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.runtime import devices, run_folder
+
+
+@dataclass(frozen=True)
+class Arguments(Plugins):
+    """Draw what an agent believes: over an episode, by its principal components, and where it expects reward."""
+
+    run: Path
+    """Run folder, as written by training."""
+    out: Path = Path("beliefs.png")
+    """Picture to write; it is replaced if it is there."""
+    seed: int = 0
+    """Number of the agent among the seeds of the run."""
+    episode: int = 0
+    """Which fresh episode: a root of its contexts and start."""
+
+
+@one_line_errors
+def main() -> None:
+    """Play an episode, read off the belief, draw, and print the path."""
+    arguments = parse(Arguments, sys.argv[1:])
+    from dynamite_jax.analysis import figures
+
+    figures.check_format(arguments.out)
+    config = run_folder.read_config(arguments.run)
+    devices.setup(config.seeds)
+    from dynamite_jax.analysis import belief_figure, viewing
+    from dynamite_jax.methods import METHODS
+
+    belief = METHODS[config.method].build(config, configs.validate(config))
+    if not belief.features(belief.initial((1,))).size:
+        raise UserError(f"run is {str(arguments.run)!r}, of {config.method}, which holds no belief")
+    viewed = viewing.of_run(arguments.run, seed=arguments.seed, root=arguments.episode)
+    belief_figure.draw(viewed, arguments.out, f"{config.method} in {config.env}")
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The command that shows an episode of one or more runs.
+
+dynamite-jax video --runs runs/A runs/B --out video.gif
+"""
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from dynamite_envs import pictures
+from dynamite_envs.errors import UserError
+from dynamite_jax.config import ConfigError
+from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.runtime import devices, run_folder
+
+SUFFIXES = (".gif", ".mp4")
+
+
+@dataclass(frozen=True)
+class Arguments(Plugins):
+    """Show an episode of trained agents, side by side on the same contexts, and what each believes of them."""
+
+    runs: tuple[Path, ...]
+    """Run folders; all of one environment."""
+    out: Path = Path("video.gif")
+    """A GIF of at most 1 MB, or an MP4 (with the extra `video`); it is replaced if it is there."""
+    seed: int = 0
+    """Number of the agent among the seeds of each run."""
+    episode: int = 0
+    """Which fresh episode: a root of its contexts and start."""
+    every: int | None = None
+    """Steps from one picture to the next; by default what makes ten pictures a second at most."""
+    labels: tuple[str, ...] = ()
+    """A name for each run; by default its method."""
+
+
+@one_line_errors
+def main() -> None:
+    """Play an episode with each agent, read off the beliefs, draw, and print the path."""
+    arguments = parse(Arguments, sys.argv[1:])
+    if arguments.every is not None and arguments.every < 1:
+        raise ConfigError(f"every is {arguments.every}; it must be 1 or more")
+    if arguments.out.suffix not in SUFFIXES:
+        raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in {' or '.join(SUFFIXES)}")
+    if arguments.out.suffix == ".mp4" and find_spec("av") is None:
+        raise UserError(
+            f"out is {str(arguments.out)!r}; the package av is missing, set up with `make setup EXTRAS=video`"
+        )
+    configs = [run_folder.read_config(run) for run in arguments.runs]
+    run_folder.check_one_env(arguments.runs, configs)
+    names = run_folder.names(arguments.runs, configs, arguments.labels)
+    pictures.without_display()
+    devices.setup(max(config.seeds for config in configs))
+    from rich.console import Console
+    from rich.progress import track
+
+    from dynamite_jax.analysis import video, viewing
+
+    console = Console(stderr=True)
+    viewed = [
+        viewing.of_run(run, seed=arguments.seed, root=arguments.episode)
+        for run in track(arguments.runs, "playing episodes", console=console, transient=True)
+    ]
+    env, shown = viewed[0].env, [video.Shown(name, each.episode) for name, each in zip(names, viewed, strict=True)]
+    length = max(int(each.episode.length) for each in viewed)
+    every, rate = video.pace(length, pictures.frame_rate(env), arguments.every)
+    drawn = video.frames(env, shown, every)
+    total = len(video.steps(length, every))
+    video.write(track(drawn, "drawing", total=total, console=console, transient=True), rate, arguments.out)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
