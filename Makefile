@@ -52,12 +52,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train pod-local eval plot export video beliefs table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
+.PHONY: help setup train pod-local eval plot export video beliefs report watch table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym sb3 optuna notebook video"
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym sb3 optuna notebook video report watch"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
 	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
@@ -86,6 +86,15 @@ video: $(if $(value RUN)$(RUNS),$(STAMP))  ## Show an episode of a run, or of se
 beliefs: $(if $(value RUN),$(STAMP))  ## Draw what an agent believes: RUN= OUT= ARGS=
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make beliefs RUN=runs/NAME`))
 	$(BIN)/dynamite-jax beliefs --run $(call QUOTE,RUN) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+
+report: $(if $(RUNS),$(STAMP))  ## Report on runs in one HTML file: RUNS="a 'b c'" OUT= ARGS=
+	$(if $(RUNS),,$(error RUNS= is missing: name the run folders, as in `make report RUNS="runs/A runs/B"`))
+	$(BIN)/dynamite-jax report --runs $(RUNS) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+
+watch: $(if $(value RUN),$(STAMP))  ## Watch a run in TensorBoard, while it trains too: RUN= ARGS=
+	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make watch RUN=runs/NAME`))
+	@test -d $(call QUOTE,RUN)/tensorboard || { echo error: run is $(call QUOTE,RUN)\; it must be a run folder with TensorBoard events, which --no-tensorboard leaves out >&2; exit 2; }
+	$(BIN)/tensorboard --logdir $(call QUOTE,RUN) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
 	$(BIN)/dynamite-jax table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)

@@ -15,6 +15,7 @@ COMMANDS = {
     "export": ("dynamite_jax.commands.export", "Write a trained policy as files"),
     "video": ("dynamite_jax.commands.video", "Show an episode of one or more runs, with their beliefs"),
     "beliefs": ("dynamite_jax.commands.beliefs", "Draw the belief of an agent"),
+    "report": ("dynamite_jax.commands.report", "Report on runs in one HTML file"),
     "table": ("dynamite_jax.commands.table", "Compare methods in one environment"),
     "ablations": ("dynamite_jax.commands.ablations", "Compare DynaMITE with and without its parts"),
     "sweep-p": ("dynamite_jax.commands.sweep_p", "Compare methods from p = 0 to p = 1"),

@@ -26,11 +26,12 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, *, title: str = "", 
         UserError: a folder is no run or holds no metrics, the environments differ, the number of labels is not that of
             runs, or `out` can't be written.
     """
+    run_folder.check_labels(runs, labels)
     check_format(out)
-    loaded = [_load(run) for run in runs]
+    loaded = [load(run) for run in runs]
     of_runs = [config for config, _ in loaded]
     run_folder.check_one_env(runs, of_runs)
-    names, first = run_folder.names(runs, of_runs, labels), of_runs[0]
+    names, first = labels or [config.method for config in of_runs], of_runs[0]
     drawn = zip(names, (curves.of(records) for _, records in loaded), strict=True)
     _draw_curves(tuple(drawn), _references(runs, first), out, title or first.env)
 
@@ -57,9 +58,9 @@ def _draw_curves(
     named: tuple[tuple[str, curves.Curve], ...], references: dict[str, float], out: Path, title: str
 ) -> None:
     figure, axes = _figure()
-    looks = _looks([name for name, _ in named])
+    look = looks([name for name, _ in named])
     for name, curve in named:
-        color, style = looks[name]
+        color, style = look[name]
         steps, returns = curve.steps / 1e6, curve.returns
         low, high = np.array([statistics.bootstrap_interval(row, resamples=2000) for row in returns]).T
         seeds = returns.shape[1]
@@ -90,13 +91,13 @@ def draw_sweep(
         out: picture to write.
     """
     figure, axes = _figure()
-    scored, looks = all("score" in row for row in rows.values()), _looks(methods)
+    scored, look = all("score" in row for row in rows.values()), looks(methods)
     for method in methods:
         summaries = [rows[f"{method} p={value}"] for value in p]
         summaries = [row["score"] if scored else row for row in summaries]
         middle = [row["iqm"] for row in summaries]
         low, high = np.array([row["ci95"] for row in summaries]).T
-        color, style = looks[method]
+        color, style = look[method]
         axes.plot(range(len(p)), middle, marker="o", color=color, linestyle=style, label=method)
         axes.vlines(range(len(p)), low, high, color=color, alpha=0.5)
     axes.set_xticks(range(len(p)), [str(value) for value in p])
@@ -118,14 +119,19 @@ def _legend(axes: Axes) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and line of each name; a method has the same in all pictures."""
     colors, styles = rcParams["axes.prop_cycle"].by_key()["color"], ("-", "--", "-.", ":")
     looks = itertools.cycle((color, style) for style in styles for color in colors)
     return dict(zip(dict.fromkeys((*METHODS, *names)), looks, strict=False))
 
 
-def _load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:
+def load(run: Path) -> tuple[configs.Config, list[loggers.Record]]:
+    """Config and metrics of a run, one record a chunk.
+
+    Raises:
+        UserError: a folder is no run or holds no metrics.
+    """
     if not (run / "config.json").is_file():
         raise ConfigError(f"runs: {str(run)!r} is no run folder; it must hold a config.json")
     records = loggers.read(run / "metrics.jsonl")

@@ -19,8 +19,8 @@ class Arguments(Plugins):
 
     run: Path
     """Run folder, as written by training."""
-    out: Path = Path("beliefs.png")
-    """Picture to write; it is replaced if it is there."""
+    out: Path | None = None
+    """Picture to write, replaced if it is there; by default beliefs.png in the run folder."""
     seed: int = 0
     """Number of the agent among the seeds of the run."""
     episode: int = 0
@@ -33,7 +33,8 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_jax.analysis import figures
 
-    figures.check_format(arguments.out)
+    out = arguments.out or arguments.run / "beliefs.png"
+    figures.check_format(out)
     config = run_folder.read_config(arguments.run)
     devices.setup(config.seeds)
     from dynamite_jax.analysis import belief_figure, viewing
@@ -43,8 +44,8 @@ def main() -> None:
     if not belief.features(belief.initial((1,))).size:
         raise UserError(f"run is {str(arguments.run)!r}, of {config.method}, which holds no belief")
     viewed = viewing.of_run(arguments.run, seed=arguments.seed, root=arguments.episode)
-    belief_figure.draw(viewed, arguments.out, f"{config.method} in {config.env}")
-    print(arguments.out)
+    belief_figure.draw(viewed, out, f"{config.method} in {config.env}")
+    print(out)
 
 
 if __name__ == "__main__":

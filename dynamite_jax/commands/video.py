@@ -23,8 +23,9 @@ class Arguments(Plugins):
 
     runs: tuple[Path, ...]
     """Run folders; all of one environment."""
-    out: Path = Path("video.gif")
-    """A GIF of at most 1 MB, or an MP4 (with the extra `video`); it is replaced if it is there."""
+    out: Path | None = None
+    """A GIF of at most 1 MB, or an MP4 (with the extra `video`), replaced if it is there; by default video.gif, where
+    one run is shown in its folder."""
     seed: int = 0
     """Number of the agent among the seeds of each run."""
     episode: int = 0
@@ -41,15 +42,15 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.every is not None and arguments.every < 1:
         raise ConfigError(f"every is {arguments.every}; it must be 1 or more")
-    if arguments.out.suffix not in SUFFIXES:
-        raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in {' or '.join(SUFFIXES)}")
-    if arguments.out.suffix == ".mp4" and find_spec("av") is None:
-        raise UserError(
-            f"out is {str(arguments.out)!r}; the package av is missing, set up with `make setup EXTRAS=video`"
-        )
+    out = arguments.out or (arguments.runs[0] if len(arguments.runs) == 1 else Path()) / "video.gif"
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"out is {str(out)!r}; its name must end in {' or '.join(SUFFIXES)}")
+    if out.suffix == ".mp4" and find_spec("av") is None:
+        raise UserError(f"out is {str(out)!r}; the package av is missing, set up with `make setup EXTRAS=video`")
+    run_folder.check_labels(arguments.runs, arguments.labels)
     configs = [run_folder.read_config(run) for run in arguments.runs]
     run_folder.check_one_env(arguments.runs, configs)
-    names = run_folder.names(arguments.runs, configs, arguments.labels)
+    names = arguments.labels or [config.method for config in configs]
     pictures.without_display()
     devices.setup(max(config.seeds for config in configs))
     from rich.console import Console
@@ -67,8 +68,8 @@ def main() -> None:
     every, rate = video.pace(length, pictures.frame_rate(env), arguments.every)
     drawn = video.frames(env, shown, every)
     total = len(video.steps(length, every))
-    video.write(track(drawn, "drawing", total=total, console=console, transient=True), rate, arguments.out)
-    print(arguments.out)
+    video.write(track(drawn, "drawing", total=total, console=console, transient=True), rate, out)
+    print(out)
 
 
 if __name__ == "__main__":

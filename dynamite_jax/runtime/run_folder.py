@@ -120,15 +120,14 @@ def check_one_env(runs: Sequence[Path], of_runs: Sequence[Config]) -> None:
             raise UserError(f"runs: {same}; they must be of one environment")
 
 
-def names(runs: Sequence[Path], of_runs: Sequence[Config], labels: Sequence[str]) -> tuple[str, ...]:
-    """What runs are called: by `labels`, or else by their methods.
+def check_labels(runs: Sequence[Path], labels: Sequence[str]) -> None:
+    """Refuse labels that are not as many as runs, unless there are none.
 
     Raises:
-        UserError: there are not as many labels as runs.
+        UserError: says how many there are.
     """
     if labels and len(labels) != len(runs):
-        raise UserError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
-    return tuple(labels or [config.method for config in of_runs])
+        raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
 
 
 def read_summary(out: Path) -> Record:

@@ -31,7 +31,8 @@ PRESETS = {
     "`point_robot`": "point_robot",
     "`reacher`": "reacher",
     "`halfcheetah_vel`, `_vel_wind`": "halfcheetah_vel",
-    "`halfcheetah_dir`, `_wind`, `_dir_wind`": "halfcheetah_dir",
+    "`halfcheetah_dir`": "halfcheetah_dir",
+    "`halfcheetah_wind`, `_dir_wind`": "halfcheetah_wind",
     "`scratch_itch`": "scratch_itch",
     "`probe_*`": "probe_match",
 }

@@ -1,0 +1,165 @@
+"""A report on runs as one HTML file that needs no network."""
+
+import base64
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib.colors import to_hex
+from PIL import Image
+from plotly.offline import get_plotlyjs  # of an extra  # pyright: ignore[reportMissingImports]
+
+import dynamite_jax
+from dynamite_jax import rules
+from dynamite_jax.analysis import columns, statistics
+from dynamite_jax.analysis.figures import looks
+from dynamite_jax.config import Config
+from dynamite_jax.errors import writing
+from dynamite_jax.runtime.loggers import Record
+
+VIDEO, BELIEFS = "video.gif", "beliefs.png"  # in run folders, as `make video` and `make beliefs` write them
+RESAMPLES = 1000  # of a bootstrap at each point of a curve
+DASHES = {"-": ("solid", "solid"), "--": ("dash", "dashed"), "-.": ("dashdot", "dashed"), ":": ("dot", "dotted")}
+NOT_CURVES = ("chunk", "env_steps", "wall_s", "return_iqm")
+
+
+class Run(NamedTuple):
+    """What a report shows of a run.
+
+    Attributes:
+        name: what it is called.
+        folder: its folder.
+        config: its config.
+        records: its metrics, one a chunk.
+        summary: what it left when it was finished; None before.
+        row: as a table has it; None before, too.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    records: list[Record]
+    summary: Record | None
+    row: Record | None
+
+
+def write(runs: Sequence[Run], out: Path, title: str) -> None:
+    """Write the report.
+
+    Args:
+        runs: of one environment, with different names.
+        out: file; it is replaced if it is there.
+        title: of the page.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    template = resources.files("dynamite_jax.analysis").joinpath("html_report.html").read_text()
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
+    titles, cells = columns.of({run.name: run.row for run in runs if run.row})
+    references = next((run.row["references"] for run in runs if run.row), {})
+    drawn = [_curves(run) for run in runs]
+    missing = [run for run in runs if not _pictures(run)]
+    text = page.render(
+        title=title,
+        subtitle=f"dynamite_jax {dynamite_jax.__version__}; {len(runs)} run{'s' * (len(runs) > 1)}",
+        runs=[{**_look(run, runs), "pictures": _pictures(run)} for run in runs],
+        metrics=sorted({name for one in drawn for name in one["metrics"]}, key=lambda name: (name != "return", name)),
+        columns=titles,
+        rows=cells,
+        speed={run.name: _speed(run.summary) for run in runs if run.summary},
+        references=", ".join(f"{name.replace('_', '-')} {value:.2f}" for name, value in references.items()),
+        unfinished=", ".join(run.name for run in runs if not run.row),
+        missing=_advice(missing),
+        configuration=_configuration(runs),
+        data={
+            "runs": [{**_look(run, runs), **one} for run, one in zip(runs, drawn, strict=True)],
+            "references": references,
+        },
+        plotly=get_plotlyjs(),
+    )
+    with writing(out):
+        out.write_text(text, encoding="utf-8")
+
+
+def _look(run: Run, runs: Sequence[Run]) -> dict[str, str]:
+    """Name, colour and line of a run; those of its method, where no other run is called so."""
+    color, style = looks([each.name for each in runs])[run.name]
+    dash, css = DASHES[style]
+    return {"name": run.name, "color": to_hex(color), "dash": dash, "css": css}
+
+
+def _curves(run: Run) -> dict[str, Any]:
+    """Steps, minutes and metrics of a run, a number for each chunk."""
+    metrics = {}
+    for name in run.records[0] if run.records else ():
+        if name in NOT_CURVES:
+            continue
+        values = np.array([np.atleast_1d(record[name]) for record in run.records], float)  # [C, seeds]
+        ends = [statistics.bootstrap_interval(row, resamples=RESAMPLES) for row in values]
+        low, high = np.array(ends).T
+        middle = [statistics.interquartile_mean(row) for row in values]
+        metrics[name] = {"middle": _short(middle), "low": _short(low), "high": _short(high)}
+    steps = [record["env_steps"] for record in run.records]
+    return {"steps": steps, "minutes": _short([record["wall_s"] / 60 for record in run.records]), "metrics": metrics}
+
+
+def _short(values: Any) -> list[float]:
+    """Numbers of six digits."""
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _speed(summary: Record) -> list[str]:
+    """Cells of the table of speed."""
+    machine, peak = summary["machine"], summary["peak_mb"]
+    compiling = f"{summary['compile_s']:.1f}" if summary.get("compile_s") else "-"
+    memory = f"{peak:,.0f}" if peak else "-"
+    where = f"{machine.get('devices', 1)} x {machine['device']}, {machine.get('processor', '')}".removesuffix(", ")
+    return [f"{summary['steps_per_s']:,.0f}", compiling, f"{summary['wall_s'] / 60:.1f}", memory, where]
+
+
+def _pictures(run: Run) -> list[dict[str, str]]:
+    """What was drawn of a run, each as data of its own."""
+    found = []
+    if (path := run.folder / VIDEO).is_file():
+        with Image.open(path) as video:
+            still = io.BytesIO()
+            video.convert("RGB").save(still, "PNG")
+        alt = f"An episode of {run.name} in {run.config.env}: what happens, and what is believed of the context."
+        data = {"data": _data(path.read_bytes(), "gif"), "still": _data(still.getvalue(), "png")}
+        found.append({**data, "alt": alt, "caption": "an episode"})
+    if (path := run.folder / BELIEFS).is_file():
+        alt = f"The belief of {run.name} in {run.config.env} over an episode, and by its principal components."
+        data = {"data": _data(path.read_bytes(), "png"), "still": ""}
+        found.append({**data, "alt": alt, "caption": "its belief"})
+    return found
+
+
+def _data(content: bytes, kind: str) -> str:
+    """The address of a picture that is its content."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _advice(runs: Sequence[Run]) -> str:
+    """How to draw what is missing."""
+    if not runs:
+        return ""
+    command = f"make video RUN={runs[0].folder} and make beliefs RUN={runs[0].folder}"
+    return (
+        f"Nothing is drawn yet of {', '.join(run.name for run in runs)}: {command} draw it, and the next report has it."
+    )
+
+
+def _configuration(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Fields in which runs differ, and those that all have in common."""
+    fields = [{name: value for name, value, _ in rules.fields(run.config)} for run in runs]
+    names = list(dict.fromkeys(name for each in fields for name in each))
+    values = {name: [str(each.get(name, "-")) for each in fields] for name in names}
+    differ = {name: row for name, row in values.items() if len(set(row)) > 1}
+    same = {name: row for name, row in values.items() if name not in differ}
+    parts = [{"title": "Fields that differ", "fields": differ, "open": True}] if differ else []
+    return [*parts, {"title": "All others" if differ else "All fields", "fields": same, "open": False}]
