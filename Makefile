@@ -93,7 +93,7 @@ report: $(if $(RUNS),$(STAMP))  ## Report on runs in one HTML file: RUNS="a 'b c
 
 watch: $(if $(value RUN),$(STAMP))  ## Watch a run in TensorBoard, while it trains too: RUN= ARGS=
 	$(if $(value RUN),,$(error RUN= is missing: name the run folder, as in `make watch RUN=runs/NAME`))
-	@test -d $(call QUOTE,RUN)/tensorboard || { echo error: run is $(call QUOTE,RUN)\; it must be a run folder with TensorBoard events, which --no-tensorboard leaves out >&2; exit 2; }
+	@test -f $(call QUOTE,RUN)/config.json || { printf "error: run is '%s'; it must be a run folder, one with a config.json\n" $(call QUOTE,RUN) >&2; exit 2; }
 	$(BIN)/tensorboard --logdir $(call QUOTE,RUN) $(ARGS)
 
 table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off

@@ -110,6 +110,16 @@ def _import_plugins(argv: list[str]) -> None:
         PLUGINS.append(name)
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a file whose folder is not there, before anything is computed for it.
+
+    Raises:
+        UserError: names the file and the folder.
+    """
+    if not out.parent.is_dir():
+        raise ConfigError(f"out is {str(out)!r}; {str(out.parent)!r} must be a folder")
+
+
 @contextlib.contextmanager
 def writing(path: Path, field: str = "out") -> Iterator[None]:
     """Turn a failure to write into an error of one line.

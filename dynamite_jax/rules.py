@@ -15,9 +15,10 @@ _POSITIVE = ("> 0", lambda x: x > 0)
 _NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
 _AT_LEAST_ONE = ("1 or more", lambda x: x >= 1)
 _FRACTION = ("between 0 and 1", lambda x: 0 <= x <= 1)
+_ROOT = ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32)  # of random streams
 _RULES = {
     **dict.fromkeys(("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE),
-    "seed": ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
+    "seed": _ROOT,
     **dict.fromkeys(
         ("network.latent", "network.hidden", "network.embedding", "network.layers", "network.heads"), _AT_LEAST_ONE
     ),
@@ -80,6 +81,17 @@ def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
         value, name = getattr(config, field.name), prefix + field.name
         leaves += fields(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value, hints[field.name])]
     return leaves
+
+
+def check_root(name: str, value: int) -> None:
+    """Refuse what is no root of random streams.
+
+    Raises:
+        ConfigError: names it, its value and what is allowed.
+    """
+    allowed, holds = _ROOT
+    if not holds(value):
+        raise ConfigError(f"{name} is {value}; it must be {allowed}")
 
 
 def check_values(config: "Config") -> None:

@@ -1,5 +1,6 @@
 """One picture of a belief: over an episode, over the contexts, and where it expects reward."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from dynamite_jax.beliefs.segments import SegmentBelief
 from dynamite_jax.data.types import Array, Gaussian
 from dynamite_jax.errors import writing
 
+# Steps whose reward is decoded, from the switch to the longest session but the first.
 AROUND_A_SWITCH = (
     -1,
     1,
@@ -26,7 +28,7 @@ AROUND_A_SWITCH = (
     4,
     9,
 )  # steps whose reward is decoded, from the switch to the longest session but the first
-FEW = 10  # contexts that are named
+FEW = 10  # contexts that have a colour each
 POINTS = 3000  # steps in the plane of principal components
 INCHES, DPI = 11.0, 110  # of the width
 
@@ -52,10 +54,11 @@ def draw(viewed: Viewed, out: Path, title: str) -> None:
     over_time: Figure | SubFigure = figure
     if maps:
         over_time, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[sum(heights), 2.4])[:, 0]
+        below.suptitle("reward that is expected of standing still", fontsize=SMALL)
         for axes, one in zip(below.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
             _draw_map(axes, one)
     grid = over_time.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[5, 3])
-    shown = int(episode.length) - 1
+    shown = episode.length - 1
     panel(viewed.env, episode, over_time, grid[0, 0]).show(shown)
     rows = iter(range(1, len(heights)))
     if probability is not None:
@@ -119,31 +122,36 @@ class _Map(NamedTuple):
 def _maps(viewed: Viewed) -> list[_Map]:
     """What the belief expects around a switch; nothing where it decodes no reward, or there is no plane."""
     env, agent, params, episode = viewed
-    places = reward_maps.places(env, state_at(episode, 0).physics)
-    if places is None or not agent.belief.decodes:
-        return []
-    result = []
-    decode = jax.jit(lambda belief, key: reward_maps.expected(agent, params, belief, places, key))
+
+    @jax.jit
+    def expected(belief: Any, places: reward_maps.Places) -> Array:
+        return reward_maps.expected(agent, params, belief, places, jax.random.key(0))
+
+    maps = []
     for step in steps_around_a_switch(episode):
-        belief = jax.tree.map(lambda x, step=step: x[step], episode.belief)
-        here = map(np.asarray, reward_maps.marks(env, state_at(episode, step)))
-        result.append(_Map(step, places.extent, np.asarray(decode(belief, jax.random.key(0))), *here))
-    return result
+        state = state_at(episode, step)
+        places = reward_maps.places(env, state.physics)
+        if places is None or not agent.belief.decodes:
+            return []
+        reward = np.asarray(expected(jax.tree.map(itemgetter(step), episode.belief), places))
+        maps.append(_Map(step, places.extent, reward, *map(np.asarray, reward_maps.marks(env, state))))
+    return maps
 
 
 def steps_around_a_switch(episode: Episode) -> list[int]:
     """Steps just before and after the switch to the longest session but the first; of an episode without, its first."""
-    length = int(episode.length)
-    starts = np.flatnonzero(np.asarray(episode.switched)[:length])
+    length = episode.length
+    starts = np.flatnonzero(episode.switched)
     switch = starts[np.argmax(np.diff(starts, append=length))] if len(starts) else 1
     return [step for step in (int(switch) + offset for offset in AROUND_A_SWITCH) if 0 <= step < length]
 
 
 def _draw_map(axes: Axes, one: _Map) -> None:
+    """The reward in colours, a ring around the goal, a square where the agent is."""
     image = axes.imshow(one.reward, extent=one.extent, origin="lower", cmap="viridis")
     axes.plot(*one.goal, "o", markerfacecolor="none", markeredgecolor=TRUE, markersize=12, markeredgewidth=2)
     axes.plot(*one.agent, "s", color="white", markeredgecolor="black", markersize=5)
-    axes.set_title(f"reward expected, step {one.step}", fontsize=SMALL)
+    axes.set_title(f"step {one.step}", fontsize=SMALL)
     axes.tick_params(labelsize=SMALLER)
     colours = axes.figure.colorbar(image, ax=axes, shrink=0.75)
     colours.ax.tick_params(labelsize=SMALLER)
@@ -151,9 +159,9 @@ def _draw_map(axes: Axes, one: _Map) -> None:
 
 def _draw_components(axes: Axes, viewed: Viewed) -> None:
     """The belief of many steps in the plane of its principal components, coloured by the true context."""
-    known, others = contexts(viewed.env), viewed.episode.others
-    features = np.asarray(others.features).reshape(-1, others.features.shape[-1])
-    truth = np.asarray(others.truth).reshape(len(features), -1)
+    known, others = contexts(viewed.env), viewed.episode.held_out
+    features, truth = np.asarray(others.features)[others.valid], np.asarray(others.truth)[others.valid]
+    truth = truth.reshape(len(features), -1)
     some = np.random.default_rng(0).permutation(len(features))[:POINTS]
     both, share = components(features[some])
     few = known.finite and len(known.names) <= FEW
@@ -164,7 +172,7 @@ def _draw_components(axes: Axes, viewed: Viewed) -> None:
     axes.set_ylabel(f"second, {share[1]:.0%}", fontsize=SMALL)
     axes.tick_params(labelsize=SMALLER)
     legend = axes.figure.colorbar(points, ax=axes, location="top", shrink=0.8)
-    legend.set_label("context" if known.finite else known.names[0], fontsize=SMALL)
+    legend.set_label("number of the context" if known.finite else known.names[0], fontsize=SMALL)
     legend.ax.tick_params(labelsize=SMALLER)
     if few:
-        legend.set_ticks(range(len(known.names)), labels=known.names)
+        legend.set_ticks(range(len(known.names)))

@@ -26,12 +26,11 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, *, title: str = "", 
         UserError: a folder is no run or holds no metrics, the environments differ, the number of labels is not that of
             runs, or `out` can't be written.
     """
-    run_folder.check_labels(runs, labels)
+    run_folder.check_several(runs, labels)
     check_format(out)
     loaded = [load(run) for run in runs]
     of_runs = [config for config, _ in loaded]
-    run_folder.check_one_env(runs, of_runs)
-    names, first = labels or [config.method for config in of_runs], of_runs[0]
+    names, first = run_folder.names(runs, of_runs, labels), of_runs[0]
     drawn = zip(names, (curves.of(records) for _, records in loaded), strict=True)
     _draw_curves(tuple(drawn), _references(runs, first), out, title or first.env)
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,14 +15,15 @@ from PIL import Image
 from plotly.offline import get_plotlyjs  # of an extra  # pyright: ignore[reportMissingImports]
 
 import dynamite_jax
+from dynamite_envs.errors import UserError
 from dynamite_jax import rules
 from dynamite_jax.analysis import columns, statistics
 from dynamite_jax.analysis.figures import looks
 from dynamite_jax.config import Config
 from dynamite_jax.errors import writing
+from dynamite_jax.runtime import run_folder
 from dynamite_jax.runtime.loggers import Record
 
-VIDEO, BELIEFS = "video.gif", "beliefs.png"  # in run folders, as `make video` and `make beliefs` write them
 RESAMPLES = 1000  # of a bootstrap at each point of a curve
 DASHES = {"-": ("solid", "solid"), "--": ("dash", "dashed"), "-.": ("dashdot", "dashed"), ":": ("dot", "dotted")}
 NOT_CURVES = ("chunk", "env_steps", "wall_s", "return_iqm")
@@ -125,14 +127,17 @@ def _speed(summary: Record) -> list[str]:
 def _pictures(run: Run) -> list[dict[str, str]]:
     """What was drawn of a run, each as data of its own."""
     found = []
-    if (path := run.folder / VIDEO).is_file():
-        with Image.open(path) as video:
-            still = io.BytesIO()
-            video.convert("RGB").save(still, "PNG")
+    if (path := run.folder / run_folder.VIDEO).is_file():
+        still = io.BytesIO()
+        try:
+            with Image.open(path) as video:
+                video.convert("RGB").save(still, "PNG")
+        except OSError:
+            raise UserError(f"runs: {str(path)!r} is no picture; remove it, or draw it anew") from None
         alt = f"An episode of {run.name} in {run.config.env}: what happens, and what is believed of the context."
         data = {"data": _data(path.read_bytes(), "gif"), "still": _data(still.getvalue(), "png")}
         found.append({**data, "alt": alt, "caption": "an episode"})
-    if (path := run.folder / BELIEFS).is_file():
+    if (path := run.folder / run_folder.BELIEFS).is_file():
         alt = f"The belief of {run.name} in {run.config.env} over an episode, and by its principal components."
         data = {"data": _data(path.read_bytes(), "png"), "still": ""}
         found.append({**data, "alt": alt, "caption": "its belief"})
@@ -148,10 +153,10 @@ def _advice(runs: Sequence[Run]) -> str:
     """How to draw what is missing."""
     if not runs:
         return ""
-    command = f"make video RUN={runs[0].folder} and make beliefs RUN={runs[0].folder}"
-    return (
-        f"Nothing is drawn yet of {', '.join(run.name for run in runs)}: {command} draw it, and the next report has it."
-    )
+    folder = shlex.quote(str(runs[0].folder))
+    drawing = f"make video RUN={folder} and make beliefs RUN={folder}"
+    none = f"Nothing is drawn yet of {', '.join(run.name for run in runs)}."
+    return f"{none} Where there is something to draw, {drawing} do it, and the next report has it."
 
 
 def _configuration(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Pictures of a belief over the steps of an episode, beside the true context; drawn without pyplot."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,9 @@ from dynamite_jax.data.types import Gaussian
 
 TRUE, BELIEVED, NOW = "tab:red", "tab:blue", "0.4"
 SMALL, SMALLER = 8, 7  # points of letters
+DOTS: dict[str, Any] = {"marker": ".", "markersize": 3}  # by which a single step is seen
+UNSEEN = 0.02  # share of the steps whose band may reach beyond the axes, at each end
+MARGIN = 0.1  # of the range of what is shown
 
 
 class Panel(Protocol):
@@ -34,7 +37,7 @@ def panel(env: DLCMDP, episode: Episode, figure: Figure | SubFigure, place: Subp
         place: which part of the figure it has.
     """
     if isinstance(env.unwrapped, ScratchItch):
-        return Limbs(env.unwrapped, episode, figure, place)
+        return Limbs(episode, figure, place)
     known = contexts(env)
     return (Probabilities if known.finite else Numbers)(known, episode, figure, place)
 
@@ -52,15 +55,15 @@ class Probabilities:
         self._image = axes.imshow(
             shown, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none", extent=extent
         )
-        self._line = axes.plot([], [], color=TRUE, linewidth=1.5, drawstyle="steps-mid")[0]
+        self._line = axes.plot([], [], color=TRUE, linewidth=1.5, drawstyle="steps-mid", **DOTS)[0]
         axes.set_yticks(range(count), known.names)
         self._time = TimeMarks(axes, episode)
 
     def show(self, step: int) -> None:
         """Up to a step."""
-        seen = np.arange(len(self._truth)) <= step
-        self._image.set_data(np.where(seen, self._believed, np.nan))
-        self._line.set_data(np.flatnonzero(seen), self._truth[seen])
+        before = np.arange(len(self._truth)) <= step
+        self._image.set_data(np.where(before, self._believed, np.nan))
+        self._line.set_data(np.flatnonzero(before), self._truth[before])
         self._time.show(step)
 
 
@@ -77,14 +80,20 @@ class Numbers:
         self._times, self._bands, self._lines, self._truths = [], [], [], []
         for row, name in enumerate(known.names):
             axes = figure.add_subplot(grid[row])
-            low, high = self._truth[:, row].min(), self._truth[:, row].max()
-            margin = 0.5 * (high - low) + self._deviation[:, row].mean()
-            axes.set(ylim=(low - margin, high + margin), xlim=(-0.5, len(self._truth) - 0.5))
+            axes.set_ylim(*self._limits(row))
             axes.set_ylabel(name, fontsize=SMALL)
             self._bands.append(axes.fill_between([], [], color=BELIEVED, alpha=0.25, linewidth=0))
             self._lines.append(axes.plot([], [], color=BELIEVED, linewidth=1.5)[0])
-            self._truths.append(axes.plot([], [], color=TRUE, linewidth=1.2, drawstyle="steps-mid")[0])
+            self._truths.append(axes.plot([], [], color=TRUE, linewidth=1.5, drawstyle="steps-mid", **DOTS)[0])
             self._times.append(TimeMarks(axes, episode, labelled=row == len(known.names) - 1))
+
+    def _limits(self, row: int) -> tuple[float, float]:
+        """All of the truth, and the band but for a few steps."""
+        truth, mean, deviation = self._truth[:, row], self._mean[:, row], self._deviation[:, row]
+        low = min(truth.min(), np.quantile(mean - deviation, UNSEEN))
+        high = max(truth.max(), np.quantile(mean + deviation, 1 - UNSEEN))
+        margin = MARGIN * (high - low)
+        return low - margin, high + margin
 
     def show(self, step: int) -> None:
         """Up to a step."""
@@ -100,7 +109,7 @@ class Numbers:
 class Limbs:
     """Probabilities of the places on both limbs before one step; the itch as a red disc."""
 
-    def __init__(self, env: ScratchItch, episode: Episode, figure: Figure | SubFigure, place: SubplotSpec):
+    def __init__(self, episode: Episode, figure: Figure | SubFigure, place: SubplotSpec):
         """Draw the axes."""
         self._believed = np.asarray(episode.believed).reshape(-1, len(LIMBS), ALONG, AROUND)
         self._itch = episode.states.context
@@ -125,7 +134,7 @@ class Limbs:
 
 
 class TimeMarks:
-    """Switches as dashed lines, boundaries that the agent predicted as triangles, and the step that it is."""
+    """Switches as dotted lines, boundaries that the agent predicted as triangles, and the step that it is."""
 
     def __init__(self, axes: Axes, episode: Episode, labelled: bool = True):
         """Draw none yet; with `labelled` the axis of time has numbers and a name."""
@@ -134,6 +143,7 @@ class TimeMarks:
         marks = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         self._lines = [axes.axvline(step - 0.5, color=TRUE, linestyle=":", linewidth=1) for step in self._switches]
         self._triangles = axes.plot([], [], "v", color="black", markersize=4, **marks)[0]
+        self._triangles.set_in_layout(False)  # without points it has no size, at which a layout stumbles
         self._now = axes.axvline(-0.5, color=NOW, linewidth=1)
         axes.set_xlim(-0.5, len(episode.reward) - 0.5)
         axes.tick_params(labelsize=SMALLER, labelbottom=labelled)

@@ -48,12 +48,13 @@ def probabilities(features: Array, posterior: Array, key: Array) -> Array:
     return jax.nn.softmax(logits)
 
 
-def numbers(features: Array, values: Array, key: Array) -> Gaussian:
+def numbers(features: Array, values: Array, valid: Array, key: Array) -> Gaussian:
     """Train a small network to read numbers, and how sure they are, off the inputs of a policy.
 
     Args:
         features: inputs of the policy, normalised, [H, N, F].
         values: the numbers, [H, N, C].
+        valid: steps to learn from, [H, N].
         key: of the reader's parameters and batches.
 
     Returns:
@@ -65,13 +66,13 @@ def numbers(features: Array, values: Array, key: Array) -> Gaussian:
     def split(outputs: Array) -> Gaussian:
         return Gaussian(*jnp.split(outputs, 2, axis=-1))
 
-    def negative_log_likelihood(outputs: Array, value: Array) -> Array:
-        belief = split(outputs)
+    def negative_log_likelihood(outputs: Array, target: Array) -> Array:
+        belief, value, counts = split(outputs), target[..., :-1], target[..., -1]
         error = (value - belief.mean) ** 2 * jnp.exp(-belief.log_variance)
-        return 0.5 * (error + belief.log_variance).sum(-1)
+        return counts * 0.5 * (error + belief.log_variance).sum(-1)
 
-    in_deviations = (values - mean) / deviation
-    outputs = _outputs(features, in_deviations, key, size=2 * values.shape[-1], loss=negative_log_likelihood)
+    targets = jnp.concatenate([(values - mean) / deviation, valid[..., None]], axis=-1)
+    outputs = _outputs(features, targets, key, size=2 * values.shape[-1], loss=negative_log_likelihood)
     belief = split(outputs)
     return Gaussian(mean + deviation * belief.mean, belief.log_variance + 2 * jnp.log(deviation))
 

@@ -1,6 +1,7 @@
 """Episodes to look at: what an agent did in one, what it took for a switch, and what it believed of the context."""
 
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,44 +11,43 @@ from flax import struct
 
 from dynamite_envs import pictures
 from dynamite_envs.dlcmdp import DLCMDP, FiniteDLCMDP, State
-from dynamite_envs.errors import UserError
 from dynamite_envs.scratch_itch.env import LIMBS, Itch, ScratchItch
 from dynamite_jax.analysis import readout
 from dynamite_jax.analysis.evaluation import load_run
 from dynamite_jax.data.rollout import Agent, play
 from dynamite_jax.data.types import AgentParams, Array, Gaussian
-from dynamite_jax.runtime import run_folder
 
 EPISODES = 256  # the reader of the belief is fitted to most of them; the last of the others is looked at
 ALONG, AROUND = 6, 3  # bins of a limb
 
 
-class Others(struct.PyTreeNode):
-    """M episodes.
+class HeldOut(struct.PyTreeNode):
+    """The M episodes that the reader was not fitted to.
 
     Attributes:
         features: of the belief before each step, before normalisation, [H, M, F].
         truth: the context of each step, as in `Episode`, [H, M, ...].
+        valid: whether the task had not ended before the step, [H, M].
     """
 
     features: Array
     truth: Array
+    valid: Array
 
 
 class Episode(struct.PyTreeNode):
-    """One episode of H steps.
+    """One episode, of the H steps until the task ended.
 
     Attributes:
         states: s_0 .. s_H, leaves [H + 1, ...].
         reward: of each step, [H].
-        switched: whether the context that holds in a step is a new one, [H].
+        switched: whether a step is the first of a new session, [H]; its context may be the same.
         boundary: whether the agent took its newest evidence to come from a new session before each step, [H].
         truth: the context of each step: its number, [H], or the features of it, [H, C].
         believed: what a small network reads of it off the policy's inputs: probabilities, [H, n], or a normal
             distribution of each feature, [H, C].
         belief: state of the belief before each step, leaves [H, ...].
-        length: steps until the task ended, [].
-        others: `Others` of the episodes that the reader was not fitted to.
+        held_out: episodes beside it.
     """
 
     states: State
@@ -57,8 +57,12 @@ class Episode(struct.PyTreeNode):
     truth: Array
     believed: Array | Gaussian
     belief: Any
-    length: Array
-    others: Others
+    held_out: HeldOut
+
+    @property
+    def length(self) -> int:
+        """H."""
+        return len(self.reward)
 
 
 class Contexts(NamedTuple):
@@ -91,10 +95,13 @@ def itch_bins(itch: Itch) -> Array:
     return (itch.limb.astype(int) * ALONG + along) * AROUND + around
 
 
-def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> Episode:
+def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[Episode, Array]:
     """Play `EPISODES` episodes by the deterministic policy, and take down the last.
 
     Contexts and start states are the same for every agent that is given the same key.
+
+    Returns:
+        The episode, with steps behind its end up to the horizon, and its number of steps, [].
     """
     reset_key, key, reader_key = jax.random.split(key, 3)
     start = jax.vmap(env.reset)(jax.random.split(reset_key, EPISODES))
@@ -102,20 +109,24 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> Episod
     features = agent.normalise(params.normaliser, "features", rollout.features[:-1])
     truth = jax.vmap(jax.vmap(lambda context: _truth(env.unwrapped, context)))(states.context)[:-1]
     if (known := contexts(env)).finite:
-        believed = readout.probabilities(features, jax.nn.one_hot(truth, len(known.names)), reader_key)
+        labels = jax.nn.one_hot(truth, len(known.names))
+        believed = readout.probabilities(
+            features, labels * rollout.valid[..., None], reader_key
+        )  # of 0 nothing is learnt
     else:
-        believed = readout.numbers(features, truth, reader_key)
+        believed = readout.numbers(features, truth, rollout.valid, reader_key)
     last = jax.tree.map(lambda x: x[:, -1:], rollout)
     belief = agent.belief.encode(params.belief_params, agent.evidence(params.normaliser, last.trajectories))
 
-    held_out = jax.tree.leaves(believed)[0].shape[1]
-    of_belief = rollout.features[:-1, -held_out:, env.observation_size :]
+    count = jax.tree.leaves(believed)[0].shape[1]
+    of_belief = rollout.features[:-1, -count:, env.observation_size :]
+    held_out = HeldOut(of_belief, truth[:, -count:], rollout.valid[:, -count:])
 
     def of_last(x: Array) -> Array:
         return x[:, -1]
 
     session = states.session[:-1, -1]
-    return Episode(
+    episode = Episode(
         states=jax.tree.map(of_last, states),
         reward=of_last(rollout.reward),
         switched=jnp.concatenate([jnp.zeros(1, bool), session[1:] != session[:-1]]),
@@ -123,14 +134,21 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> Episod
         truth=of_last(truth),
         believed=jax.tree.map(of_last, believed),
         belief=jax.tree.map(of_last, belief),
-        length=of_last(rollout.valid).sum(),
-        others=Others(of_belief, truth[:, -held_out:]),
+        held_out=held_out,
     )
+    return episode, of_last(rollout.valid).sum()
+
+
+def until(episode: Episode, length: int) -> Episode:
+    """The first steps of an episode, and the state after the last."""
+    steps = jax.tree.map(lambda x: x[:length], episode.replace(states=None, held_out=None))
+    states = jax.tree.map(lambda x: x[: length + 1], episode.states)
+    return steps.replace(states=states, held_out=episode.held_out)
 
 
 def state_at(episode: Episode, step: int) -> State:
     """The state before a step."""
-    return jax.tree.map(lambda x: x[step], episode.states)
+    return jax.tree.map(itemgetter(step), episode.states)
 
 
 def _features(env: DLCMDP) -> jax.ShapeDtypeStruct:
@@ -166,16 +184,14 @@ def of_run(run: Path, *, seed: int, root: int) -> Viewed:
 
     Args:
         run: its folder.
-        seed: number of the agent among the seeds of the run.
+        seed: number of the agent among the seeds of the run, which has it.
         root: of contexts and start states.
 
     Raises:
-        UserError: there is no such run or agent, or no checkpoint can be trusted.
+        UserError: there is no such run, or no checkpoint can be trusted.
     """
-    seeds = run_folder.read_config(run).seeds
-    if not 0 <= seed < seeds:
-        raise UserError(f"seed is {seed}; {run} has agents from 0 to {seeds - 1}")
     program, params, _ = load_run(run, EPISODES)
     params = jax.tree.map(lambda x: x[seed], jax.device_get(params))
-    episode = jax.jit(partial(record, program.env, program.agent))(params, jax.random.key(root))
-    return Viewed(program.env, program.agent, params, jax.device_get(episode))
+    played = jax.jit(partial(record, program.env, program.agent))(params, jax.random.key(root))
+    episode, length = jax.device_get(played)
+    return Viewed(program.env, program.agent, params, until(episode, int(length)))

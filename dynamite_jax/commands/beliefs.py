@@ -9,22 +9,19 @@ from pathlib import Path
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.commands.episodes import EpisodeArguments
+from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import devices, run_folder
 
 
 @dataclass(frozen=True)
-class Arguments(Plugins):
+class Arguments(EpisodeArguments):
     """Draw what an agent believes: over an episode, by its principal components, and where it expects reward."""
 
     run: Path
     """Run folder, as written by training."""
     out: Path | None = None
     """Picture to write, replaced if it is there; by default beliefs.png in the run folder."""
-    seed: int = 0
-    """Number of the agent among the seeds of the run."""
-    episode: int = 0
-    """Which fresh episode: a root of its contexts and start."""
 
 
 @one_line_errors
@@ -33,9 +30,10 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_jax.analysis import figures
 
-    out = arguments.out or arguments.run / "beliefs.png"
+    out = arguments.out or arguments.run / run_folder.BELIEFS
     figures.check_format(out)
     config = run_folder.read_config(arguments.run)
+    arguments.check([arguments.run], [config], out)
     devices.setup(config.seeds)
     from dynamite_jax.analysis import belief_figure, viewing
     from dynamite_jax.methods import METHODS

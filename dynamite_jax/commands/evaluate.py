@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamite_envs.errors import UserError
+from dynamite_jax import rules
 from dynamite_jax.errors import Plugins, one_line_errors, parse, writing
 from dynamite_jax.runtime import devices, processes, run_folder
 from dynamite_jax.runtime.processes import Processes
@@ -32,6 +33,7 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     if arguments.episodes < 1:
         raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
+    rules.check_root("seed", arguments.seed)
     devices.setup(None if arguments.several else run_folder.read_config(arguments.run).seeds)
     arguments.join()
     if arguments.several:  # or one that sees no run would leave the others waiting

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynamite_envs.errors import UserError
 from dynamite_jax.config import ConfigError
-from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.errors import Plugins, check_folder, one_line_errors, parse
 from dynamite_jax.runtime import run_folder
 
 
@@ -32,23 +32,19 @@ class Arguments(Plugins):
 def main() -> None:
     """Read the runs, write the page, and print its path."""
     arguments = parse(Arguments, sys.argv[1:])
-    runs, labels = arguments.runs, arguments.labels
-    run_folder.check_labels(runs, labels)
+    runs = arguments.runs
+    run_folder.check_several(runs, arguments.labels)
     if arguments.out.suffix != ".html":
         raise ConfigError(f"out is {str(arguments.out)!r}; its name must end in .html")
-    if len(set(labels)) < len(labels):
-        raise ConfigError(f"labels are {', '.join(labels)}; they must differ")
+    check_folder(arguments.out)
     if find_spec("plotly") is None:
-        raise UserError("report needs the package plotly, set up with `make setup EXTRAS=report`")
+        raise UserError("the package plotly is missing, which the extra report installs")
     from dynamite_jax.analysis import figures, html_report
     from dynamite_jax.commands.runs import make_row, score
 
     loaded = [figures.load(run) for run in runs]
     of_runs = [config for config, _ in loaded]
-    run_folder.check_one_env(runs, of_runs)
-    methods = [config.method for config in of_runs]
-    alike = len(set(methods)) < len(methods)
-    names = labels or [f"{method} ({run})" if alike else method for method, run in zip(methods, runs, strict=True)]
+    names = run_folder.names(runs, of_runs, arguments.labels)
     shown, rows = [], {}
     for name, run, (config, records) in zip(names, runs, loaded, strict=True):
         finished = (run / run_folder.SUMMARY).is_file()

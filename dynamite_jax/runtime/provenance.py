@@ -23,7 +23,18 @@ DEPENDENCIES = ("jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "d
 # Modules that decide the numbers of a run, and those among them that only name, start or show things.
 _PARTS = ("agents", "algorithms", "analysis", "beliefs", "data", "methods", "networks")
 DECIDING = ("dynamite_envs.", *(f"dynamite_jax.{name}." for name in _PARTS))
-_SHOWING = ("belief_figure", "columns", "curves", "figures", "panels", "report", "reward_maps", "video", "viewing")
+_SHOWING = (
+    "belief_figure",
+    "columns",
+    "curves",
+    "figures",
+    "html_report",
+    "panels",
+    "report",
+    "reward_maps",
+    "video",
+    "viewing",
+)
 BYSTANDERS = {"dynamite_envs.registry", *(f"dynamite_jax.analysis.{name}" for name in _SHOWING)}
 
 

@@ -19,6 +19,7 @@ from dynamite_jax.runtime.loggers import Record
 
 SUMMARY = "summary.json"
 ORIGINS = "origins.jsonl"
+VIDEO, BELIEFS = "video.gif", "beliefs.png"  # pictures, if they are drawn
 
 
 class Taken(UserError):
@@ -105,11 +106,23 @@ def read_config(run: Path) -> Config:
     return configs.load(run / "config.json")
 
 
-def check_one_env(runs: Sequence[Path], of_runs: Sequence[Config]) -> None:
-    """Refuse runs that can't be shown beside each other.
+def check_several(runs: Sequence[Path], labels: Sequence[str]) -> None:
+    """Refuse no runs at all, and labels that are not as many, unless there are none.
 
     Raises:
-        UserError: names the first that is of another environment than the first.
+        UserError: says how many there are.
+    """
+    if not runs:
+        raise ConfigError("runs are none; name one run folder or more")
+    if labels and len(labels) != len(runs):
+        raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+
+
+def names(runs: Sequence[Path], of_runs: Sequence[Config], labels: Sequence[str]) -> tuple[str, ...]:
+    """What runs that are shown beside each other are called: labels, or methods, with folders where those are alike.
+
+    Raises:
+        UserError: the first that is of another environment than the first; or names that don't differ.
     """
     first = of_runs[0]
     for run, config in zip(runs, of_runs, strict=True):
@@ -117,17 +130,26 @@ def check_one_env(runs: Sequence[Path], of_runs: Sequence[Config]) -> None:
             same = f"{run} is of {config.env}, {runs[0]} of {first.env}"
             if config.env == first.env:
                 same = f"{run} has other env_options than {runs[0]}"
-            raise UserError(f"runs: {same}; they must be of one environment")
+            raise ConfigError(f"runs: {same}; they must be of one environment")
+    methods = [config.method for config in of_runs]
+    if len(set(methods)) < len(methods):
+        methods = [f"{method} ({run})" for method, run in zip(methods, runs, strict=True)]
+    chosen = tuple(labels or methods)
+    if len(set(chosen)) < len(chosen):
+        field = "labels" if labels else "runs"
+        raise ConfigError(f"{field} are {', '.join(labels or map(str, runs))}; they must differ")
+    return chosen
 
 
-def check_labels(runs: Sequence[Path], labels: Sequence[str]) -> None:
-    """Refuse labels that are not as many as runs, unless there are none.
+def check_seed(seed: int, runs: Sequence[Path], of_runs: Sequence[Config]) -> None:
+    """Refuse the number of an agent that a run does not have.
 
     Raises:
-        UserError: says how many there are.
+        UserError: names the run, and its agents.
     """
-    if labels and len(labels) != len(runs):
-        raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
+    for run, config in zip(runs, of_runs, strict=True):
+        if not 0 <= seed < config.seeds:
+            raise ConfigError(f"seed is {seed}; {run} has agents from 0 to {config.seeds - 1}")
 
 
 def read_summary(out: Path) -> Record:

@@ -54,18 +54,32 @@ def test_an_environment_without_a_plane_has_no_places():
 
 
 @pytest.mark.parametrize(
-    ("env", "place"), [("gridworld", lambda s: s.physics.agent), ("point_robot", lambda s: s.physics)]
+    ("env", "place", "moved", "best"),
+    [
+        ("gridworld", lambda env, physics: physics.agent, lambda physics, xy: physics.replace(agent=xy), 1.0),
+        ("point_robot", lambda env, physics: physics, lambda physics, xy: xy, 0.0),
+        ("reacher", lambda env, physics: env.tip(physics), None, None),
+    ],
 )
-def test_marks_are_where_agent_and_goal_are(env, place):
-    """The decoder of the exact reward would be largest at the goal."""
+def test_marks_are_where_agent_and_goal_are(env, place, moved, best):
+    """An agent that stands on the goal is paid most."""
     env = registry.make(env)
     state = env.reset(jax.random.key(1))
     agent, goal = reward_maps.marks(ObserveContext.of(env), state)
-    np.testing.assert_array_equal(agent, place(state))
-    state = state.replace(physics=goal if agent.dtype == jnp.float32 else state.physics.replace(agent=goal))
+    np.testing.assert_array_equal(agent, place(env, state.physics))
+    if moved is None:
+        np.testing.assert_array_equal(goal, state.context)
+        return
     still = env.action_space.zeros(())
-    reward = env.dynamics(state.physics, state.context, still, jax.random.key(0))[1]
-    assert float(reward) == pytest.approx(1.0 if agent.dtype == jnp.int32 else 0.0)
+    reward = env.dynamics(moved(state.physics, goal), state.context, still, jax.random.key(0))[1]
+    assert float(reward) == pytest.approx(best)
+
+
+def test_goals_that_a_switch_draws_anew_are_those_of_the_map():
+    env = registry.make("gridworld", reset_on_switch=True)
+    one, other = (env.reset(jax.random.key(seed)).physics for seed in (0, 1))
+    places = [reward_maps.places(env, physics) for physics in (one, other)]
+    assert places[0] and places[1] and not np.array_equal(places[0].observation, places[1].observation)
 
 
 def test_the_reward_is_decoded_where_it_is_expected():
@@ -115,19 +129,17 @@ def test_the_probability_of_a_boundary_is_that_of_a_segment_of_one_transition():
     np.testing.assert_allclose(probability, [0.5, 0.0, 0.1], atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["dynamite", "secbad", "varibad", "rl2"])
+@pytest.mark.parametrize("method", ["dynamite", "varibad", "rl2"])
 def test_boundaries_that_are_likely_are_predicted(method):
     program, states = build(tiny_config("probe_match", method))
     params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
-    record = jax.jit(viewing.record, static_argnums=(1,))(program.env, program.agent, params, jax.random.key(0))
+    record, _ = jax.jit(viewing.record, static_argnums=(1,))(program.env, program.agent, params, jax.random.key(0))
     probability = belief_figure.boundary_probability(program.agent.belief, record.belief)
     if method in ("varibad", "rl2"):
         assert probability is None
         return
-    assert probability is not None and probability.shape == record.boundary.shape
-    assert probability.min() >= 0 and probability.max() <= 1
-    if method == "dynamite":
-        np.testing.assert_array_equal(probability > 0.5, record.boundary)
+    assert probability is not None and record.boundary.any() and not record.boundary.all()
+    np.testing.assert_array_equal(probability > 0.5, record.boundary)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +154,14 @@ def test_boundaries_that_are_likely_are_predicted(method):
 def test_maps_are_of_steps_around_the_switch_to_the_longest_session(switches, length, steps):
     fields: Any = dict.fromkeys(viewing.Episode.__dataclass_fields__)
     switched = np.isin(np.arange(60), switches)
-    episode = viewing.Episode(**{**fields, "switched": switched, "length": np.array(length)})
+    episode = viewing.Episode(**{**fields, "switched": switched[:length], "reward": np.zeros(length)})
     assert belief_figure.steps_around_a_switch(episode) == steps
 
 
 # -- the command --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")
 @pytest.mark.parametrize(("method", "heights"), [("dynamite", 8.2), ("rl2", 3.1)])
 def test_a_belief_is_drawn_with_what_it_has(method, heights, tmp_path, monkeypatch, capsys):
     """`rl2` has neither boundaries, nor a latent, nor a decoder."""

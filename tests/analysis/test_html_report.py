@@ -149,8 +149,8 @@ def test_tables_have_what_runs_have_left(page, chromium):
     assert [row[0] for row in rows] == ["dynamite", "rl2"]
     cells = dict(zip(titles, rows[0], strict=True))
     assert cells["return"] == "6.00 [5.00, 7.00]" and cells["score"].startswith("0.600 ")
-    section = shown.locator("#results").inner_text()
-    assert "bayes-optimal 10.00" in section and "only in the curves: varibad" in section
+    assert "bayes-optimal 10.00" in shown.locator("#results").inner_text()
+    assert "(not finished yet: varibad)" in shown.locator("#curves").inner_text()
     assert table(shown, "speed")[1] == ["dynamite", "12,346", "3.2", "6.0", "1,234", "2 x cpu, x86"]
 
 
@@ -171,7 +171,10 @@ def test_what_was_drawn_is_in_it_and_what_was_not_is_told(page, chromium):
     assert shown.locator("figure").count() == 2
     widths = shown.evaluate("[...document.images].map((image) => image.naturalWidth)")
     assert widths == [40, 40]
-    assert "Nothing is drawn yet of rl2, varibad: make video RUN=" in shown.locator("main").inner_text()
+    assert (
+        "Nothing is drawn yet of rl2, varibad. Where there is something to draw, make video RUN="
+        in shown.locator("main").inner_text()
+    )
     still, _ = browser.opened(chromium, page, reduced_motion="reduce")
     sources = [image.split(",")[0] for image in still.evaluate("[...document.images].map((image) => image.currentSrc)")]
     assert sources == ["data:image/png;base64"] * 2
@@ -242,6 +245,9 @@ def test_runs_of_one_method_are_told_apart_by_their_folders(tmp_path, monkeypatc
         ("--runs a --out a.pdf", "out is 'a.pdf'; its name must end in .html"),
         ("--runs a b --labels x", "labels are 1; they must be as many as runs, 2"),
         ("--runs a b --labels x x", "labels are x, x; they must differ"),
+        ("--runs a a", "runs are a, a; they must differ"),
+        ("--runs", "runs are none; name one run folder or more"),
+        ("--runs a --out nowhere/a.html", "out is 'nowhere/a.html'; 'nowhere' must be a folder"),
         ("--runs a c", "runs: c has other env_options than a; they must be of one environment"),
         ("--runs a d", "runs: 'd' is no run folder; it must hold a config.json"),
     ],
@@ -250,6 +256,21 @@ def test_what_can_not_be_reported_is_refused(flags, message, tmp_path, refused):
     for name, options in (("a", {}), ("b", {}), ("c", {"p": 0.5})):
         save_run(tmp_path / name, "dynamite", env_options=options)
     assert refused(report, *flags.split()) == message
+
+
+@pytest.mark.parametrize("content", [b"none", b"GIF89a"])
+def test_a_damaged_picture_is_named(content, tmp_path, refused):
+    save_run(tmp_path / "run", "dynamite")
+    (tmp_path / "run" / "video.gif").write_bytes(content)
+    assert refused(report, "--runs", "run") == "runs: 'run/video.gif' is no picture; remove it, or draw it anew"
+
+
+def test_runs_that_are_not_finished_have_curves_alone(tmp_path, monkeypatch, chromium):
+    run = save_run(tmp_path / "run", "varibad", finished=False)
+    monkeypatch.setattr("sys.argv", ["report", "--runs", str(run), "--out", str(tmp_path / "a.html")])
+    report.main()
+    shown, wrong = browser.opened(chromium, tmp_path / "a.html")
+    assert wrong == [] and set(drawn(shown)) == {"varibad", "varibad interval"} and not table(shown, "results")
 
 
 def test_a_run_without_metrics_is_refused(tmp_path, refused):
@@ -261,4 +282,4 @@ def test_a_run_without_metrics_is_refused(tmp_path, refused):
 def test_a_report_needs_its_extra(tmp_path, refused, monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     line = refused(report, "--runs", "a")
-    assert line == "report needs the package plotly, set up with `make setup EXTRAS=report`"
+    assert line == "the package plotly is missing, which the extra report installs"

@@ -17,7 +17,7 @@ from dynamite_envs import registry
 from dynamite_envs.scratch_itch.env import Itch
 from dynamite_jax import config as configs
 from dynamite_jax.analysis import panels, video
-from dynamite_jax.analysis.viewing import ALONG, AROUND, Episode
+from dynamite_jax.analysis.viewing import ALONG, AROUND, Episode, until
 from dynamite_jax.commands import video as command
 from dynamite_jax.data.types import Gaussian
 from dynamite_jax.runtime import training
@@ -25,7 +25,7 @@ from dynamite_jax.runtime import training
 STEPS = 40
 
 
-def episode(env, believed: Any, truth: Any, states: Any = None, length: int = STEPS) -> Episode:
+def episode(env, believed: Any, truth: Any, states: Any = None) -> Episode:
     """An episode in which nothing moves, with a switch at step 10 and a boundary predicted at 12."""
     state = env.reset(jax.random.key(0))
     steps = np.arange(STEPS)
@@ -37,8 +37,7 @@ def episode(env, believed: Any, truth: Any, states: Any = None, length: int = ST
         truth=truth,
         believed=believed,
         belief=None,
-        length=np.array(length),
-        others=None,
+        held_out=None,
     )
     return Episode(**fields)
 
@@ -51,7 +50,7 @@ def repeated(state: Any) -> Any:
 def gridworld(length: int = STEPS) -> tuple[Any, Episode]:
     """Goal 0 until step 9, goal 1 then; it is known."""
     env, truth = registry.make("gridworld"), (np.arange(STEPS) >= 10).astype(int)
-    return env, episode(env, np.eye(2)[truth], truth, length=length)
+    return env, until(episode(env, np.eye(2)[truth], truth), length)
 
 
 def drawn(env, what: Episode, step: int) -> np.ndarray:
@@ -113,17 +112,19 @@ def test_numbers_have_a_band_of_one_deviation():
     truth = np.linspace(1.0, 2.0, STEPS)[:, None]
     deviation = 0.25
 
-    def middle_and_width(shift, deviation):
+    def drawn_with(shift: float) -> tuple[float, float, float]:
+        """How far above the truth the middle of the band is, its width, and a unit; pixels."""
         believed = Gaussian(jnp.asarray(truth + shift), jnp.full(truth.shape, 2 * np.log(deviation)))
-        image = drawn(env, episode(env, believed, truth), STEPS - 1)
-        rows = places(image[:, 200:203], (199, 221, 236), 14)[0]
-        return rows.mean(), np.ptp(rows)
+        what = episode(env, believed, truth).replace(switched=np.zeros(STEPS, bool))
+        image = drawn(env, what, STEPS - 1)
+        strip = image[:, 200:203]
+        band = places(strip, (199, 221, 236), 14)[0]
+        above = places(strip, RED)[0].mean() - (band.min() + band.max()) / 2
+        return above, np.ptp(band), np.ptp(places(image, RED)[0])  # the truth rises by 1
 
-    middle, width = middle_and_width(0.0, deviation)
-    unit = 225 / (1.0 + 2 * (0.5 + deviation))  # pixels of 1 m/s: the axes reach half the range and a deviation beyond
-    assert width == pytest.approx(2 * deviation * unit, abs=4)
-    higher, _ = middle_and_width(0.2, deviation)
-    assert middle - higher == pytest.approx(0.2 * unit, abs=3)
+    for shift in (0.0, 0.15):
+        above, width, unit = drawn_with(shift)
+        assert width == pytest.approx(2 * deviation * unit, abs=4) and above == pytest.approx(shift * unit, abs=4)
 
 
 def test_the_itch_is_marked_on_its_limb_where_it_is():
@@ -158,20 +159,34 @@ def test_probabilities_of_places_lie_on_their_limbs():
 @pytest.mark.parametrize(
     ("steps", "rate", "every", "expected"),
     [
-        (60, 10.0, None, (1, 10.0)),  # a grid: 6 s
-        (200, 20.0, None, (2, 10.0)),  # real time
-        (1000, 20.0, None, (7, 143 / 15)),  # 50 s are shown in 15
-        (200, 20.0, 8, (8, 2.5)),
+        (60, 10.0, None, (1, 61 / 6)),  # a grid: 6 s
+        (200, 20.0, None, (2, 101 / 10)),  # real time
+        (1000, 20.0, None, (7, 144 / 15)),  # 50 s are shown in 15
+        (57, 50.0, None, (5, 13 / 1.14)),  # not 6, as rounding would have it
+        (200, 20.0, 8, (8, 26 / 10)),
+        (1000, 20.0, 1000, (1000, 2 / 15)),
     ],
 )
 def test_an_episode_is_shown_as_it_happens_but_in_fifteen_seconds(steps, rate, every, expected):
     assert video.pace(steps, rate, every) == pytest.approx(expected)
-    every, rate = video.pace(steps, rate, every)
-    assert len(video.steps(steps, every)) / rate <= video.SECONDS + 1 / rate
+    every, shown = video.pace(steps, rate, every)
+    assert len(video.steps(steps, every)) / shown == pytest.approx(min(steps / rate, 15.0))
 
 
-def test_the_last_step_is_shown():
-    assert video.steps(10, 3) == [0, 3, 6, 9] and video.steps(11, 4) == [0, 4, 8, 10] and video.steps(1, 5) == [0]
+def test_the_last_state_is_shown():
+    assert video.steps(10, 3) == [0, 3, 6, 9, 10] and video.steps(8, 4) == [0, 4, 8] and video.steps(1, 5) == [0, 1]
+
+
+def test_the_end_has_the_whole_return(monkeypatch):
+    env, what = gridworld()
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, text, **how: titles.append(text))
+    list(video.frames(env, [video.Shown("one", what)], 30))
+    assert [title.split("\n")[1] for title in titles] == [
+        "step 0  session 0  return 0",
+        "step 30  session 0  return 30",
+        "step 40  session 0  return 40",
+    ]
 
 
 def test_episodes_are_side_by_side_until_the_longest_ends():
@@ -186,19 +201,23 @@ def test_episodes_are_side_by_side_until_the_longest_ends():
     assert height > width / 2
 
 
-@pytest.mark.parametrize("noise", [0, 255])
-def test_a_gif_is_no_larger_than_a_page_takes(noise, tmp_path):
-    """Pictures of nothing, and those that compress worst; in both the same time passes."""
+@pytest.mark.parametrize(("noise", "width", "count"), [(0, 324, 100), (255, 324, 100), (255, 2592, 30)])
+def test_a_gif_is_no_larger_than_a_page_takes(noise, width, count, tmp_path):
+    """Pictures of nothing, and those that compress worst; in both the same time passes, and the last is there."""
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, noise + 1, (378, 324, 3), np.uint8) for _ in range(100)]
-    video.write(images, 10.0, tmp_path / "a.gif")
+    images = [rng.integers(0, noise + 1, (378, width, 3), np.uint8) for _ in range(count - 1)]
+    images.append(np.full_like(images[0], 200))
+    video.write(images, count / 10, tmp_path / "a.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
     assert (tmp_path / "a.gif").stat().st_size <= video.BYTES
     with Image.open(tmp_path / "a.gif") as picture:
         durations = []
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)
             durations.append(picture.info["duration"])
+        last = np.asarray(picture.convert("RGB"), int)
     assert sum(durations) == pytest.approx(10_000, rel=0.05)
+    assert np.ptp(last, (0, 1)).max() == 0 and np.abs(last - 200).max() < 60
 
 
 def test_colours_survive_in_a_gif(tmp_path):
@@ -212,11 +231,11 @@ def test_colours_survive_in_a_gif(tmp_path):
 
 def test_an_mp4_holds_every_picture(tmp_path):
     images = [np.full((61, 83, 3), 25 * number, np.uint8) for number in range(8)]
-    video.write(images, 8.0, tmp_path / "a.mp4")
+    video.write(images, 2.5, tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        assert stream.average_rate == 8 and stream.codec_context.name == "h264"
+        assert stream.average_rate == 2.5 and stream.codec_context.name == "h264"
     assert [image.shape for image in shown] == [(60, 82, 3)] * 8
     np.testing.assert_allclose([image.mean() for image in shown], 25 * np.arange(8), atol=4)
 
@@ -232,6 +251,13 @@ def test_an_mp4_holds_every_picture(tmp_path):
         ("--labels a b", "labels are 2; they must be as many as runs, 1"),
         ("--runs here there", "runs: there is of point_robot, here of gridworld; they must be of one environment"),
         ("--runs here other", "runs: other has other env_options than here; they must be of one environment"),
+        ("--runs", "runs are none; name one run folder or more"),
+        ("--runs here here", "runs are here, here; they must differ"),
+        ("--out nowhere/a.gif", "out is 'nowhere/a.gif'; 'nowhere' must be a folder"),
+        ("--seed 2", "seed is 2; here has agents from 0 to 1"),
+        ("--runs here fewer --seed 1", "seed is 1; fewer has agents from 0 to 0"),
+        ("--episode 4294967296", "episode is 4294967296; it must be 0 to 2^32 - 1"),
+        ("--episode=-1", "episode is -1; it must be 0 to 2^32 - 1"),
         ("--runs nowhere", "run is 'nowhere'; it must be a run folder, one with a config.json"),
     ],
 )
@@ -243,14 +269,23 @@ def test_what_can_not_be_shown_is_refused(flags, message, tmp_path, refused):
     ):
         (tmp_path / folder).mkdir()
         configs.save(tiny_config(env, env_options=options), tmp_path / folder / "config.json")
+    (tmp_path / "fewer").mkdir()
+    configs.save(tiny_config("gridworld", seeds=1), tmp_path / "fewer" / "config.json")
     given = flags.split() if "--runs" in flags else ["--runs", "here", *flags.split()]
     assert refused(command, *given) == message
+
+
+def test_an_environment_without_a_picture_is_refused(tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    configs.save(tiny_config("probe_match"), tmp_path / "run" / "config.json")
+    line = refused(command, "--runs", "run")
+    assert line.startswith("env is ContextBandit, which has no picture; those of Grid, PointRobot, HalfCheetah")
 
 
 def test_an_mp4_needs_its_extra(refused, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     line = refused(command, "--runs", "here", "--out", "a.mp4")
-    assert line == "out is 'a.mp4'; the package av is missing, set up with `make setup EXTRAS=video`"
+    assert line == "out is 'a.mp4'; the package av is missing, which the extra video installs"
 
 
 def test_two_runs_are_shown_in_one_file(tmp_path, monkeypatch, capsys):

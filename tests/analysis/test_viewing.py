@@ -11,16 +11,16 @@ from conftest import build, tiny_config
 from dynamite_envs import registry
 from dynamite_envs.scratch_itch.env import Itch
 from dynamite_jax.analysis import readout, viewing
-from dynamite_jax.commands import video
 from dynamite_jax.data.types import Gaussian
-from refusals import save_run
 
 
 @cache
 def recorded(method: str) -> viewing.Episode:
     program, states = build(tiny_config("gridworld", method, env_options={"horizon": 12, "p": 0.3}))
     params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
-    return jax.jit(partial(viewing.record, program.env, program.agent))(params, jax.random.key(3))
+    episode, length = jax.jit(partial(viewing.record, program.env, program.agent))(params, jax.random.key(3))
+    assert length == 12
+    return episode
 
 
 def test_every_place_has_a_bin_of_its_limb():
@@ -64,7 +64,8 @@ def test_an_episode_is_what_was_played():
     np.testing.assert_array_equal(np.cumsum(episode.switched), episode.states.session[:-1])
     np.testing.assert_allclose(episode.states.reward[1:], episode.reward)
     assert episode.length == 12 and episode.believed.shape == (12, 2)
-    assert episode.others.features.shape == (12, 64, 4) and episode.others.truth.shape == (12, 64)
+    assert episode.held_out.features.shape == (12, 64, 4) and episode.held_out.truth.shape == (12, 64)
+    assert episode.held_out.valid.all()
 
 
 def test_beliefs_are_those_that_led_to_the_actions():
@@ -72,7 +73,7 @@ def test_beliefs_are_those_that_led_to_the_actions():
     program, _ = build(tiny_config("gridworld", "dynamite", env_options={"horizon": 12, "p": 0.3}))
     episode = recorded("dynamite")
     again = program.agent.belief.features(episode.belief)
-    np.testing.assert_allclose(again, episode.others.features[:, -1], atol=1e-5)
+    np.testing.assert_allclose(again, episode.held_out.features[:, -1], atol=1e-5)
     assert np.std(again) > 0.01
 
 
@@ -80,7 +81,7 @@ def test_a_context_that_is_observed_is_read_off():
     episode = recorded("oracle")
     believed = np.asarray(episode.believed)
     assert believed[np.arange(12), np.asarray(episode.truth)].min() > 0.98
-    assert episode.others.features.shape[-1] == 0
+    assert episode.held_out.features.shape[-1] == 0
 
 
 def test_numbers_are_read_off_with_the_deviation_of_what_is_left():
@@ -88,7 +89,7 @@ def test_numbers_are_read_off_with_the_deviation_of_what_is_left():
     key, noise, reader = jax.random.split(jax.random.key(0), 3)
     features = jax.random.uniform(key, (50, 200, 2), minval=0.5, maxval=2.0)
     values = 100.0 + 3.0 * features[..., :1] + features[..., 1:] * jax.random.normal(noise, (50, 200, 1))
-    belief = jax.jit(readout.numbers)(features, values, reader)
+    belief = jax.jit(readout.numbers)(features, values, jnp.ones((50, 200), bool), reader)
     assert isinstance(belief, Gaussian) and belief.mean.shape == (50, 50, 1)
     held_out = np.asarray(features[:, 150:])
     np.testing.assert_allclose(belief.mean[..., 0], 100.0 + 3.0 * held_out[..., 0], atol=0.6)
@@ -96,8 +97,31 @@ def test_numbers_are_read_off_with_the_deviation_of_what_is_left():
     assert np.abs(deviation / held_out[..., 1] - 1.0).mean() < 0.1
 
 
-@pytest.mark.parametrize("seed", [-1, 4])
-def test_an_agent_that_is_not_there_is_refused(seed, tmp_path, refused):
-    run = save_run(tmp_path / "run")
-    line = refused(video, "--runs", run, f"--seed={seed}")
-    assert line == f"seed is {seed}; {run} has agents from 0 to 3"
+def test_steps_behind_the_end_are_not_learnt_from():
+    key, reader = jax.random.split(jax.random.key(0))
+    features = jax.random.uniform(key, (50, 100, 1))
+    valid = jnp.arange(50)[:, None] < jnp.where(jnp.arange(100) % 2, 10, 50)
+    label = jax.nn.one_hot((features[..., 0] > 0.5).astype(int), 2)
+    zero = jnp.where(valid[..., None], features, 0.9)  # what lies there says the opposite
+    fitted = jax.jit(readout.probabilities)(zero, jnp.where(valid[..., None], label, 0.0), reader)
+    held_out, right = valid[:, 75:], label[:, 75:]
+    clear = held_out & (jnp.abs(features[:, 75:, 0] - 0.5) > 0.05)
+    assert jnp.abs(fitted - right)[clear].max() < 0.1
+    numbers = jnp.where(valid[..., None], features, 1000.0)
+    belief = jax.jit(readout.numbers)(zero, numbers, valid, reader)
+    assert jnp.abs(belief.mean - features[:, 75:])[held_out].mean() < 20.0 < 1000.0 * 0.4  # deviations are of all
+
+
+def test_an_episode_is_cut_where_the_task_ends():
+    program, states = build(tiny_config("probe_termination", env_options={"end": 0.3}))
+    params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
+    played, length = jax.jit(partial(viewing.record, program.env, program.agent))(params, jax.random.key(2))
+    assert 0 < length < played.length
+    episode = viewing.until(played, int(length))
+    leaves = jax.tree.leaves((episode.believed, episode.belief, episode.truth, episode.boundary, episode.switched))
+    assert {len(leaf) for leaf in leaves} == {episode.length} == {int(length)}
+    assert len(episode.states.obs) == length + 1
+    assert episode.states.terminated.tolist() == [False] * int(length) + [True]
+    valid = np.asarray(episode.held_out.valid)
+    features = np.abs(np.asarray(episode.held_out.features)).sum(-1)
+    assert 0.05 < valid.mean() < 0.9 and features[valid].all()

@@ -8,7 +8,20 @@ import pytest
 
 from conftest import tiny_config
 from damage import cut, flip, largest
-from dynamite_jax.commands import ablations, bench, evaluate, export, plot, sweep_p, table, train, tune
+from dynamite_jax.commands import (
+    ablations,
+    beliefs,
+    bench,
+    evaluate,
+    export,
+    plot,
+    report,
+    sweep_p,
+    table,
+    train,
+    tune,
+    video,
+)
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime import training
 
@@ -226,6 +239,14 @@ PATHS = {
         "out is 'used'; to resume it must be a run folder, one with a conf",
     ),
     "another run": (train, "--resume --out run --num-envs 16", "has another config; num_envs: 8 -> 16"),
+    "no root": (evaluate, "--run run --seed 4294967296", "seed is 4294967296; it must be 0 to 2^32 - 1"),
+    "no episode": (beliefs, "--run run --episode=-1", "episode is -1; it must be 0 to 2^32 - 1"),
+    "no agent": (beliefs, "--run run --seed 7", "seed is 7; run has agents from 0 to "),
+    "no picture": (beliefs, "--run run --out used/a.doc", "out is 'used/a.doc'; its name must end in ."),
+    "no video": (video, "--runs run --out a.avi", "out is 'a.avi'; its name must end in .gif or .mp4"),
+    "no folder of a video": (video, "--runs run --out new/a.gif", "out is 'new/a.gif'; 'new' must be a folder"),
+    "no runs": (report, "--runs", "runs are none; name one run folder or more"),
+    "no report": (report, "--runs run --out used", "out is 'used'; its name must end in .html"),
     "no run": (evaluate, "--run nothing", "run is 'nothing'; it must be a run folder, one with a config.json"),
     "no run to plot": (plot, "--runs used", "runs: 'used' is no run folder; it must hold a config.json"),
     "no run to export": (export, "--run file", "run is 'file'; it must be a run folder, one with a config.json"),

@@ -56,8 +56,20 @@ def scene(env: DLCMDP) -> Scene:
     Raises:
         UserError: nothing draws it.
     """
+    return check(env)(env.unwrapped)
+
+
+def check(env: DLCMDP) -> type[Scene]:
+    """Refuse an environment that nothing draws.
+
+    Returns:
+        The class of its scene.
+
+    Raises:
+        UserError: names those that are drawn.
+    """
     if drawn_by := _scene_class(env):
-        return drawn_by(env.unwrapped)
+        return drawn_by
     drawn = ", ".join(name.partition(":")[2] for name in SCENES)
     raise UserError(f"env is {type(env.unwrapped).__name__}, which has no picture; those of {drawn} are drawn")
 
@@ -65,7 +77,8 @@ def scene(env: DLCMDP) -> Scene:
 def context_names(env: DLCMDP, count: int) -> tuple[str, ...]:
     """Names of `count` contexts where they are finitely many, else of as many features of the context, with units."""
     drawn_by = _scene_class(env)
-    return drawn_by.context_names(env.unwrapped) if drawn_by else tuple(f"context {i}" for i in range(count))
+    names = drawn_by.context_names(env.unwrapped) if drawn_by else ()
+    return names if len(names) == count else tuple(f"context {i}" for i in range(count))  # a subclass may have others
 
 
 def _scene_class(env: DLCMDP) -> type[Scene] | None:
