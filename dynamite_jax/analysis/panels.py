@@ -14,7 +14,7 @@ from dynamite_jax.data.types import Gaussian
 
 TRUE, BELIEVED, NOW = "tab:red", "tab:blue", "0.4"
 SMALL, SMALLER = 8, 7  # points of letters
-DOTS: dict[str, Any] = {"marker": ".", "markersize": 3}  # by which a single step is seen
+DOTS: dict[str, Any] = {"marker": ".", "markersize": 3, "markeredgewidth": 0}  # by which a single step is seen
 UNSEEN = 0.02  # share of the steps whose band may reach beyond the axes, at each end
 MARGIN = 0.1  # of the range of what is shown
 
