@@ -9,6 +9,7 @@ import pytest
 
 from conftest import build, tiny_config
 from dynamite_envs import registry
+from dynamite_envs.reacher import ARM, Reacher
 from dynamite_envs.scratch_itch.env import Itch
 from dynamite_jax.analysis import readout, viewing
 from dynamite_jax.data.types import Gaussian
@@ -48,6 +49,15 @@ def test_every_place_has_a_bin_of_its_limb():
 )
 def test_contexts_have_names(env, names, finite):
     assert viewing.contexts(registry.make(env)) == (names, finite)
+
+
+def test_a_subclass_with_other_features_has_names_of_its_own():
+    class Moving(Reacher):
+        def context_features(self, context):
+            return jnp.concatenate([context, jnp.zeros(1)])
+
+    env = Moving(simulator=ARM.run_by("auto", None), p=0.1, horizon=5)
+    assert viewing.contexts(env).names == ("context 0", "context 1", "context 2")
 
 
 def test_agents_meet_the_same_contexts_and_starts():
