@@ -122,6 +122,22 @@ def test_steps_behind_the_end_are_not_learnt_from():
     assert jnp.abs(belief.mean - features[:, 75:])[held_out].mean() < 20.0 < 1000.0 * 0.4  # deviations are of all
 
 
+def test_the_reader_is_told_nothing_of_steps_behind_the_end(monkeypatch):
+    program, states = build(tiny_config("probe_termination", env_options={"end": 0.3}))
+    params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
+    learnt, read = [], readout.probabilities
+
+    def noted(features, labels, key):
+        learnt.append(labels)
+        return read(features, labels, key)
+
+    monkeypatch.setattr(readout, "probabilities", noted)
+    episode, _ = viewing.record(program.env, program.agent, params, jax.random.key(2))
+    labelled = np.asarray(learnt[0]).sum(-1)[:, -64:]
+    np.testing.assert_array_equal(labelled, episode.held_out.valid)
+    assert labelled.min() == 0.0 and labelled.max() == 1.0
+
+
 def test_an_episode_is_cut_where_the_task_ends():
     program, states = build(tiny_config("probe_termination", env_options={"end": 0.3}))
     params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
