@@ -316,6 +316,15 @@ def validate(config: Config) -> "DLCMDP":
     return env
 
 
+def environment(config: Config) -> "DLCMDP":
+    """The environment of a run, another machine's too, with the physics that suits this one.
+
+    Raises:
+        UserError: as `validate`.
+    """
+    return validate(dataclasses.replace(config, physics=PhysicsConfig()))
+
+
 def settled(config: Config, env: "DLCMDP") -> Config:
     """The config with the name of the backend that computes the physics of its environment, in place of `auto`."""
     simulator = getattr(env, "simulator", None)

@@ -21,13 +21,7 @@ from dynamite_jax.data.types import Array, Gaussian
 from dynamite_jax.errors import writing
 
 # Steps whose reward is decoded, from the switch to the longest session but the first.
-AROUND_A_SWITCH = (
-    -1,
-    1,
-    2,
-    4,
-    9,
-)  # steps whose reward is decoded, from the switch to the longest session but the first
+AROUND_A_SWITCH = (-1, 1, 2, 4, 9)
 FEW = 10  # contexts that have a colour each
 POINTS = 3000  # steps in the plane of principal components
 INCHES, DPI = 11.0, 110  # of the width

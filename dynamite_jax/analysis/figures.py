@@ -1,6 +1,5 @@
 """Pictures of runs; drawn without pyplot, which has global state."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -147,5 +146,4 @@ def _references(runs: tuple[Path, ...], config: configs.Config) -> dict[str, flo
     from dynamite_envs import exact
     from dynamite_jax.analysis.references import references
 
-    env = configs.validate(dataclasses.replace(config, physics=configs.PhysicsConfig()))  # also of other machines' runs
-    return references(exact.find(env))
+    return references(exact.find(configs.environment(config)))

@@ -26,7 +26,7 @@ from dynamite_jax.runtime.loggers import Record
 
 RESAMPLES = 1000  # of a bootstrap at each point of a curve
 DASHES = {"-": ("solid", "solid"), "--": ("dash", "dashed"), "-.": ("dashdot", "dashed"), ":": ("dot", "dotted")}
-NOT_CURVES = ("chunk", "env_steps", "wall_s", "return_iqm")
+NOT_CURVES = {"chunk", "env_steps", "wall_s", "return_iqm"}
 
 
 class Run(NamedTuple):
@@ -98,9 +98,7 @@ def _look(run: Run, runs: Sequence[Run]) -> dict[str, str]:
 def _curves(run: Run) -> dict[str, Any]:
     """Steps, minutes and metrics of a run, a number for each chunk."""
     metrics = {}
-    for name in run.records[0] if run.records else ():
-        if name in NOT_CURVES:
-            continue
+    for name in set.intersection(*map(set, run.records)) - NOT_CURVES:
         values = np.array([np.atleast_1d(record[name]) for record in run.records], float)  # [C, seeds]
         ends = [statistics.bootstrap_interval(row, resamples=RESAMPLES) for row in values]
         low, high = np.array(ends).T
@@ -110,15 +108,15 @@ def _curves(run: Run) -> dict[str, Any]:
     return {"steps": steps, "minutes": _short([record["wall_s"] / 60 for record in run.records]), "metrics": metrics}
 
 
-def _short(values: Any) -> list[float]:
-    """Numbers of six digits."""
-    return [float(f"{value:.6g}") for value in values]
+def _short(values: Any) -> list[float | None]:
+    """Numbers of six digits; None, which leaves a gap in a curve, of what is not finite."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
 def _speed(summary: Record) -> list[str]:
     """Cells of the table of speed."""
-    machine, peak = summary["machine"], summary["peak_mb"]
-    compiling = f"{summary['compile_s']:.1f}" if summary.get("compile_s") else "-"
+    machine, peak, compiled = summary["machine"], summary.get("peak_mb"), summary.get("compile_s")
+    compiling = f"{compiled:.1f}" if compiled else "-"
     memory = f"{peak:,.0f}" if peak else "-"
     where = f"{machine.get('devices', 1)} x {machine['device']}, {machine.get('processor', '')}".removesuffix(", ")
     return [f"{summary['steps_per_s']:,.0f}", compiling, f"{summary['wall_s'] / 60:.1f}", memory, where]

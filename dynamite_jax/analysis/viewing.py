@@ -110,9 +110,8 @@ def record(env: DLCMDP, agent: Agent, params: AgentParams, key: Array) -> tuple[
     truth = jax.vmap(jax.vmap(lambda context: _truth(env.unwrapped, context)))(states.context)[:-1]
     if (known := contexts(env)).finite:
         labels = jax.nn.one_hot(truth, len(known.names))
-        believed = readout.probabilities(
-            features, labels * rollout.valid[..., None], reader_key
-        )  # of 0 nothing is learnt
+        labels *= rollout.valid[..., None]  # of zeros nothing is learnt
+        believed = readout.probabilities(features, labels, reader_key)
     else:
         believed = readout.numbers(features, truth, rollout.valid, reader_key)
     last = jax.tree.map(lambda x: x[:, -1:], rollout)

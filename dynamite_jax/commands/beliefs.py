@@ -38,7 +38,7 @@ def main() -> None:
     from dynamite_jax.analysis import belief_figure, viewing
     from dynamite_jax.methods import METHODS
 
-    belief = METHODS[config.method].build(config, configs.validate(config))
+    belief = METHODS[config.method].build(config, configs.environment(config))
     if not belief.features(belief.initial((1,))).size:
         raise UserError(f"run is {str(arguments.run)!r}, of {config.method}, which holds no belief")
     viewed = viewing.of_run(arguments.run, seed=arguments.seed, root=arguments.episode)

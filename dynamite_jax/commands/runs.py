@@ -207,7 +207,7 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
             measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
     return {
         **result["return"],
-        **{key: summary[key] for key in of_run},
+        **{key: summary[key] for key in of_run if key in summary},  # earlier versions left less
         "config": configs.to_dict(config),
         "tuning_trials": presets.tuning_trials(config),
         "seed": config.seed,

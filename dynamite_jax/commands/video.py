@@ -52,7 +52,7 @@ def main() -> None:
     arguments.check(runs, of_runs, out)
     pictures.without_display()
     devices.setup(max(config.seeds for config in of_runs))
-    pictures.check(configs.validate(of_runs[0]))
+    pictures.check(configs.environment(of_runs[0]))
     from rich.console import Console
     from rich.progress import track
 

@@ -265,6 +265,27 @@ def test_a_damaged_picture_is_named(content, tmp_path, refused):
     assert refused(report, "--runs", "run") == "runs: 'run/video.gif' is no picture; remove it, or draw it anew"
 
 
+def test_a_chunk_that_is_not_finite_is_a_gap(tmp_path, monkeypatch, chromium):
+    run = save_run(tmp_path / "run", "dynamite")
+    records = (run / "metrics.jsonl").read_text().splitlines()
+    records[2] = re.sub(r'"vae/loss": .*?\]', '"vae/loss": [NaN, NaN]', records[2])
+    (run / "metrics.jsonl").write_text("\n".join(records) + "\n")
+    monkeypatch.setattr("sys.argv", ["report", "--runs", str(run), "--out", str(tmp_path / "a.html")])
+    report.main()
+    shown, wrong = browser.opened(chromium, tmp_path / "a.html")
+    shown.get_by_label("Shown").select_option("vae/loss")
+    y = drawn(shown)["dynamite"]["y"]
+    assert wrong == [] and y[2] is None and None not in (*y[:2], *y[3:])
+
+
+def test_a_run_of_an_earlier_version_is_reported(tmp_path, monkeypatch, chromium):
+    old = Path(__file__).parents[1] / "files" / "run_v0"
+    monkeypatch.setattr("sys.argv", ["report", "--runs", str(old), "--out", str(tmp_path / "a.html")])
+    report.main()
+    shown, wrong = browser.opened(chromium, tmp_path / "a.html")
+    assert wrong == [] and len(table(shown, "results")) == 2 and len(table(shown, "speed")) == 2
+
+
 def test_runs_that_are_not_finished_have_curves_alone(tmp_path, monkeypatch, chromium):
     run = save_run(tmp_path / "run", "varibad", finished=False)
     monkeypatch.setattr("sys.argv", ["report", "--runs", str(run), "--out", str(tmp_path / "a.html")])

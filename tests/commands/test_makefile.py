@@ -45,6 +45,7 @@ ODD = "runs/it's a $HOME rün"
         ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
         ("export", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
         ("video", "RUN", "--runs 'runs/it'\\''s a $HOME rün'   \n"),
+        ("watch", "RUN", "--logdir 'runs/it'\\''s a $HOME rün' \n"),
         ("beliefs", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
     ],
 )
@@ -52,6 +53,12 @@ def test_make_hands_a_path_on_as_it_was_typed(target, variable, end):
     process = make("-n", target, f"{variable}={ODD}")
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith(end)
+
+
+def test_what_is_no_run_is_not_watched(tmp_path):
+    process = make("watch", f"RUN={tmp_path}/it's none")
+    assert process.returncode == 2 and "--logdir" not in process.stdout
+    assert f"error: run is '{tmp_path}/it's none'; it must be a run folder" in process.stderr
 
 
 def test_make_runs_on_paths_with_spaces(tmp_path):
