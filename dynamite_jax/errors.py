@@ -53,10 +53,12 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_late_reads(show: Callable[..., None]) -> Callable[..., None]:
-    """Show nothing of reads that end after another one has failed, whose error is raised: tensorstore, for orbax."""
+    """Show nothing of reads of orbax that end, or are given up, after another one has failed, whose error is raised."""
 
     def show_unraisable(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        error = unraisable.exc_value
+        given_up = isinstance(getattr(error, "__cause__", None), GeneratorExit)
+        if not given_up and str(error) != "Event loop is closed":
             show(unraisable)
 
     return show_unraisable

@@ -1,5 +1,7 @@
 """Bad input is one line on stderr and exit code 2; every other error traces."""
 
+import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +13,25 @@ from dynamite_jax import errors
 from dynamite_jax.commands import evaluate, train
 from experiments.studies import bayes_optimal
 from refusals import CHECKOUT, only_line
+
+
+@pytest.mark.parametrize(("gives_up", "count"), [(True, 0), (False, 1)])
+def test_a_read_that_is_given_up_is_not_shown(gives_up, count, monkeypatch):
+    """As orbax has it: a coroutine that makes an error of whatever ends it."""
+
+    async def read() -> None:
+        try:
+            await asyncio.sleep(0)
+        except BaseException as error:
+            raise ValueError("could not be read") from (error if gives_up else None)
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", errors._without_late_reads(lambda unraisable: shown.append(1)))
+    reading = read()
+    reading.send(None)
+    del reading
+    gc.collect()
+    assert len(shown) == count
 
 
 @pytest.mark.parametrize(

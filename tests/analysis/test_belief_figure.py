@@ -163,19 +163,37 @@ def test_maps_are_of_steps_around_the_switch_to_the_longest_session(switches, le
 # -- the command --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("error:constrained_layout")
-@pytest.mark.parametrize(("method", "heights"), [("dynamite", 8.2), ("rl2", 3.1)])
-def test_a_belief_is_drawn_with_what_it_has(method, heights, tmp_path, monkeypatch, capsys):
-    """`rl2` has neither boundaries, nor a latent, nor a decoder."""
-    run, out = tmp_path / "run", tmp_path / "a.png"
-    options = {"horizon": 12}
-    training.train(tiny_config("gridworld", method, steps=480, chunk=1, eval_episodes=8, env_options=options), run)
-    capsys.readouterr()
-    monkeypatch.setattr("sys.argv", ["beliefs", "--run", str(run), "--out", str(out)])
-    beliefs.main()
-    assert capsys.readouterr().out == f"{out}\n"
+HEIGHT = {"dynamite": 8.2, "varibad": 7.2, "rl2": 3.1}  # inches
+
+
+def looks_like(out, method):
     picture = imread(out)
-    assert picture.shape[:2] == pytest.approx((heights * 110, 1210), abs=2) and picture.std() > 0.1
+    assert picture.shape[:2] == pytest.approx((HEIGHT[method] * 110, 1210), abs=2) and picture.std() > 0.1
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")
+@pytest.mark.parametrize("method", ["varibad", "rl2"])
+def test_a_belief_is_drawn_with_what_it_has(method, tmp_path):
+    """`varibad` predicts no boundaries; `rl2` has no latent and no decoder either."""
+    program, states = build(tiny_config("gridworld", method, env_options={"horizon": 12}))
+    params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
+    record = jax.jit(viewing.record, static_argnums=(1,))
+    episode, length = record(program.env, program.agent, params, jax.random.key(0))
+    viewed = viewing.Viewed(program.env, program.agent, params, viewing.until(episode, int(length)))
+    belief_figure.draw(viewed, tmp_path / "a.png", "title")
+    looks_like(tmp_path / "a.png", method)
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")
+def test_the_belief_of_a_run_is_drawn_in_its_folder(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    options = {"horizon": 12}
+    training.train(tiny_config("gridworld", steps=480, chunk=1, eval_episodes=8, env_options=options), run)
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["beliefs", "--run", str(run)])
+    beliefs.main()
+    assert capsys.readouterr().out == f"{run / 'beliefs.png'}\n"
+    looks_like(run / "beliefs.png", "dynamite")
 
 
 @pytest.mark.parametrize("method", ["markov", "oracle"])
