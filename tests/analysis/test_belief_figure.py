@@ -12,10 +12,17 @@ from conftest import build, tiny_config
 from dynamite_envs import registry
 from dynamite_envs.wrappers import ObserveContext
 from dynamite_jax import config as configs
-from dynamite_jax.analysis import belief_figure, reward_maps, viewing
+from dynamite_jax.analysis import belief_figure, readout, reward_maps, viewing
 from dynamite_jax.beliefs.segments import SegmentBelief, SegmentState
 from dynamite_jax.commands import beliefs
 from dynamite_jax.runtime import training
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """Readers that learn nothing, where what is read is not looked at."""
+    monkeypatch.setattr(readout, "UPDATES", 20)
+
 
 # -- places and the reward there ----------------------------------------------------------------------------------
 

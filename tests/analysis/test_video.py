@@ -16,7 +16,7 @@ from conftest import tiny_config
 from dynamite_envs import registry
 from dynamite_envs.scratch_itch.env import Itch
 from dynamite_jax import config as configs
-from dynamite_jax.analysis import panels, video
+from dynamite_jax.analysis import panels, readout, video
 from dynamite_jax.analysis.viewing import ALONG, AROUND, Episode, until
 from dynamite_jax.commands import video as command
 from dynamite_jax.data.types import Gaussian
@@ -291,6 +291,7 @@ def test_an_mp4_needs_its_extra(refused, monkeypatch):
 def test_two_runs_are_shown_in_one_file(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     options = {"horizon": 12}
+    monkeypatch.setattr(readout, "UPDATES", 20)  # what is read is not looked at
     training.train(tiny_config("gridworld", steps=480, chunk=1, eval_episodes=8, env_options=options), run)
     capsys.readouterr()
     out = tmp_path / "a.gif"

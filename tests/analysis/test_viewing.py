@@ -123,6 +123,7 @@ def test_steps_behind_the_end_are_not_learnt_from():
 
 
 def test_the_reader_is_told_nothing_of_steps_behind_the_end(monkeypatch):
+    monkeypatch.setattr(readout, "UPDATES", 20)
     program, states = build(tiny_config("probe_termination", env_options={"end": 0.3}))
     params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
     learnt, read = [], readout.probabilities
@@ -138,7 +139,8 @@ def test_the_reader_is_told_nothing_of_steps_behind_the_end(monkeypatch):
     assert labelled.min() == 0.0 and labelled.max() == 1.0
 
 
-def test_an_episode_is_cut_where_the_task_ends():
+def test_an_episode_is_cut_where_the_task_ends(monkeypatch):
+    monkeypatch.setattr(readout, "UPDATES", 20)
     program, states = build(tiny_config("probe_termination", env_options={"end": 0.3}))
     params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
     played, length = jax.jit(partial(viewing.record, program.env, program.agent))(params, jax.random.key(2))
