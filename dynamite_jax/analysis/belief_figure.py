@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from dynamite_jax.analysis import reward_maps
 from dynamite_jax.analysis.panels import SMALL, SMALLER, TRUE, TimeMarks, panel
-from dynamite_jax.analysis.viewing import Episode, Viewed, contexts, state_at
+from dynamite_jax.analysis.viewing import Episode, HeldOut, Viewed, contexts, state_at
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.beliefs.latent import LatentBelief
 from dynamite_jax.beliefs.segments import SegmentBelief
@@ -85,6 +85,17 @@ def boundary_probability(belief: Belief, state: Any) -> Array | None:
     return None
 
 
+def some_steps(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of episodes before their ends, at most `POINTS` of them.
+
+    Returns:
+        Features of the belief, [N, F], and the context or its first feature, [N].
+    """
+    features, truth = np.asarray(held_out.features)[held_out.valid], np.asarray(held_out.truth)[held_out.valid]
+    some = np.random.default_rng(0).permutation(len(features))[:POINTS]
+    return features[some], truth.reshape(len(features), -1)[some, 0]
+
+
 def components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Principal components of steps.
 
@@ -153,15 +164,13 @@ def _draw_map(axes: Axes, one: _Map) -> None:
 
 def _draw_components(axes: Axes, viewed: Viewed) -> None:
     """The belief of many steps in the plane of its principal components, coloured by the true context."""
-    known, others = contexts(viewed.env), viewed.episode.held_out
-    features, truth = np.asarray(others.features)[others.valid], np.asarray(others.truth)[others.valid]
-    truth = truth.reshape(len(features), -1)
-    some = np.random.default_rng(0).permutation(len(features))[:POINTS]
-    both, share = components(features[some])
+    known = contexts(viewed.env)
+    features, truth = some_steps(viewed.episode.held_out)
+    both, share = components(features)
     few = known.finite and len(known.names) <= FEW
     colours = colormaps["turbo"].resampled(len(known.names)) if few else colormaps["turbo"]
     bounds = (-0.5, len(known.names) - 0.5) if few else (None, None)
-    points = axes.scatter(*both.T, c=truth[some, 0], s=6, cmap=colours, vmin=bounds[0], vmax=bounds[1], linewidth=0)
+    points = axes.scatter(*both.T, c=truth, s=6, cmap=colours, vmin=bounds[0], vmax=bounds[1], linewidth=0)
     axes.set_xlabel(f"first component of the belief, {share[0]:.0%} of the variance", fontsize=SMALL)
     axes.set_ylabel(f"second, {share[1]:.0%}", fontsize=SMALL)
     axes.tick_params(labelsize=SMALLER)

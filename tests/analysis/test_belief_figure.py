@@ -111,6 +111,18 @@ def test_the_reward_is_decoded_where_it_is_expected():
 # -- what is computed ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_steps_before_the_ends_of_episodes_are_shown(shape):
+    """The context, or its first feature, beside the features that go with it."""
+    number = np.arange(200.0).reshape(20, 10)
+    valid = np.arange(20)[:, None] < np.arange(10) + 5
+    truth = np.broadcast_to(number.reshape(20, 10, *[1] * len(shape)), (20, 10, *shape))
+    fields: Any = {"features": np.stack([number, -number], -1), "valid": valid, "truth": truth}
+    features, context = belief_figure.some_steps(viewing.HeldOut(**fields))
+    assert sorted(context) == sorted(number[valid]) and len(set(context)) == valid.sum()
+    np.testing.assert_array_equal(features, np.stack([context, -context], -1))
+
+
 def test_components_are_those_of_largest_variance():
     """An ellipse turned by 30 degrees: its axes, and their shares of the variance."""
     rng = np.random.default_rng(0)

@@ -42,6 +42,11 @@ def test_a_run_says_which_physics_it_used(run):
     assert stored(run) == "c"
 
 
+def test_a_run_of_another_machine_is_looked_at_with_the_physics_of_this_one():
+    env: Any = configs.environment(config_of("jax"))
+    assert env.simulator.impl == "c"
+
+
 def test_what_is_printed_names_the_physics(tmp_path, capsys):
     training.train(config_of("auto"), tmp_path / "run")
     assert "; physics by C MuJoCo; compiling" in capsys.readouterr().err
