@@ -31,7 +31,9 @@ def shell(script, folder):
     return subprocess.run([*UNSHARE, "sh", "-c", script], cwd=folder, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.parametrize("size, first", [("424k", "--no-tensorboard"), ("150k", "--tensorboard")])
+@pytest.mark.parametrize(
+    "size, first", [pytest.param("424k", "--no-tensorboard", marks=pytest.mark.faults), ("150k", "--tensorboard")]
+)
 def test_a_run_goes_on_once_there_is_room(size, first, tmp_path):
     environment = f"env PYTHONPATH={os.pathsep.join(sys.path)}"
     command = f"{environment} {sys.executable} -m dynamite_jax.train {FLAGS} --out disk/run"
