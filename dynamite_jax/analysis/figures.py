@@ -29,6 +29,7 @@ def draw_learning_curves(runs: tuple[Path, ...], out: Path, *, title: str = "", 
     check_format(out)
     loaded = [load(run) for run in runs]
     of_runs = [config for config, _ in loaded]
+    run_folder.check_one_env(runs, of_runs)
     names, first = run_folder.names(runs, of_runs, labels), of_runs[0]
     drawn = zip(names, (curves.of(records) for _, records in loaded), strict=True)
     _draw_curves(tuple(drawn), _references(runs, first), out, title or first.env)

@@ -65,21 +65,22 @@ def write(runs: Sequence[Run], out: Path, title: str) -> None:
     titles, cells = columns.of({run.name: run.row for run in runs if run.row})
     references = next((run.row["references"] for run in runs if run.row), {})
     drawn = [_curves(run) for run in runs]
-    missing = [run for run in runs if not _pictures(run)]
+    pictures = [_pictures(run) for run in runs]
+    shown = [{**look, "pictures": each} for look, each in zip(_looks(runs), pictures, strict=True)]
     text = page.render(
         title=title,
         subtitle=f"dynamite_jax {dynamite_jax.__version__}; {len(runs)} run{'s' * (len(runs) > 1)}",
-        runs=[{**_look(run, runs), "pictures": _pictures(run)} for run in runs],
+        runs=shown,
         metrics=sorted({name for one in drawn for name in one["metrics"]}, key=lambda name: (name != "return", name)),
         columns=titles,
         rows=cells,
         speed={run.name: _speed(run.summary) for run in runs if run.summary},
         references=", ".join(f"{name.replace('_', '-')} {value:.2f}" for name, value in references.items()),
         unfinished=", ".join(run.name for run in runs if not run.row),
-        missing=_advice(missing),
+        missing=_advice([run for run, each in zip(runs, pictures, strict=True) if not each]),
         configuration=_configuration(runs),
         data={
-            "runs": [{**_look(run, runs), **one} for run, one in zip(runs, drawn, strict=True)],
+            "runs": [{**look, **one} for look, one in zip(_looks(runs), drawn, strict=True)],
             "references": references,
         },
         plotly=get_plotlyjs(),
@@ -88,11 +89,11 @@ def write(runs: Sequence[Run], out: Path, title: str) -> None:
         out.write_text(text, encoding="utf-8")
 
 
-def _look(run: Run, runs: Sequence[Run]) -> dict[str, str]:
-    """Name, colour and line of a run; those of its method, where no other run is called so."""
-    color, style = looks([each.name for each in runs])[run.name]
-    dash, css = DASHES[style]
-    return {"name": run.name, "color": to_hex(color), "dash": dash, "css": css}
+def _looks(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Name, colour and line of each run; of one that is called as a method, those of the method."""
+    of_name = looks([run.name for run in runs])
+    lines = [(run.name, of_name[run.name][0], *DASHES[of_name[run.name][1]]) for run in runs]
+    return [{"name": name, "color": to_hex(color), "dash": dash, "css": css} for name, color, dash, css in lines]
 
 
 def _curves(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax.commands.episodes import EpisodeArguments
+from dynamite_jax.commands.arguments import EpisodeArguments
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import devices, run_folder
 

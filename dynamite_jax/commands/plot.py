@@ -7,21 +7,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamite_jax.errors import Plugins, one_line_errors, parse
+from dynamite_jax.commands.arguments import RunsArguments
+from dynamite_jax.errors import one_line_errors, parse
 
 
 @dataclass(frozen=True)
-class Arguments(Plugins):
+class Arguments(RunsArguments):
     """Draw return against environment steps: interquartile mean over seeds, 95 % bootstrap interval, each seed thin."""
 
-    runs: tuple[Path, ...]
-    """Run folders; all of one environment."""
     out: Path = Path("learning_curve.png")
     """Picture to write; it is replaced if it is there."""
     title: str = ""
     """Title; by default the environment."""
-    labels: tuple[str, ...] = ()
-    """A name for each run; by default its method."""
 
 
 @one_line_errors

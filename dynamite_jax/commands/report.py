@@ -9,23 +9,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dynamite_envs.errors import UserError
+from dynamite_jax.commands.arguments import RunsArguments
 from dynamite_jax.config import ConfigError
-from dynamite_jax.errors import Plugins, check_folder, one_line_errors, parse
+from dynamite_jax.errors import check_folder, one_line_errors, parse
 from dynamite_jax.runtime import run_folder
 
 
 @dataclass(frozen=True)
-class Arguments(Plugins):
+class Arguments(RunsArguments):
     """Report on runs in one HTML file: curves, results, configuration, and the pictures that lie in the run folders."""
 
-    runs: tuple[Path, ...]
-    """Run folders; all of one environment."""
     out: Path = Path("report.html")
     """File to write; it is replaced if it is there."""
     title: str = ""
     """Title; by default the environment."""
-    labels: tuple[str, ...] = ()
-    """A name for each run; by default its method, with its folder where that would not tell runs apart."""
 
 
 @one_line_errors
@@ -44,6 +41,7 @@ def main() -> None:
 
     loaded = [figures.load(run) for run in runs]
     of_runs = [config for config, _ in loaded]
+    run_folder.check_one_env(runs, of_runs)
     names = run_folder.names(runs, of_runs, arguments.labels)
     shown, rows = [], {}
     for name, run, (config, records) in zip(names, runs, loaded, strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 from dynamite_envs import pictures
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
-from dynamite_jax.commands.episodes import EpisodeArguments
+from dynamite_jax.commands.arguments import EpisodeArguments, RunsArguments
 from dynamite_jax.config import ConfigError
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import devices, run_folder
@@ -20,18 +20,14 @@ SUFFIXES = (".gif", ".mp4")
 
 
 @dataclass(frozen=True)
-class Arguments(EpisodeArguments):
+class Arguments(RunsArguments, EpisodeArguments):
     """Show an episode of trained agents, side by side on the same contexts, and what each believes of them."""
 
-    runs: tuple[Path, ...]
-    """Run folders; all of one environment."""
     out: Path | None = None
     """A GIF of at most 1 MB, or an MP4 (with the extra `video`), replaced if it is there; by default video.gif, where
     one run is shown in its folder."""
     every: int | None = None
     """Steps from one picture to the next; by default what makes ten pictures a second at most."""
-    labels: tuple[str, ...] = ()
-    """A name for each run; by default its method."""
 
 
 @one_line_errors
@@ -48,6 +44,7 @@ def main() -> None:
     if out.suffix == ".mp4" and find_spec("av") is None:
         raise UserError(f"out is {str(out)!r}; the package av is missing, which the extra video installs")
     of_runs = [run_folder.read_config(run) for run in runs]
+    run_folder.check_one_env(runs, of_runs)
     names = run_folder.names(runs, of_runs, arguments.labels)
     arguments.check(runs, of_runs, out)
     pictures.without_display()

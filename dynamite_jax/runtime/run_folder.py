@@ -118,11 +118,11 @@ def check_several(runs: Sequence[Path], labels: Sequence[str]) -> None:
         raise ConfigError(f"labels are {len(labels)}; they must be as many as runs, {len(runs)}")
 
 
-def names(runs: Sequence[Path], of_runs: Sequence[Config], labels: Sequence[str]) -> tuple[str, ...]:
-    """What runs that are shown beside each other are called: labels, or methods, with folders where those are alike.
+def check_one_env(runs: Sequence[Path], of_runs: Sequence[Config]) -> None:
+    """Refuse runs that can't be shown beside each other.
 
     Raises:
-        UserError: the first that is of another environment than the first; or names that don't differ.
+        UserError: names the first that is of another environment than the first.
     """
     first = of_runs[0]
     for run, config in zip(runs, of_runs, strict=True):
@@ -131,6 +131,14 @@ def names(runs: Sequence[Path], of_runs: Sequence[Config], labels: Sequence[str]
             if config.env == first.env:
                 same = f"{run} has other env_options than {runs[0]}"
             raise ConfigError(f"runs: {same}; they must be of one environment")
+
+
+def names(runs: Sequence[Path], of_runs: Sequence[Config], labels: Sequence[str]) -> tuple[str, ...]:
+    """What runs that are shown beside each other are called: labels, or methods, with folders where those are alike.
+
+    Raises:
+        UserError: they don't differ.
+    """
     methods = [config.method for config in of_runs]
     if len(set(methods)) < len(methods):
         methods = [f"{method} ({run})" for method, run in zip(methods, runs, strict=True)]

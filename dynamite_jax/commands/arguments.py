@@ -1,4 +1,4 @@
-"""What commands have in common that look at an episode of trained agents."""
+"""Arguments that several commands have in common."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,16 @@ from dynamite_jax import rules
 from dynamite_jax.config import Config
 from dynamite_jax.errors import Plugins, check_folder
 from dynamite_jax.runtime import run_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsArguments(Plugins):
+    """Arguments that choose runs to show beside each other."""
+
+    runs: tuple[Path, ...]
+    """Run folders; all of one environment."""
+    labels: tuple[str, ...] = ()
+    """A name for each run; by default its method, with its folder where that would not tell runs apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
