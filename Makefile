@@ -1,11 +1,14 @@
 # `make help` lists the targets. Everything runs from .venv, which the first target that needs it makes.
 
 # Set on the command line, as in `make train ENV=reacher`; a variable of the shell (ENV is one) is not taken.
-# OUT and RUN are one path each, with any letters and spaces. RUNS, METHODS and ARGS are words of the shell, so that
-# what holds a space is quoted inside: RUNS="'my run' other".
+# OUT, RUN and DATA are one path each, with any letters and spaces. RUNS, METHODS, POLICY and ARGS are words of the
+# shell, so that what holds a space is quoted inside: RUNS="'my run' other".
 ENV     = gridworld
 METHOD  = dynamite
 METHODS =
+SETTING =
+DATA    =
+POLICY  =
 SEEDS   =
 STEPS   =
 SCALE   =
@@ -18,7 +21,7 @@ DEVICES =
 LAUNCH  =
 PART    =
 
-KNOWN   = ENV METHOD METHODS SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
+KNOWN   = ENV METHOD METHODS SETTING DATA POLICY SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
@@ -28,6 +31,7 @@ QUOTE = '$(subst ','\'',$(value $(1)))'
 
 SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
+SET = $(if $(SETTING),--setting $(SETTING))
 
 # Every target says in its help which of them it takes; what it would leave unused is refused.
 TAKEN = $(shell sed -n 's/^$(1):.*\#\# //p' $(firstword $(MAKEFILE_LIST)) | grep -o '[A-Z]*=' | tr -d =)
@@ -52,15 +56,19 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train pod-local eval plot export video beliefs report watch table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
+.PHONY: help setup train collect pod-local eval plot export video beliefs report watch table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym sb3 optuna notebook video report watch"
 
-train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=
-	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=; SETTING=offline DATA= learns from recorded episodes
+	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SET) $(if $(value DATA),--offline.data $(call QUOTE,DATA)) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
+
+collect: $(STAMP)  ## Record episodes: ENV= POLICY="random mixed:RUN=0.5" OUT= ARGS=
+	$(if $(value OUT),,$(error OUT= is missing: name the folder of the episodes, as in `make collect OUT=data/random`))
+	$(BIN)/dynamite-jax collect --env $(ENV) $(if $(POLICY),--policy $(POLICY)) --out $(call QUOTE,OUT) $(ARGS)
 
 pod-local: $(STAMP)  ## Train in several processes on this machine, as on hosts of a pod: HOSTS= DEVICES= ENV= METHOD= SEEDS= STEPS= OUT= ARGS= LAUNCH=
 	$(if $(value OUT),,$(error OUT= is missing: all processes must name the same folder, as in `make pod-local OUT=runs/pod`))
@@ -96,8 +104,8 @@ watch: $(if $(value RUN),$(STAMP))  ## Watch a run in TensorBoard, while it trai
 	@test -f $(call QUOTE,RUN)/config.json || { printf "error: run is '%s'; it must be a run folder, one with a config.json\n" $(call QUOTE,RUN) >&2; exit 2; }
 	$(BIN)/tensorboard --logdir $(call QUOTE,RUN) $(ARGS)
 
-table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; goes on where it was cut off
-	$(BIN)/dynamite-jax table --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
+table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; SETTING=offline DATA=; goes on where it was cut off
+	$(BIN)/dynamite-jax table --env $(ENV) $(SET) $(if $(value DATA),--data $(call QUOTE,DATA)) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
 
 ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= ARGS=
 	$(BIN)/dynamite-jax ablations --env $(ENV) $(SIZES) $(ARGS)

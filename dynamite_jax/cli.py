@@ -10,6 +10,7 @@ import sys
 
 COMMANDS = {
     "train": ("dynamite_jax.commands.train", "Train seeds of one method in one environment"),
+    "collect": ("dynamite_jax.commands.collect", "Record episodes to learn from offline"),
     "eval": ("dynamite_jax.commands.evaluate", "Evaluate a finished run"),
     "plot": ("dynamite_jax.commands.plot", "Draw learning curves of runs"),
     "export": ("dynamite_jax.commands.export", "Write a trained policy as files"),

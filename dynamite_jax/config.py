@@ -20,28 +20,8 @@ from dynamite_jax.errors import ConfigError
 if TYPE_CHECKING:
     from dynamite_envs.dlcmdp import DLCMDP
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
-
-# Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
-# default may be another.
-_LATER_FIELDS: dict[int, dict[str, Any]] = {
-    0: {
-        "network.action_deviation": 1.0,
-        "network.min_action_deviation": 1e-30,
-        "network.max_action_deviation": 1e30,
-        "ppo.min_return_deviation": 1e-6,
-        "ppo.normalise_returns": False,
-        "ppo.shuffle": "episodes",
-        "physics.impl": "jax",
-    },
-    1: {"vae.average_rate": 1.0, "vae.reset_at_boundary": False, "ppo.through_encoder": False},
-    2: {"ppo.gamma_start": 0.8, "ppo.gamma_rise": 0.0},
-    3: {"vae.posterior": "filtered"},
-    4: {"not_finite": "stop"},
-}
-# Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
-_FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
 
 
 class Options(dict[str, Any]):
@@ -212,6 +192,55 @@ class PPOConfig(_Hyperparameters):
 
 
 @dataclasses.dataclass(frozen=True)
+class OfflineConfig(_Hyperparameters):
+    """Learning from recorded episodes: whose, and how policy and critics do. The belief learns by `VAEConfig`."""
+
+    data: str = _static("")
+    """Folder of the episodes, as `collect` writes it."""
+    digest: str = _static("")
+    """Digest of the episodes, filled in when the run begins: it does not go on with others."""
+    learner: Literal["iql", "td3bc", "cql", "bc"] = _static("iql")
+    """Implicit Q-learning, TD3 with behaviour cloning (continuous actions alone), conservative Q-learning, or behaviour
+    cloning alone."""
+    relabel: float = 0.0
+    """Share of the drawn episodes that are learnt from as if other contexts had held in them."""
+    lr: float = 3e-4
+    """Adam's step size of policy and value at the start."""
+    critic_lr: float = 3e-4
+    """Adam's step size of the critics."""
+    anneal: float = 1.0
+    """Final fraction of training over which `lr` falls linearly to 0."""
+    max_grad_norm: float = 10.0
+    """Gradients of policy and value, and those of the critics, are scaled down to this global norm."""
+    gamma: float = 0.97
+    """Discount."""
+    polyak: float = 0.005
+    """Share of the newest critics in the running average that their targets are made of."""
+    critics: int = _static(2)
+    """Critics; the least of them is believed."""
+    epochs: int = _static(1)
+    """Passes over the steps of an update."""
+    minibatches: int = _static(32)
+    """Minibatches of a pass; they divide num_envs x horizon."""
+    expectile: float = 0.7
+    """IQL: which expectile of the critics over recorded actions the value is."""
+    temperature: float = 3.0
+    """IQL: recorded actions are imitated by the exponential of this times their advantage, in deviations of returns."""
+    max_weight: float = 100.0
+    """IQL: that exponential is at most this."""
+    bc_weight: float = 2.5
+    """TD3+BC: weight of the critic against the distance to recorded actions."""
+    noise: float = 0.2
+    """TD3+BC: deviation of the noise on actions that targets are made with."""
+    cql_weight: float = 1.0
+    """CQL: weight of what critics think better of other actions."""
+    entropy: float = 0.01
+    """CQL: weight of the policy's entropy."""
+    watched_episodes: int = _static(64)
+    """Episodes played after every chunk to show the return; nothing learns from them."""
+
+
+@dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of the networks."""
 
@@ -262,16 +291,18 @@ class Config:
     """Environment, by its name in envs/dynamite_envs/registry.py."""
     method: str = "dynamite"
     """Method, by its name in dynamite_jax/methods."""
+    setting: Literal["online", "offline"] = "online"
+    """Whether it learns from episodes that it plays, by PPO, or from recorded ones."""
     env_options: dict[str, Any] = Options()
     """Changes to the environment by name; on the command line `name=value` with JSON values: `p=0.1 swap=0.5`."""
     steps: int = 20_000_000
-    """Environment steps of each seed."""
+    """Environment steps of each seed; offline, recorded steps that each seed draws."""
     seeds: int = 4
     """Independent agents, trained side by side."""
     seed: int = 1
     """Root of all random streams; agent i uses the stream seed, i."""
     num_envs: int = 1024
-    """Environments of each agent."""
+    """Environments of each agent; offline, recorded episodes that it draws for an update."""
     chunk: int = 10
     """Meta-updates compiled into one program; the host reads metrics after each program."""
     eval_episodes: int = 2048
@@ -284,6 +315,7 @@ class Config:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    offline: OfflineConfig = dataclasses.field(default_factory=OfflineConfig)
     physics: PhysicsConfig = dataclasses.field(default_factory=PhysicsConfig)
 
     def __post_init__(self) -> None:
@@ -299,6 +331,27 @@ class Config:
 
 _TYPES = get_type_hints(Config)
 
+# Schema of a file -> fields that it may lack since they came later, with the value that reproduces its run; today's
+# default may be another.
+_LATER_FIELDS: dict[int, dict[str, Any]] = {
+    0: {
+        "network.action_deviation": 1.0,
+        "network.min_action_deviation": 1e-30,
+        "network.max_action_deviation": 1e30,
+        "ppo.min_return_deviation": 1e-6,
+        "ppo.normalise_returns": False,
+        "ppo.shuffle": "episodes",
+        "physics.impl": "jax",
+    },
+    1: {"vae.average_rate": 1.0, "vae.reset_at_boundary": False, "ppo.through_encoder": False},
+    2: {"ppo.gamma_start": 0.8, "ppo.gamma_rise": 0.0},
+    3: {"vae.posterior": "filtered"},
+    4: {"not_finite": "stop"},
+    5: {"setting": "online", **{f"offline.{field.name}": field.default for field in dataclasses.fields(OfflineConfig)}},
+}
+# Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
+_FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
+
 
 def validate(config: Config) -> "DLCMDP":
     """Refuse a config that can't run; build the environment of one that can.
@@ -313,6 +366,8 @@ def validate(config: Config) -> "DLCMDP":
     rules.check_abilities(config)
     env = registry.make(config.env, **_options(config))
     rules.check_horizon(config, env.horizon)
+    if config.setting == "offline":
+        rules.check_offline(config, env)
     return env
 
 

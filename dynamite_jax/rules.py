@@ -8,6 +8,7 @@ from dynamite_envs.errors import UserError
 from dynamite_jax.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dynamite_envs.dlcmdp import DLCMDP
     from dynamite_jax.config import Config
 
 # What each number must be. A field that is not named here is a switch or a choice, which its type checks.
@@ -65,6 +66,16 @@ _RULES = {
     ),
     **dict.fromkeys(("ppo.entropy", "ppo.value_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("ppo.epochs", "ppo.minibatches"), _AT_LEAST_ONE),
+    **dict.fromkeys(("offline.lr", "offline.critic_lr", "offline.max_grad_norm", "offline.max_weight"), _POSITIVE),
+    **dict.fromkeys(("offline.relabel", "offline.anneal", "offline.gamma", "offline.expectile"), _FRACTION),
+    "offline.polyak": ("above 0 and at most 1", lambda x: 0 < x <= 1),
+    **dict.fromkeys(
+        ("offline.temperature", "offline.bc_weight", "offline.noise", "offline.cql_weight", "offline.entropy"),
+        _NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(
+        ("offline.critics", "offline.epochs", "offline.minibatches", "offline.watched_episodes"), _AT_LEAST_ONE
+    ),
 }
 
 
@@ -168,6 +179,32 @@ def check_horizon(config: "Config", horizon: int) -> None:
         raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
 
 
+def check_offline(config: "Config", env: "DLCMDP") -> None:
+    """Refuse what recorded episodes of an environment can't be learnt by.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    from dynamite_envs.spaces import Discrete
+
+    offline, steps = config.offline, config.num_envs * env.horizon
+    if not offline.data:
+        raise ConfigError("offline.data is ''; with setting 'offline' it must be a folder of recorded episodes")
+    if offline.learner == "td3bc" and isinstance(env.action_space, Discrete):
+        raise ConfigError(
+            f"offline.learner is 'td3bc'; with the discrete actions of {config.env} it must be 'iql', 'cql' or 'bc'"
+        )
+    if steps % offline.minibatches:
+        raise ConfigError(f"offline.minibatches is {offline.minibatches}; it must divide num_envs x horizon, {steps}")
+    if offline.relabel and not env.relabels:
+        raise ConfigError(
+            f"offline.relabel is {offline.relabel}; in {config.env}, which can't tell rewards under other contexts, it "
+            "must be 0"
+        )
+    if config.vae.buffer_episodes:
+        raise ConfigError(f"vae.buffer_episodes is {config.vae.buffer_episodes}; with setting 'offline' it must be 0")
+
+
 def check_names(env: str, method: str) -> None:
     """Refuse an unknown environment or method.
 
@@ -204,6 +241,7 @@ def check_abilities(config: "Config") -> None:
     method = METHODS[config.method]
     for name, value, supported in (
         ("ppo.shuffle", config.ppo.shuffle, method.shuffles),
+        ("setting", config.setting, method.settings),
         ("network.encoder", config.network.encoder, method.encoders),
         ("vae.posterior", config.vae.posterior, method.posteriors),
         ("ppo.through_encoder", config.ppo.through_encoder, (False, True) if method.through_encoder else (False,)),

@@ -20,12 +20,12 @@ from dynamite_envs.errors import UserError
 from dynamite_jax.commands import export
 from dynamite_jax.config import NetworkConfig
 from dynamite_jax.data.rollout import play
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.policies import Policy
 from episodes import statistics
 
 DOCS = Path(__file__).parents[1] / "docs" / "api.md"
-CASES = [("gridworld", method, {}) for method in METHODS]
+CASES = [("gridworld", method, {}) for method in of_setting("online")]
 CASES += [("point_robot", "dynamite", {}), ("reacher", "rl2", {}), ("probe_termination", "secbad", {"env_options": {}})]
 CASES += [("gridworld", "dynamite", {"network": NetworkConfig(encoder="transformer", hidden=16, heads=2)})]
 

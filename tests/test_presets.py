@@ -8,10 +8,10 @@ from dynamite_envs import registry
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.config import ConfigError
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from settings import BASE, change
 
-PRESETS = [(env, method) for env in sorted(registry.MAKERS) for method in sorted(METHODS)]
+PRESETS = [(env, method) for env in sorted(registry.MAKERS) for method in sorted(of_setting("online"))]
 
 
 @pytest.mark.parametrize("scale", ["cores", "accelerator"])
@@ -56,7 +56,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest_name(env, method, near):
         presets.default(env, method)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
     config = presets.default("gridworld", method)
     config = dataclasses.replace(config, network=dataclasses.replace(config.network, encoder="transformer"))
@@ -67,7 +67,7 @@ def test_only_a_latent_of_the_episode_can_be_read_by_attention(method):
             configs.validate(config)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_the_loss_of_the_policy_goes_through_encoders_that_learn_by_a_loss_of_their_own_as_they_act(method):
     config = presets.default("gridworld", method)
     config = change(config, ppo__through_encoder=True, ppo__shuffle="episodes", vae__average_rate=1.0)

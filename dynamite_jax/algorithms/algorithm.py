@@ -30,8 +30,15 @@ class Algorithm(Protocol):
         """State before the first update; `seed_id`, [], and the config fix all random streams."""
         ...
 
-    def update(self, env: DLCMDP, hyper: Any, state: Any) -> tuple[Any, Metrics]:
-        """The next state, and scalar metrics, `return` among them."""
+    def update(self, world: Any, hyper: Any, state: Any) -> tuple[Any, Metrics]:
+        """The next state, and scalar metrics; `world` is what is learnt in or from, of most algorithms the environment.
+
+        Either these metrics or those of `measure` have a `return`.
+        """
+        ...
+
+    def measure(self, world: Any, state: Any) -> Metrics:
+        """Scalar metrics of a state, once a chunk."""
         ...
 
     def agent_params(self, state: Any) -> AgentParams:

@@ -13,9 +13,10 @@ from flax import struct
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.agent import Agent
-from dynamite_jax.algorithms import ppo
+from dynamite_jax.algorithms import belief_learning, ppo
 from dynamite_jax.algorithms.algorithm import Metrics
 from dynamite_jax.algorithms.faults import Faults
+from dynamite_jax.algorithms.optimisation import chosen_episodes, optimiser, remaining
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.data import sharing
 from dynamite_jax.data.rollout import play
@@ -58,19 +59,6 @@ class TrainState(struct.PyTreeNode):
     def agent_params(self) -> AgentParams:
         """The part that acts."""
         return AgentParams(self.belief_params, self.policy_params, self.normaliser)
-
-
-def optimiser(learning_rate: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
-    """Adam on gradients of bounded global norm; its state does not depend on the numbers.
-
-    All parameters are updated as one flat vector: one kernel instead of several for each small array.
-    """
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate)))
-
-
-def remaining(progress: Array, anneal: Array | float) -> Array:
-    """Factor of an annealed number: 1, then falling linearly to 0 over the last fraction `anneal` of training."""
-    return jnp.clip((1.0 - progress) / jnp.maximum(anneal, 1e-8), 0.0, 1.0)
 
 
 def discount(progress: Array, hyper: PPOConfig) -> Array:
@@ -205,37 +193,26 @@ class MetaPPO:
             )
             data = buffer
         data = sharing.whole(self.agent.evidence(state.normaliser, data))
-        choose_key, key = jax.random.split(key)
+        choose_key, _ = jax.random.split(key)
         batch = fresh.reward.shape[1]
         # The buffer fills from the front, and the first step of an episode is always valid.
         stored = data.valid[0].sum()
         count = hyper.trajectories or batch
         lr = hyper.lr * remaining(self.progress(env, state), hyper.anneal)
-        optimise = optimiser(lr, hyper.max_grad_norm)
-        grad = jax.grad(self.agent.belief.loss, has_aux=True)
 
-        def minibatch(carry: tuple, chosen_and_key: tuple[Array, Array]) -> tuple[tuple, Metrics]:
-            params, adam = carry
-            chosen, key = chosen_and_key
-            gradient, terms = grad(params, _chosen(data, chosen), key, hyper)
-            change, adam = optimise.update(gradient, adam)
-            return (optax.apply_updates(params, change), adam), terms
-
-        def epoch(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
-            order_key, key = jax.random.split(key)
+        def draw(key: Array) -> Array:
             if hyper.buffer_episodes:
-                chosen = jax.random.randint(order_key, (count,), 0, stored)
-            else:
-                chosen = jax.random.permutation(order_key, batch)[:count]
-            chosen = chosen.reshape(hyper.minibatches, -1)
-            return jax.lax.scan(minibatch, carry, (chosen, jax.random.split(key, hyper.minibatches)))
+                return jax.random.randint(key, (count,), 0, stored)
+            return jax.random.permutation(key, batch)[:count]
 
-        carry = (state.belief_learner, state.belief_optimiser)
-        (params, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(choose_key, hyper.epochs))
-        rate = hyper.average_rate
-        acting = jax.tree.map(lambda old, new: (1.0 - rate) * old + rate * new, state.belief_params, params)
-        state = state.replace(belief_params=acting, belief_learner=params, belief_optimiser=adam, buffer=buffer)
-        return state, jax.tree.map(jnp.mean, terms)
+        learner = belief_learning.Learner(state.belief_params, state.belief_learner, state.belief_optimiser)
+        learner, terms = belief_learning.improved(
+            learner, self.agent.belief, data, draw=draw, lr=lr, hyper=hyper, key=choose_key
+        )
+        state = state.replace(
+            belief_params=learner.acting, belief_learner=learner.params, belief_optimiser=learner.adam, buffer=buffer
+        )
+        return state, terms
 
     def encoded_again(self, rollout: Rollout, state: TrainState) -> Rollout:
         """The rollout with the features that the agent as it is now would have had."""
@@ -299,7 +276,7 @@ class MetaPPO:
 
         def minibatch(carry: tuple, chosen: Array) -> tuple[tuple, Metrics]:
             params, adam = carry
-            batch, encoded = _chosen((data, episodes), chosen)
+            batch, encoded = chosen_episodes((data, episodes), chosen)
             gradient, terms = jax.grad(loss, has_aux=True)(params, batch, encoded)
             change, adam = optimise.update(gradient, adam)
             return (optax.apply_updates(params, change), adam), terms
@@ -320,6 +297,10 @@ class MetaPPO:
     def _seen(self, state: TrainState, rollout: Rollout, **quantities: Array) -> TrainState:
         """The state with statistics that hold some quantities of the rollout's steps, [H, E, ...]."""
         return state.replace(normaliser=running_statistics.merge(state.normaliser, rollout.valid, **quantities))
+
+    def measure(self, env: DLCMDP, state: TrainState) -> Metrics:
+        """Nothing more: returns are those of the rollouts."""
+        return {}
 
     def warnings(self, metrics: Mapping[str, Sequence[float]]) -> list[str]:
         """What a user should know of the metrics of a chunk, each of them one number a seed: a line each.
@@ -363,8 +344,3 @@ class MetaPPO:
             valid=jnp.zeros((horizon, n), bool),
             context=jax.tree.map(lambda x: jnp.zeros((horizon, n, *x.shape), x.dtype), label),
         )
-
-
-def _chosen(data: Any, chosen: Array) -> Any:
-    """A minibatch of episodes or steps, [H, B, ...]."""
-    return sharing.split(jax.tree.map(lambda x: x[:, chosen], data), axis=1)

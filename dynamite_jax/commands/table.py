@@ -7,12 +7,30 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dynamite_envs.errors import UserError
+from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
+from dynamite_jax.config import Config
 from dynamite_jax.errors import Plugins, one_line_errors, parse
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
+
+AS_RECORDED = "rewards as recorded"
+OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamite": ("dynamite", {}),
+    f"dynamite, {AS_RECORDED}": ("dynamite", {"offline.relabel": 0.0}),
+    "secbad": ("secbad", {}),
+    "borel": ("borel", {}),
+    f"borel, {AS_RECORDED}": ("borel", {"offline.relabel": 0.0}),
+    "task_inference": ("task_inference", {}),
+    "bc": ("dynamite", {"offline.learner": "bc", "offline.relabel": 0.0}),
+    "bc on observations": ("markov", {"offline.learner": "bc", "offline.relabel": 0.0}),
+    "oracle": ("oracle", {}),
+    "markov": ("markov", {}),
+}
+"""Rows of the offline setting: a method, and what differs from its preset. `bc` clones on the belief of `dynamite`."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +39,13 @@ class Arguments(Plugins):
 
     env: str = "gridworld"
     """Environment."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Methods to train; rows of others that an earlier table has are kept, and marked where they no longer hold."""
+    setting: presets.Setting = "online"
+    """Whether methods learn from episodes that they play, or from recorded ones, those of `data`."""
+    data: Path | None = None
+    """Folder of the recorded episodes, as `collect` writes it."""
+    methods: tuple[str, ...] = ()
+    """Rows to complete, by default all: methods, offline also variants of them. Other rows that an earlier table has
+    are kept, and marked where they no longer hold."""
     scale: presets.Scale = "cores"
     """What the presets are sized for: a few cores, or a GPU or TPU."""
     seeds: int = 10
@@ -33,7 +56,8 @@ class Arguments(Plugins):
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
     """Where table.json, table_curves.csv, table.md and table.png go, under the name of the environment; the scale
-    enters their names. Rows there whose config and code are today's are not made again."""
+    enters their names, and offline ones are in a folder `offline`. Rows there whose config and code are today's are not
+    made again."""
     allow_dirty: bool = False
     """Also write results of code that is not committed."""
 
@@ -44,23 +68,61 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     from dynamite_jax.analysis.figures import draw_table
 
-    run_configs = {}
-    for method in dict.fromkeys((*METHODS, *arguments.methods)):
-        config = presets.default(arguments.env, method, arguments.scale)
-        steps = config.steps if arguments.steps is None else arguments.steps
-        run_configs[method] = dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
+    offline = arguments.setting == "offline"
+    run_configs = _offline(arguments) if offline else _online(arguments)
     scale = "" if arguments.scale == "cores" else f"_{arguments.scale}"
     root, out = arguments.runs / f"{arguments.env}{scale}", arguments.out / arguments.env
+    if offline:
+        root, out = root.with_name(f"{root.name}_offline"), out / "offline"
     file = out / f"table{scale}.json"
     runs.check(run_configs)
     runs.make_folder(out)
-    table = runs.complete(run_configs, root, file, wanted=arguments.methods, allow_dirty=arguments.allow_dirty)
+    wanted = arguments.methods or tuple(run_configs)
+    table = runs.complete(run_configs, root, file, wanted=wanted, allow_dirty=arguments.allow_dirty)
     if not table:
         raise UserError(f"methods is empty, and {file} has no rows of {arguments.seeds} seeds; name some methods")
     runs.score(table)
     first = run_configs[next(iter(table))]
     runs.write(table, first, file, header="method", allow_dirty=arguments.allow_dirty)
-    draw_table(table, file.with_suffix(".png"), title=arguments.env)
+    draw_table(table, file.with_suffix(".png"), title=f"{arguments.env}, offline" if offline else arguments.env)
+
+
+def _online(arguments: Arguments) -> dict[str, Config]:
+    """Name of each row -> its config."""
+    if arguments.data is not None:
+        raise UserError(f"data is {str(arguments.data)!r}; with setting 'online' it must be left out")
+    names = dict.fromkeys((*of_setting("online"), *arguments.methods))
+    return {name: _sized(presets.default(arguments.env, name, arguments.scale), arguments) for name in names}
+
+
+def _offline(arguments: Arguments) -> dict[str, Config]:
+    """Name of each row -> its config; those that would be the same as others are left out.
+
+    Raises:
+        UserError: the episodes can't be used, or a row is unknown.
+    """
+    from dynamite_envs.registry import nearest
+    from dynamite_jax.datasets.windows import Windows
+
+    if arguments.data is None:
+        raise UserError("data is not set; with setting 'offline' it must be a folder of recorded episodes")
+    for name in arguments.methods:
+        if name not in OFFLINE:
+            raise UserError(f"methods has {name!r}; {nearest(name, OFFLINE)}")
+    rows: dict[str, Config] = {}
+    for name, (method, changes) in OFFLINE.items():
+        preset = presets.default(arguments.env, method, arguments.scale, "offline")
+        config = configs.changed(preset, {"offline.data": str(arguments.data), **changes})
+        if config not in rows.values():
+            rows[name] = config
+    env = configs.validate(rows["dynamite"])
+    dataset = Windows.of_config(rows["dynamite"], env).dataset
+    return {name: _sized(dataset.settled(config), arguments) for name, config in rows.items()}
+
+
+def _sized(config: Config, arguments: Arguments) -> Config:
+    steps = config.steps if arguments.steps is None else arguments.steps
+    return dataclasses.replace(config, seeds=arguments.seeds, steps=steps)
 
 
 if __name__ == "__main__":

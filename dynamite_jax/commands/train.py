@@ -38,19 +38,21 @@ class Arguments(Plugins, Processes):
     """Write to Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
     profile: bool = False
     """Write a trace of the second chunk, for TensorBoard or Perfetto."""
+    keep: int = 2
+    """How many of the newest checkpoints to keep; 0 keeps all, for `collect` to play agents as they were."""
     share_envs: int | None = None
     """Devices that share the environments of each seed; by default those that seeds leave over, 1 on CPUs."""
 
 
 def _arguments(argv: list[str]) -> Arguments:
     """Command line -> arguments. Defaults are those of the preset, or of the run that is resumed."""
-    first = parse(_PresetArguments, _only(argv, ("--env", "--method", "--scale", "--out")))
+    first = parse(_PresetArguments, _only(argv, ("--env", "--method", "--setting", "--scale", "--out")))
     if "--resume" in argv and first.out is not None and (first.out / "config.json").is_file():
         if first.scale is not None:
             raise ConfigError(f"scale is {first.scale!r}; a run that goes on keeps its own, so leave it out")
         preset = configs.load(first.out / "config.json")
     else:
-        preset = presets.default(first.env, first.method, first.scale or "cores")
+        preset = presets.default(first.env, first.method, first.scale or "cores", first.setting)
     registry = ConstructorRegistry()
     registry.primitive_rule(_environment_options)
     with registry:
@@ -76,6 +78,7 @@ class _PresetArguments:
 
     env: str = "gridworld"
     method: str = "dynamite"
+    setting: presets.Setting = "online"
     scale: presets.Scale | None = None
     out: Path | None = None
 
@@ -96,6 +99,8 @@ def main() -> None:
     config, out = arguments.config, arguments.out
     if out is None and arguments.resume:
         raise ConfigError("out is not set; to resume it must be a run folder")
+    if arguments.keep < 0:
+        raise ConfigError(f"keep is {arguments.keep}; it must be 0 or more")
     if arguments.several and out is None:
         raise ConfigError("out is not set; several processes must name the same folder")
     devices.setup(None if arguments.several else config.seeds * max(arguments.share_envs or 1, 1))
@@ -116,6 +121,7 @@ def main() -> None:
                 wandb=arguments.wandb,
                 profile=arguments.profile,
                 share_envs=arguments.share_envs,
+                keep=arguments.keep,
             )
             training.check_left_out(summary)
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 from dynamite_jax import presets
 from dynamite_jax.commands import runs
 from dynamite_jax.errors import Plugins, one_line_errors, parse
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime import devices
 
 
@@ -25,7 +25,7 @@ class Arguments(Plugins):
 
     env: str = "gridworld"
     """Environment."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = of_setting("online")
     """Methods; every one gets as many trials."""
     trials: int = 24
     """Settings tried, the preset itself among them."""

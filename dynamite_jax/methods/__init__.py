@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from dynamite_envs.errors import UserError
 from dynamite_jax.methods.method import Method
 
-__all__ = ["METHODS", "Method", "register"]
+__all__ = ["METHODS", "Method", "of_setting", "register"]
 
 
 class _Methods(Mapping[str, Method]):
@@ -31,7 +31,12 @@ class _Methods(Mapping[str, Method]):
         self._methods[name] = method
 
 
-METHODS = _Methods("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov")
+METHODS = _Methods("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov", "borel")
+
+
+def of_setting(setting: str) -> tuple[str, ...]:
+    """Names of the methods that can learn `online`, or `offline`."""
+    return tuple(name for name, method in METHODS.items() if setting in method.settings)
 
 
 def register(name: str, method: Method) -> None:

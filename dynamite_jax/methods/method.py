@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dynamite_jax.beliefs.belief import Belief
 
 
+OFFLINE = "dynamite_jax.algorithms.offline:Offline"
+
+
 def keep(config: Config) -> Config:
     """Change nothing in the preset of an environment."""
     return config
@@ -27,9 +30,10 @@ class Method:
 
     Attributes:
         belief: (config, env) -> `Belief`.
-        algorithm: (config, agent) -> `Algorithm`.
+        algorithm: (config, agent) -> `Algorithm`, of the online setting.
         configure: the preset of an environment -> that of this method in it.
         encoders: values of `network.encoder` that the belief can use.
+        settings: values of `setting` that the belief can learn in.
         shuffles: values of `ppo.shuffle` that the loss of the policy can use.
         posteriors: values of `vae.posterior` that the belief can learn by.
         through_encoder: whether `ppo.through_encoder` can be set.
@@ -40,6 +44,7 @@ class Method:
     algorithm: str | Callable[..., Any] = "dynamite_jax.algorithms.meta_ppo:MetaPPO"
     configure: Callable[[Config], Config] = keep
     encoders: tuple[str, ...] = ("gru",)
+    settings: tuple[str, ...] = ("online", "offline")
     shuffles: tuple[str, ...] = ("episodes", "steps")
     posteriors: tuple[str, ...] = ("filtered",)
     through_encoder: bool = False
@@ -51,7 +56,7 @@ class Method:
 
     def learner(self, config: Config, agent: "Agent") -> "Algorithm":
         """The algorithm that trains an agent."""
-        return _resolve(self.algorithm)(config, agent)
+        return _resolve(OFFLINE if config.setting == "offline" else self.algorithm)(config, agent)
 
     def environment(self, env: "DLCMDP") -> "DLCMDP":
         """The environment that its agents act in."""

@@ -14,5 +14,8 @@ def configure(config: Config) -> Config:
 
 
 METHOD = Method(
-    belief="dynamite_jax.beliefs.history:EndToEndHistory.build", configure=configure, shuffles=("episodes",)
+    belief="dynamite_jax.beliefs.history:EndToEndHistory.build",
+    configure=configure,
+    settings=("online",),
+    shuffles=("episodes",),
 )

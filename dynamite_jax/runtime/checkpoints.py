@@ -70,11 +70,11 @@ class Checkpoints:
 
         Args:
             folder: holds a folder for each step.
-            keep: how many of the newest steps to keep.
+            keep: how many of the newest steps to keep; 0 keeps all.
             seeds: of the run, where states lie on the devices of several processes and may have more rows than that.
         """
         self._folder, self._seeds, self.seconds = Path(folder).absolute(), seeds, 0.0
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, create=True)
         with self._writing():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def any(self) -> bool:
         """Whether a step was ever completed, valid or not."""
-        return bool(self._steps())
+        return bool(self.steps())
 
     def restore(self, like: Any, part: bool = False) -> tuple[int, Any, list[str]]:
         """The newest valid state.
@@ -155,7 +155,7 @@ class Checkpoints:
             CheckpointError: there is none, or another version wrote it.
         """
         damaged: list[str] = []
-        for step in sorted(self._steps(), reverse=True):
+        for step in reversed(self.steps()):
             try:
                 return step, self._read(step, like, part), damaged
             except SchemaError as error:
@@ -166,8 +166,24 @@ class Checkpoints:
             raise CheckpointError(f"{damaged[0]}; no older valid one is left")
         raise CheckpointError(f"no checkpoint under {self._folder}")
 
-    def _steps(self) -> list[int]:
-        return [int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    def read(self, step: int, like: Any) -> Any:
+        """A part of the state of one step.
+
+        Args:
+            step: one of `steps`.
+            like: a state of the same structure, shapes and types.
+
+        Raises:
+            CheckpointError: it is damaged, or another version wrote it.
+        """
+        try:
+            return self._read(step, like, part=True)
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {self._folder / str(step)}: {error}") from None
+
+    def steps(self) -> list[int]:
+        """Completed steps, valid or not, in order."""
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit())
 
     def _read(self, step: int, like: Any, part: bool) -> Any:
         template = _named(like)

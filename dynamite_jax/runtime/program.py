@@ -5,7 +5,7 @@ Where seeds leave devices over, several devices have the seeds of one row of the
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,8 @@ class Program:
         shares: devices that share the environments of each seed.
         blocks: seeds on each row of so many devices.
         mesh: the devices, with the axes `seed` and `env`.
+        worlds: what the seeds learn in or from, one for each chunk, all of the same shapes: the environment, or
+            recorded episodes of it.
         compile_s: seconds that compiling the chunk took; 0 before `compile`.
     """
 
@@ -63,7 +65,11 @@ class Program:
         self.config, self.env = config, method.environment(env)
         agent = Agent.build(config, self.env, method.build(config, self.env))
         self.algorithm: Algorithm = method.learner(config, agent)
-        self.shares = shares_for(config, jax.devices()) if share_envs is None else share_envs
+        offline = config.setting == "offline"
+        if offline and share_envs not in (None, 1):
+            raise UserError(f"share_envs is {share_envs}; with setting 'offline' it must be 1")
+        default = 1 if offline else shares_for(config, jax.devices())
+        self.shares = default if share_envs is None else share_envs
         if self.shares > 1 and _calls_python(env):
             if share_envs is not None:
                 raise UserError(f"share_envs is {share_envs}; a step of {config.env} calls Python, so it must be 1")
@@ -76,7 +82,12 @@ class Program:
         self._seed_of_row = np.minimum(np.arange(max(self.blocks) * len(grid)), config.seeds - 1)
         # Kept, since a function that is made for each call would be compiled for each call.
         self._take = jax.jit(_take, out_shardings=NamedSharding(self.mesh, SAME))
+        self.worlds: Iterator[Any] = itertools.repeat(self.env)
         self.compile_s = 0.0
+
+    def replicated(self, tree: Any) -> Any:
+        """Arrays that every device has."""
+        return jax.device_put(tree, NamedSharding(self.mesh, SAME))
 
     @property
     def agent(self) -> Agent:
@@ -177,9 +188,9 @@ class Program:
         hyper = self.algorithm.hyper if hyper is None else hyper
         mean = jnp.nanmean if self.config.not_finite == "skip" else jnp.mean
 
-        def chunk_of_device(env: DLCMDP, hyper: Any, states: Any) -> tuple[Any, Metrics]:
+        def chunk_of_device(world: Any, hyper: Any, states: Any) -> tuple[Any, Metrics]:
             chunk_of_seed = partial(chunk, self.algorithm, self.config.chunk, mean=mean)
-            return jax.vmap(chunk_of_seed, in_axes=(None, hyper_axis, 0))(env, hyper, states)
+            return jax.vmap(chunk_of_seed, in_axes=(None, hyper_axis, 0))(world, hyper, states)
 
         sharded = jax.shard_map(
             chunk_of_device,
@@ -191,7 +202,9 @@ class Program:
         )
         # Between chunks every device of a seed has all of its state, so that any layout goes on with it.
         placed: dict[str, Any] = {} if self.shares == 1 else {"out_shardings": NamedSharding(self.mesh, SEEDS)}
-        traced = jax.jit(sharded, donate_argnums=2, **placed).trace(self.env, hyper, states)
+        world = next(self.worlds)
+        self.worlds = itertools.chain([world], self.worlds)
+        traced = jax.jit(sharded, donate_argnums=2, **placed).trace(world, hyper, states)
         return traced.lower(lowering_platforms=platforms)
 
     def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
@@ -205,7 +218,11 @@ class Program:
         start = time.perf_counter()
         executable = self.lower(states, hyper).compile(devices.compiler_options())
         self.compile_s = time.perf_counter() - start
-        chunk_of_rows = partial(executable, self.env, self.algorithm.hyper if hyper is None else hyper)
+        hyper = self.algorithm.hyper if hyper is None else hyper
+
+        def chunk_of_rows(states: Any) -> tuple[Any, Metrics]:
+            return executable(next(self.worlds), hyper, states)
+
         if not self.padded and jax.process_count() == 1:
             return chunk_of_rows
 
@@ -227,15 +244,15 @@ class Program:
 
 
 def chunk(
-    algorithm: Algorithm, length: int, env: DLCMDP, hyper: Any, state: Any, mean: Callable = jnp.mean
+    algorithm: Algorithm, length: int, world: Any, hyper: Any, state: Any, mean: Callable = jnp.mean
 ) -> tuple[Any, Metrics]:
-    """`length` updates of one seed, and the `mean` of each metric."""
+    """`length` updates of one seed, the `mean` of each metric, and what is measured after them."""
 
     def update(state: Any, _: None) -> tuple[Any, Metrics]:
-        return algorithm.update(env, hyper, state)
+        return algorithm.update(world, hyper, state)
 
     state, metrics = jax.lax.scan(update, state, length=length)
-    return state, jax.tree.map(mean, metrics)
+    return state, jax.tree.map(mean, metrics) | algorithm.measure(world, state)
 
 
 def shares_for(config: Config, available: Sequence[Any]) -> int:

@@ -21,7 +21,7 @@ ASSETS = Path(dynamite_envs.__file__).parent / "assets"
 DEPENDENCIES = ("jax", "jaxlib", "flax", "optax", "brax", "orbax-checkpoint", "distrax", "numpy")
 
 # Modules that decide the numbers of a run, and those among them that only name, start or show things.
-_PARTS = ("agents", "algorithms", "analysis", "beliefs", "data", "methods", "networks")
+_PARTS = ("agents", "algorithms", "analysis", "beliefs", "data", "datasets", "methods", "networks")
 DECIDING = ("dynamite_envs.", *(f"dynamite_jax.{name}." for name in _PARTS))
 _SHOWING = (
     "belief_figure",

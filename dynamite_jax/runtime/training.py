@@ -6,7 +6,7 @@ import itertools
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from dynamite_jax.config import Config
 from dynamite_jax.data.types import AgentParams
 from dynamite_jax.runtime import devices, loggers, loop, processes, provenance, run_folder
 from dynamite_jax.runtime.program import Program
+
+if TYPE_CHECKING:
+    from dynamite_jax.datasets.windows import Windows
 
 PROFILE = "profile"
 
@@ -38,6 +41,7 @@ def train(
     profile: bool = False,
     share_envs: int | None = None,
     refuse_long: bool = False,
+    keep: int = 2,
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
@@ -50,6 +54,7 @@ def train(
         profile: write a trace of the second chunk of this process into `out`.
         share_envs: devices that share the environments of each seed, see `Program`.
         refuse_long: whether a first chunk that takes too long ends the run, see `loop.run`.
+        keep: how many of the newest checkpoints to keep; 0 keeps all.
 
     Returns:
         The summary, as in summary.json.
@@ -66,7 +71,7 @@ def train(
     is_writer = processes.is_first()
     console = Console(stderr=True, quiet=not is_writer)
     config = run_folder.continued(config, out) if resume else config
-    program = Program(config, configs.validate(config), share_envs)
+    program, recorded = _program(config, share_envs)
     config = program.config
     provenance.code()  # remembers the files as they are now; they may be edited while the run goes on
     if wandb:
@@ -75,7 +80,7 @@ def train(
         if not processes.by_first(partial(_claim, stack, out, config, resume, console)):
             return run_folder.read_summary(out)
         processes.check_shared(out / "config.json")
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints", seeds=config.seeds)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints", keep, config.seeds)))
         states, completed_chunks, earlier_s = program.init(), 0, 0.0
         if resume and processes.by_first(checkpoints.any):  # a run killed before its first checkpoint starts again
             completed_chunks, kept, damaged = checkpoints.restore(program.kept(states))
@@ -91,6 +96,8 @@ def train(
             log = loggers.Log(out, completed_chunks, tensorboard=tensorboard, wandb=wandb, config=fields)
             stack.enter_context(contextlib.closing(log))
         if completed_chunks < program.chunks:
+            if recorded:
+                program.worlds = recorded.worlds(program, completed_chunks)
             steps = program.chunks * program.steps_per_chunk
             line = f"{config.method} on {config.env}: {steps:,} steps a seed, {program.layout} -> {out}"
             line += f"; preset {presets.source(config)}{_physics(config)}; compiling"
@@ -159,6 +166,17 @@ def check_left_out(summary: loggers.Record) -> None:
         raise loop.Diverged(f"{line}, and a run has failed from {MAX_LEFT_OUT:.0%} on; its summary is written")
 
 
+def _program(config: Config, share_envs: int | None) -> tuple[Program, "Windows | None"]:
+    """The program of a run and, offline, the episodes that it learns from."""
+    env = configs.validate(config)
+    if config.setting == "online":
+        return Program(config, env, share_envs), None
+    from dynamite_jax.datasets.windows import Windows  # here, since online runs don't depend on it
+
+    windows = Windows.of_config(config, env)
+    return Program(windows.dataset.settled(config), env, share_envs), windows
+
+
 def _claim(stack: contextlib.ExitStack, out: Path, config: Config, resume: bool, console: Console) -> bool:
     """Claim the folder until the stack ends; False where its run is finished."""
     try:
@@ -200,7 +218,9 @@ def train_in_memory(config: Config, share_envs: int | None = None) -> tuple[Prog
         Diverged: something is not finite.
     """
     start, console = time.perf_counter(), Console(stderr=True)
-    program = Program(config, configs.validate(config), share_envs)
+    program, recorded = _program(config, share_envs)
+    if recorded:
+        program.worlds = recorded.worlds(program)
     states = program.init()
     step, log = program.compile(states), loggers.Memory()
     states = loop.run(program, step, states, outputs=loop.Outputs(log, None, console), start=start)

@@ -103,6 +103,15 @@ class DLCMDP(struct.PyTreeNode):
         """The context as network input, for agents that observe it, [C]."""
         raise NotImplementedError  # a hook: subclasses give it
 
+    @property
+    def relabels(self) -> bool:
+        """Whether `reward` is known: contexts change what steps pay, and nothing else of them."""
+        return False
+
+    def reward(self, physics: Physics, context: Context, action: Array, after: Physics) -> Array:
+        """What a step from one physical state to another pays under a context; where it `relabels`."""
+        raise NotImplementedError  # of an environment whose contexts change the dynamics, or that does not tell
+
     def outcomes(self, physics: Physics) -> dict[str, Array]:
         """Results of an episode beside its return, such as `success`, from the physical state at its end."""
         return {}

@@ -29,8 +29,17 @@ class PointRobot(FiniteDLCMDP):
 
     def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
         """s' = s + 0.1 a; reward -||s' - goal||."""
-        physics = physics + 0.1 * action
-        return physics, -jnp.linalg.norm(physics - self.goal(context)), jnp.zeros((), bool)
+        after = physics + 0.1 * action
+        return after, self.reward(physics, context, action, after), jnp.zeros((), bool)
+
+    @property
+    def relabels(self) -> bool:
+        """Moves are the same under all contexts."""
+        return True
+
+    def reward(self, physics: Array, context: Array, action: Array, after: Array) -> Array:
+        """-||s' - goal||."""
+        return -jnp.linalg.norm(after - self.goal(context))
 
     def observe(self, physics: Array) -> Array:
         """The position itself."""

@@ -33,9 +33,18 @@ class ContextBandit(FiniteDLCMDP):
         return jnp.ones(1)
 
     def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
+        """Nothing moves."""
+        return physics, self.reward(physics, context, action, physics), jnp.zeros((), bool)
+
+    @property
+    def relabels(self) -> bool:
+        """Nothing moves under any context."""
+        return True
+
+    def reward(self, physics: Array, context: Array, action: Array, after: Array) -> Array:
         """Pay for the right action, or for the context alone."""
         target = action if self.match else 1
-        return physics, (context == target).astype(jnp.float32), jnp.zeros((), bool)
+        return (context == target).astype(jnp.float32)
 
     def observe(self, physics: Array) -> Array:
         """The constant."""

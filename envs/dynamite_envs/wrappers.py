@@ -69,6 +69,15 @@ class ObserveContext(DLCMDP):
         """Those of the environment."""
         return self.env.context_features(context)
 
+    @property
+    def relabels(self) -> bool:
+        """As in the environment."""
+        return self.env.relabels
+
+    def reward(self, physics: Physics, context: Context, action: Array, after: Physics) -> Array:
+        """As in the environment."""
+        return self.env.reward(physics, context, action, after)
+
     def outcomes(self, physics: Physics) -> dict[str, Array]:
         """Those of the environment."""
         return self.env.outcomes(physics)
@@ -81,8 +90,12 @@ class ObserveContext(DLCMDP):
         """Act; the context after the switch is observed, if there was one."""
         return self._with_context(super().step(state, action))
 
+    def shown(self, observation: Array, context: Context) -> Array:
+        """The environment's observation with the features of the context behind it."""
+        return jnp.concatenate([observation, self.env.context_features(context)])
+
     def _with_context(self, state: State) -> State:
-        return state.replace(obs=jnp.concatenate([state.obs, self.env.context_features(state.context)]))
+        return state.replace(obs=self.shown(state.obs, state.context))
 
     def _features(self, key: Array) -> Any:
         return self.env.context_features(self.env.init_context(key))

@@ -10,7 +10,7 @@ import optax
 
 from dynamite_envs.dlcmdp import DLCMDP
 from dynamite_jax.agents import running_statistics
-from dynamite_jax.algorithms.meta_ppo import optimiser
+from dynamite_jax.algorithms.optimisation import optimiser
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import VAEConfig
 from dynamite_jax.data.types import Array, Params, Trajectories

@@ -20,7 +20,7 @@ from dynamite_jax.beliefs.supervised import ContinuousBelief, FiniteBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import play
 from dynamite_jax.data.types import Trajectories
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import METHODS, of_setting
 from dynamite_jax.runtime.program import Program
 from episodes import (
     BATCH,
@@ -197,7 +197,7 @@ def test_continuous_contexts_are_labelled_as_they_are_observed_in_deviations_of_
     np.testing.assert_allclose(label * belief.deviation + belief.mean, state.obs[2:], rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "task_inference"])
+@pytest.mark.parametrize("method", [method for method in of_setting("online") if method != "task_inference"])
 def test_no_other_method_is_told_the_context(method):
     program, states = build(tiny_config("probe_match", method, vae={"buffer_episodes": 12}))
     s = jax.tree.map(lambda x: x[0], states)

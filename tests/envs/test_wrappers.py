@@ -10,7 +10,7 @@ from dynamite_envs import exact, registry
 from dynamite_envs.dlcmdp import DLCMDP, State
 from dynamite_envs.gridworld.exact import GridworldSolution
 from dynamite_envs.wrappers import ObserveContext
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime.program import Program
 
 NAMES = ("gridworld", "point_robot", "probe_next_context", "reacher")
@@ -81,7 +81,7 @@ def test_a_mujoco_task_keeps_its_outcomes_and_says_whether_to_decode_states():
     assert jax.eval_shape(itch.outcomes, physics).keys() == {"scratches", "success"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_the_oracle_alone_observes_the_context(method):
     program = Program(tiny_config("point_robot", method), registry.make("point_robot"))
     size = program.init().environment.obs.shape[-1]

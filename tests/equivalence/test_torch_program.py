@@ -20,7 +20,8 @@ from dynamite_envs.half_cheetah import Task
 from dynamite_jax import config as configs
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.distributions import policy_distribution
-from dynamite_jax.algorithms.meta_ppo import MetaPPO, discount, remaining
+from dynamite_jax.algorithms.meta_ppo import MetaPPO, discount
+from dynamite_jax.algorithms.optimisation import remaining
 from dynamite_jax.data.types import Rollout
 from episodes import statistics
 from experiments.versus_torch import jax_program

@@ -15,7 +15,7 @@ from dynamite_envs.spaces import Box, Discrete
 from dynamite_jax.agents.actor_critic import ActorCritic as JaxActorCritic
 from dynamite_jax.agents.distributions import policy_distribution
 from dynamite_jax.algorithms import ppo as jax_ppo
-from dynamite_jax.algorithms.meta_ppo import optimiser
+from dynamite_jax.algorithms.optimisation import optimiser
 from dynamite_jax.beliefs import elbo as jax_elbo
 from dynamite_jax.config import Config, PPOConfig
 from dynamite_jax.methods import varibad

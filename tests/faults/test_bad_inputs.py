@@ -25,7 +25,7 @@ from dynamite_jax.commands import (
 from dynamite_jax.config import SCHEMA
 from dynamite_jax.runtime import training
 
-METHODS = "allowed: dynamite, varibad, secbad, contrabar, rl2, task_inference, oracle, markov"
+METHODS = "allowed: dynamite, varibad, secbad, contrabar, rl2, task_inference, oracle, markov, borel"
 FLAGS = {
     "no number": (train, "--steps many", "--steps: invalid literal for int() with base 10: 'many'"),
     "too small": (train, "--seeds 0", "seeds is 0; it must be 1 or more"),

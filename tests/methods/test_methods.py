@@ -15,7 +15,7 @@ from dynamite_jax.beliefs import contrastive, segments
 from dynamite_jax.beliefs.segments import SegmentBelief
 from dynamite_jax.config import Config, VAEConfig
 from dynamite_jax.data.rollout import play
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import METHODS, of_setting
 from episodes import (
     BATCH,
     HORIZON,
@@ -83,7 +83,7 @@ def test_the_loss_of_the_policy_sees_the_memory_as_it_was_when_acting():
     assert float(losses["clip_fraction"]) == 0.0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_the_loss_of_the_policy_trains_the_memory_of_rl2_alone(method):
     before, after, _ = updated_policy(method, lr=1e-2)
     pairs = zip(jax.tree.leaves(before.belief_params), jax.tree.leaves(after.belief_params), strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import assert_same, build, compiled, tiny_config
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime.program import chunk
 
 
@@ -57,14 +57,14 @@ def test_vmapped_seeds_agree_with_solo_runs(tiny):
             np.testing.assert_allclose(np.asarray(x)[seed], np.asarray(y)[0], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_no_array_of_the_state_is_empty(method):
     """An array of size 0 comes back with another sharding, which the compiled chunk then refuses."""
     _, states = build(tiny_config("gridworld", method))
     assert all(leaf.size for leaf in jax.tree.leaves(states))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_no_number_of_a_fresh_state_is_weakly_typed(method):
     """A restored state never is, so that the chunk would be compiled again for it."""
     _, states = build(tiny_config("gridworld", method))

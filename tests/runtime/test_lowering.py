@@ -13,10 +13,12 @@ from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
 from dynamite_jax.config import PhysicsConfig
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime.program import Program
 
-CASES = [(env, "dynamite") for env in MAKERS] + [("gridworld", method) for method in METHODS if method != "dynamite"]
+CASES = [(env, "dynamite") for env in MAKERS] + [
+    ("gridworld", method) for method in of_setting("online") if method != "dynamite"
+]
 
 
 def shapes_of(program):

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import assert_same, build, tiny_config
 from dynamite_envs import registry
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime import loggers
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program, blocks
@@ -124,7 +124,9 @@ def test_states_lie_on_the_mesh_from_the_start(tiny):
         assert leaf.sharding.shard_shape(leaf.shape)[0] == 2 // len(laid_out.blocks)
 
 
-@pytest.mark.parametrize("env, method", [("gridworld", m) for m in METHODS] + [("point_robot", "dynamite")])
+@pytest.mark.parametrize(
+    "env, method", [("gridworld", m) for m in of_setting("online")] + [("point_robot", "dynamite")]
+)
 def test_fresh_and_restored_states_have_the_same_types(env, method, tmp_path):
     _, states = build(tiny_config(env, method))
     checkpoints = Checkpoints(tmp_path)

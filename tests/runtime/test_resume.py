@@ -19,14 +19,14 @@ from dynamite_envs.brax import BraxDLCMDP
 from dynamite_envs.physics.backend import MuJoCoDLCMDP
 from dynamite_envs.registry import MAKERS
 from dynamite_jax import config as configs
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime import loggers, loop, provenance, run_folder, training
 from dynamite_jax.runtime.checkpoints import Checkpoints
 from dynamite_jax.runtime.program import Program
 
 # What the others add to these is tested by the slow tests.
 CASES = [(env, "dynamite") for env in ("gridworld", "point_robot", "probe_match", "reacher")]
-CASES += [("gridworld", method) for method in METHODS if method not in ("dynamite", "varibad")]
+CASES += [("gridworld", method) for method in of_setting("online") if method not in ("dynamite", "varibad")]
 
 
 @pytest.mark.parametrize("env, method", CASES)
@@ -49,7 +49,9 @@ def test_saved_and_restored_training_equals_uninterrupted_training(env, method, 
 
 # Physics compiles slowly, and methods don't see it: one of them will do there.
 SLOW = (MuJoCoDLCMDP, BraxDLCMDP)
-OTHERS = [(e, m) for e in MAKERS for m in METHODS if m == "dynamite" or not isinstance(registry.make(e), SLOW)]
+OTHERS = [
+    (e, m) for e in MAKERS for m in of_setting("online") if m == "dynamite" or not isinstance(registry.make(e), SLOW)
+]
 
 
 @pytest.mark.slow

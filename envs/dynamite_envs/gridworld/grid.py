@@ -43,11 +43,20 @@ class Grid(FiniteDLCMDP):
     def dynamics(self, physics: Cells, context: Array, action: Array, key: Array) -> tuple[Cells, Array, Array]:
         """Move, then pay by the cell reached."""
         agent = jnp.clip(physics.agent + jnp.array(MOVES, jnp.int32)[action], 0, self.cells - 1)
-        physics = physics.replace(agent=agent)
-        on_goal = self.on_goal(physics)
+        after = physics.replace(agent=agent)
+        return after, self.reward(physics, context, action, after), jnp.zeros((), bool)
+
+    @property
+    def relabels(self) -> bool:
+        """Moves are the same under all contexts."""
+        return True
+
+    def reward(self, physics: Cells, context: Array, action: Array, after: Cells) -> Array:
+        """By the cell reached."""
+        on_goal = self.on_goal(after)
         reward = jnp.where(jnp.any(on_goal), self.inactive_reward, self.step_reward)
         reward = jnp.where(on_goal[context], self.active_reward, reward)
-        return physics, jnp.asarray(reward, jnp.float32), jnp.zeros((), bool)
+        return jnp.asarray(reward, jnp.float32)
 
     def on_goal(self, physics: Cells) -> Array:
         """Whether the agent is on each goal, [n]."""

@@ -1,0 +1,185 @@
+"""Recording a set of episodes, shard by shard; one that was cut off goes on."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.errors import UserError
+from dynamite_envs.spaces import Discrete
+from dynamite_jax.config import Config
+from dynamite_jax.datasets.dataset import CARD, SCHEMA, Dataset, digest_of_file, files, read_shard, write_shard
+from dynamite_jax.datasets.sources import Played, Sources
+from dynamite_jax.errors import writing
+from dynamite_jax.runtime import devices, lock, provenance
+
+PLAN = "plan.json"
+"""What is collected, written first: it has to be the same when a collection goes on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to collect.
+
+    Attributes:
+        config: names the environment; nothing else of it is used.
+        policies: who plays, see `sources.Policy`.
+        episodes: how many, a multiple of `shard`.
+        shard: episodes of a shard.
+        seed: root of all random streams.
+    """
+
+    config: Config
+    policies: tuple[str, ...]
+    episodes: int
+    shard: int
+    seed: int
+
+
+def collect(request: Request, env: DLCMDP, out: Path, say: Callable[[int, int], None]) -> Dataset:
+    """Play and write what is missing of a set.
+
+    Args:
+        request: what to collect.
+        env: the environment.
+        out: folder, new, empty, or that of the same collection.
+        say: is told how many of how many shards are written.
+
+    Raises:
+        UserError: the folder holds something else, a policy can't be played, or nothing can be written.
+    """
+    sources = Sources(request.policies, request.config, env)
+    shards = request.episodes // request.shard
+    played = sources.plan(shards)
+    plan = _plan(request, sources, played)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with lock.lock(out):
+        _claim(out, plan)
+        if (out / CARD).is_file():
+            return Dataset.open(out, env)
+        for number, who in enumerate(played):
+            if not all(path.is_file() for path in files(out, number)):
+                key = jax.random.fold_in(jax.random.key(request.seed), number)
+                episodes = jax.device_get(sources.play(who, request.shard, key))
+                write_shard(out, number, episodes if env.relabels else episodes.replace(physics=None))
+            say(number + 1, shards)
+        card = _card(request, sources, played, out, env)
+        _write(out / CARD, card)
+    return Dataset.open(out, env)
+
+
+def _plan(request: Request, sources: Sources, played: list[Played]) -> dict[str, Any]:
+    """What a collection depends on."""
+    return {
+        "env": request.config.env,
+        "env_options": dict(request.config.env_options),
+        "policies": sources.described(),
+        "episodes": request.episodes,
+        "shard": request.shard,
+        "seed": request.seed,
+        "played": [dataclasses.asdict(who) for who in played],
+    }
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    """Note the plan in a new folder; refuse one that holds anything but its own collection."""
+    if (out / PLAN).is_file():
+        try:
+            earlier = json.loads((out / PLAN).read_text())
+        except ValueError:
+            raise UserError(f"out is {str(out)!r}, whose {PLAN} is damaged; name a new folder") from None
+        for name, value in json.loads(json.dumps(plan)).items():
+            if earlier.get(name) != value:
+                held = "episodes of other policies" if name in ("policies", "played") else f"{name} {earlier.get(name)}"
+                raise UserError(f"out is {str(out)!r}, whose collection has {held}; name a new folder")
+        return
+    if others := [path.name for path in out.iterdir() if path.name not in (lock.NAME, lock.CLAIM)]:
+        raise UserError(f"out is {str(out)!r}, which holds {others[0]}; name a new folder")
+    _write(out / PLAN, plan)
+
+
+def _card(request: Request, sources: Sources, played: list[Played], out: Path, env: DLCMDP) -> dict[str, Any]:
+    """The card of a set whose shards are all written."""
+    shards, parts = [], []
+    for number, who in enumerate(played):
+        episodes = read_shard(out, number, env)
+        digests = [digest_of_file(path) for path in files(out, number)]
+        shards.append({"episodes": episodes.reward.shape[1], "source": dataclasses.asdict(who), "sha256": digests})
+        parts.append(_measured(episodes, env))
+    return {
+        "schema": SCHEMA,
+        "env": request.config.env,
+        "env_options": dict(request.config.env_options),
+        "horizon": env.horizon,
+        "policies": sources.described(),
+        "seed": request.seed,
+        "physics": env.relabels,
+        "statistics": statistics(parts, env),
+        "shards": shards,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": devices.machine(),
+    }
+
+
+def _measured(episodes: Any, env: DLCMDP) -> dict[str, np.ndarray]:
+    """What the statistics of a set need of one shard."""
+    valid = np.asarray(episodes.valid)
+    action = episodes.action
+    if isinstance(env.action_space, Discrete):
+        counts = np.bincount(action[valid], minlength=env.action_space.size)
+        moments = counts[None]
+    else:
+        chosen = action[valid].astype(float)
+        moments = np.stack([np.full(chosen.shape[-1], len(chosen)), chosen.sum(0), (chosen**2).sum(0)])
+    return {
+        "returns": np.where(valid, episodes.reward, 0.0).sum(0),
+        "steps": valid.sum(0),
+        "sessions": 1 + np.where(valid, episodes.session[:-1], 0).max(0),
+        "reward": np.array([episodes.reward[valid].min(), episodes.reward[valid].max()]),
+        "terminated": episodes.terminated.any(0),
+        "action": moments,
+    }
+
+
+def statistics(parts: list[dict[str, np.ndarray]], env: DLCMDP) -> dict[str, Any]:
+    """Statistics of a set from what was measured of its shards."""
+
+    def all_of(name: str) -> np.ndarray:
+        return np.concatenate([part[name] for part in parts])
+
+    returns, steps, sessions, rewards = map(all_of, ("returns", "steps", "sessions", "reward"))
+    quantiles = np.quantile(returns, [0.0, 0.25, 0.5, 0.75, 1.0])
+    action = np.sum([part["action"] for part in parts], axis=0)
+    if isinstance(env.action_space, Discrete):
+        of_actions = {"share_of_each": (action[0] / action.sum()).round(6).tolist()}
+    else:
+        count, total, squares = action
+        mean = total / count
+        of_actions = {"mean": mean.tolist(), "deviation": np.sqrt(np.maximum(squares / count - mean**2, 0.0)).tolist()}
+    return {
+        "episodes": len(returns),
+        "steps": int(steps.sum()),
+        "return_mean": float(returns.mean()),
+        "return_deviation": float(returns.std()),
+        "return_quantiles": quantiles.tolist(),
+        "reward_range": [float(rewards.min()), float(rewards.max())],
+        "sessions_per_episode": float(sessions.mean()),
+        "boundaries": int((sessions - 1).sum()),
+        "steps_per_session": float(steps.sum() / sessions.sum()),
+        "terminated": float(all_of("terminated").mean()),
+        "action": of_actions,
+    }
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with writing(path):
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.replace(path)
