@@ -46,8 +46,9 @@ class OfflineState(struct.PyTreeNode):
     Attributes:
         belief_params: belief model that acts.
         belief_learner, belief_optimiser: belief model that learns, and its Adam state; None where none does.
-        weights: policy, value and critics.
-        slow: running average of the critics, which their targets are made of.
+        policy_params: policy and value.
+        critic_params: critics.
+        slow_critics: running average of them, which their targets are made of.
         optimiser: Adam state of policy and value, and of the critics.
         normaliser: running statistics of policy features, observations, rewards and returns.
         key: random stream of this seed.
@@ -58,8 +59,9 @@ class OfflineState(struct.PyTreeNode):
     belief_params: Params
     belief_learner: Params
     belief_optimiser: Any
-    weights: Weights
-    slow: Params
+    policy_params: Params
+    critic_params: Params
+    slow_critics: Params
     optimiser: Any
     normaliser: Any
     key: Array
@@ -69,7 +71,7 @@ class OfflineState(struct.PyTreeNode):
     @property
     def agent_params(self) -> AgentParams:
         """The part that acts."""
-        return AgentParams(self.belief_params, self.weights.policy, self.normaliser)
+        return AgentParams(self.belief_params, self.policy_params, self.normaliser)
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,9 @@ class Offline:
             belief_params=belief_params,
             belief_learner=jax.tree.map(jnp.copy, belief_params) if learns else None,
             belief_optimiser=optimiser(0.0, 1.0).init(belief_params) if learns else None,
-            weights=weights,
-            slow=jax.tree.map(jnp.copy, critics),
+            policy_params=weights.policy,
+            critic_params=critics,
+            slow_critics=jax.tree.map(jnp.copy, critics),
             optimiser=_optimiser(0.0, self.config.offline).init(weights),
             normaliser=running_statistics.init(features.shape[-1], env.observation_size),
             key=key,
@@ -171,7 +174,7 @@ class Offline:
         metrics |= {f"{self.config.offline.learner}/{name}": value for name, value in policy_losses.items()}
         state = state.replace(normaliser=running_statistics.counted(state.normaliser, data.valid))
         learnt = (state.belief_params, state.belief_learner, state.belief_optimiser)
-        acting = (state.weights, state.slow, state.optimiser, state.normaliser)
+        acting = (state.policy_params, state.critic_params, state.slow_critics, state.optimiser, state.normaliser)
         quantities = (data.observation, data.reward, belief_losses, learnt, policy_losses, acting)
         finite, faults = state.faults.after(state.meta_updates, quantities)
         if self.config.not_finite == "skip":
@@ -267,9 +270,12 @@ class Offline:
             order = jax.random.permutation(order_key, data.reward.shape[1]).reshape(hyper.minibatches, -1)
             return jax.lax.scan(minibatch, carry, (order, jax.random.split(key, hyper.minibatches)))
 
-        carry = (state.weights, state.slow, state.optimiser)
+        carry = (Weights(state.policy_params, state.critic_params), state.slow_critics, state.optimiser)
         (weights, slow, adam), terms = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.epochs))
-        return state.replace(weights=weights, slow=slow, optimiser=adam), jax.tree.map(jnp.mean, terms)
+        state = state.replace(
+            policy_params=weights.policy, critic_params=weights.critics, slow_critics=slow, optimiser=adam
+        )
+        return state, jax.tree.map(jnp.mean, terms)
 
     def _labels(self, env: DLCMDP, episodes: Episodes) -> Any:
         return jax.vmap(jax.vmap(partial(self.agent.belief.label, env)))(episodes.context)

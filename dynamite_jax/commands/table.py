@@ -17,13 +17,12 @@ from dynamite_jax.config import Config
 from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.methods import of_setting
 
-AS_RECORDED = "rewards as recorded"
 OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamite": ("dynamite", {}),
-    f"dynamite, {AS_RECORDED}": ("dynamite", {"offline.relabel": 0.0}),
+    "dynamite, relabelled": ("dynamite", {"offline.relabel": 0.5}),
     "secbad": ("secbad", {}),
     "borel": ("borel", {}),
-    f"borel, {AS_RECORDED}": ("borel", {"offline.relabel": 0.0}),
+    "borel, not relabelled": ("borel", {"offline.relabel": 0.0}),
     "task_inference": ("task_inference", {}),
     "bc": ("dynamite", {"offline.learner": "bc", "offline.relabel": 0.0}),
     "bc on observations": ("markov", {"offline.learner": "bc", "offline.relabel": 0.0}),
@@ -109,14 +108,17 @@ def _offline(arguments: Arguments) -> dict[str, Config]:
     for name in arguments.methods:
         if name not in OFFLINE:
             raise UserError(f"methods has {name!r}; {nearest(name, OFFLINE)}")
+    presets_of = {
+        method: presets.default(arguments.env, method, arguments.scale, "offline") for method, _ in OFFLINE.values()
+    }
+    first = configs.changed(presets_of["dynamite"], {"offline.data": str(arguments.data)})
+    env = configs.validate(first)
+    dataset = Windows.of_config(first, env).dataset
     rows: dict[str, Config] = {}
     for name, (method, changes) in OFFLINE.items():
-        preset = presets.default(arguments.env, method, arguments.scale, "offline")
-        config = configs.changed(preset, {"offline.data": str(arguments.data), **changes})
-        if config not in rows.values():
+        config = configs.changed(presets_of[method], {"offline.data": str(arguments.data), **changes})
+        if config not in rows.values() and (env.relabels or not config.offline.relabel):
             rows[name] = config
-    env = configs.validate(rows["dynamite"])
-    dataset = Windows.of_config(rows["dynamite"], env).dataset
     return {name: _sized(dataset.settled(config), arguments) for name, config in rows.items()}
 
 
