@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 6
 """Version of the fields of a config and of the arrays of a checkpoint; files without one are of schema 0."""
+ARRAYS = 5
+"""Schema since which the arrays of a checkpoint are as they are."""
 
 
 class Options(dict[str, Any]):

@@ -128,10 +128,10 @@ _OFFLINE = {
     "offline.lr": 1e-3,
     "offline.critic_lr": 1e-3,
 }
-# The grids by 13 settings of `dynamite`, the first 1.5 M steps of two seeds from root 1000 on a set of 1,024 episodes of
-# other agents: returns at the end were 34 with rates of 0.001 and a temperature of 3, 25 with 10 and with 30; 40 without
-# relabelled rewards, 41 with a temperature of 1, 42 with twice the rates and the belief's steps, 41 with four times of
-# them, 29 with `cql`. The others are not tuned.
+# The grids by 13 settings of `dynamite`, the first 1.5 M steps of two seeds from root 1000 on a set of 1,024 episodes
+# of other agents: returns at the end were 34 with rates of 0.001 and a temperature of 3, 25 with 10 and with 30; 40
+# without relabelled rewards, 41 with a temperature of 1, 42 with twice the rates and the belief's steps, 41 with four
+# times of them, 29 with `cql`. The others are not tuned.
 _OFFLINE_GRID = {
     "steps": 4_000_000,
     "vae.minibatches": 8,

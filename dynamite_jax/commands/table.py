@@ -42,7 +42,7 @@ class Arguments(Plugins):
     """Whether methods learn from episodes that they play, or from recorded ones, those of `data`."""
     data: Path | None = None
     """Folder of the recorded episodes, as `collect` writes it."""
-    methods: tuple[str, ...] = ()
+    methods: tuple[str, ...] | None = None
     """Rows to complete, by default all: methods, offline also variants of them. Other rows that an earlier table has
     are kept, and marked where they no longer hold."""
     scale: presets.Scale = "cores"
@@ -76,8 +76,7 @@ def main() -> None:
     file = out / f"table{scale}.json"
     runs.check(run_configs)
     runs.make_folder(out)
-    wanted = arguments.methods or tuple(run_configs)
-    table = runs.complete(run_configs, root, file, wanted=wanted, allow_dirty=arguments.allow_dirty)
+    table = runs.complete(run_configs, root, file, wanted=arguments.methods, allow_dirty=arguments.allow_dirty)
     if not table:
         raise UserError(f"methods is empty, and {file} has no rows of {arguments.seeds} seeds; name some methods")
     runs.score(table)
@@ -90,7 +89,7 @@ def _online(arguments: Arguments) -> dict[str, Config]:
     """Name of each row -> its config."""
     if arguments.data is not None:
         raise UserError(f"data is {str(arguments.data)!r}; with setting 'online' it must be left out")
-    names = dict.fromkeys((*of_setting("online"), *arguments.methods))
+    names = dict.fromkeys((*of_setting("online"), *(arguments.methods or ())))
     return {name: _sized(presets.default(arguments.env, name, arguments.scale), arguments) for name in names}
 
 
@@ -105,7 +104,7 @@ def _offline(arguments: Arguments) -> dict[str, Config]:
 
     if arguments.data is None:
         raise UserError("data is not set; with setting 'offline' it must be a folder of recorded episodes")
-    for name in arguments.methods:
+    for name in arguments.methods or ():
         if name not in OFFLINE:
             raise UserError(f"methods has {name!r}; {nearest(name, OFFLINE)}")
     presets_of = {

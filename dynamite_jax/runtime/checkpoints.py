@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from dynamite_envs.errors import UserError
-from dynamite_jax.config import SCHEMA
+from dynamite_jax.config import ARRAYS, SCHEMA
 from dynamite_jax.errors import writing
 from dynamite_jax.runtime import processes
 
@@ -202,7 +202,7 @@ class Checkpoints:
         for name, digest in _digests_of(arrays, seeds).items():
             if digest != digests[name]:
                 raise CheckpointError(f"{name} does not match its SHA-256")
-        if schema < SCHEMA and not part:
+        if schema < ARRAYS and not part:
             raise SchemaError("an earlier version wrote it; its run can be evaluated and plotted, but not go on")
         if seeds is not None and not _apart(arrays):
             arrays = {name: array[:seeds] for name, array in arrays.items()}

@@ -29,7 +29,7 @@ ORDER = (
     "reacher",
     "scratch_itch",
 )
-METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov")
+METHODS = ("dynamite", "varibad", "secbad", "contrabar", "rl2", "task_inference", "oracle", "markov", "borel")
 REFERENCES = ("task_inference", "oracle", "markov")
 SPEEDS = "methods_speed"  # stem of what `make bench METHODS=` measured, all methods in turn
 SIZE = ("seeds", "seed", "steps", "eval_episodes")  # fields of a config that say how long a run is, not how fast
@@ -91,6 +91,22 @@ def page(root: Path) -> str:
     return INTRODUCTION + "\n\n".join(sections) + "\n"
 
 
+def offline(root: Path) -> str:
+    """Tables of methods that learn from recorded episodes, a section for each environment.
+
+    Args:
+        root: the folder `results`.
+    """
+    sections = []
+    for path in sorted(root.glob("*/offline/table.json")):
+        name, file = path.parts[-3], json.loads(path.read_text())
+        notes = path.parent / "notes.md"
+        parts = [setup(file, "recorded steps"), markdown(file["runs"]), verdict(file["runs"])]
+        parts += [notes.read_text().strip()] if notes.is_file() else []
+        sections.append("\n\n".join([f"### {name}", *parts]))
+    return "\n\n".join(sections)
+
+
 def summary(root: Path, speed: dict[str, float]) -> str:
     """The summary of README.md: environments by those methods that have results, the score of each.
 
@@ -129,11 +145,12 @@ def rivals(root: Path) -> str:
     return f"A higher mean than `dynamite`: {'; '.join(parts)}." if parts else "No mean is higher than `dynamite`'s."
 
 
-def setup(file: Record) -> str:
+def setup(file: Record, unit: str = "environment steps") -> str:
     """How a table was made: one sentence or two.
 
     Args:
         file: a table, as `make table` writes it.
+        unit: what its `env_steps` are.
     """
     runs = file["runs"]
     first = next(iter(runs.values()))
@@ -141,7 +158,7 @@ def setup(file: Record) -> str:
     steps = " to ".join(f"{value / 1e6:.1f} M" for value in dict.fromkeys((steps[0], steps[-1])))
     minutes = sum(row["wall_s"] for row in runs.values()) / 60
     commits = list(dict.fromkeys(row["commit"][:10] for row in runs.values() if row["commit"]))
-    parts = [f"{file['seeds']} seeds of {steps} environment steps each, root seed {first['seed']}"]
+    parts = [f"{file['seeds']} seeds of {steps} {unit} each, root seed {first['seed']}"]
     made_on: dict[str, list[str]] = {}
     for name, row in runs.items():
         if "machine" in row:

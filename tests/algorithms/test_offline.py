@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +79,13 @@ def test_continuous_actions_are_learnt_from_random_ones(learner, data):
 
 
 @functools.cache
-def updater(config):
+def updater(config) -> Any:
     """A program, the state of one seed before its first update, and the update."""
     program = program_of(config)
     return program, jax.tree.map(lambda x: x[0], program.init()), jax.jit(program.algorithm.update)
 
 
-def one_update(config, episodes):
+def one_update(config, episodes) -> Any:
     """A program, and the state of one seed before and after an update on given episodes, with its metrics."""
     program, state, update = updater(config)
     return program, state, *update(offline.Recorded(program.env, episodes), program.algorithm.hyper, state)
@@ -151,7 +152,8 @@ def test_what_comes_after_the_horizon_is_not_learnt_from_and_an_end_is(data):
         physics=None,
     )
     features = jnp.arange(6.0)[:, None, None] * jnp.ones((6, 3, state.normaliser.mean.features.value.shape[0]))
-    steps = program.algorithm._transitions(features, episodes, state)
+    algorithm: Any = program.algorithm
+    steps = algorithm._transitions(features, episodes, state)
     np.testing.assert_array_equal(steps.weight, [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 0, 1]])
     np.testing.assert_array_equal(steps.following[:-1], steps.features[1:])
     np.testing.assert_array_equal(steps.terminated, terminated)
@@ -247,9 +249,10 @@ def test_methods_that_can_not_learn_in_a_setting_are_refused():
 
 def test_borel_is_the_belief_of_varibad_offline():
     env = registry.make("probe_match")
-    config = dj.preset("probe_match", "borel", **{"offline.data": "data", "offline.minibatches": 1})
+    changes: dict[str, Any] = {"offline.data": "data", "offline.minibatches": 1}
+    config = dj.preset("probe_match", "borel", **changes)
     assert config.setting == "offline"
-    varibad = dj.preset("probe_match", "varibad", **{"offline.data": "data"})
+    varibad = dj.preset("probe_match", "varibad")
     assert METHODS["borel"].build(config, env) == METHODS["varibad"].build(varibad, env)
     assert (config.vae.session_mask, config.vae.consistency, config.vae.boundary_head) == (False, False, False)
 
@@ -263,7 +266,8 @@ def test_critics_that_run_away_are_warned_of(data):
 
 def test_critics_side_by_side_are_critics_alone(data):
     config = offline_config(data / "probe_match", offline={"critics": 3})
-    networks = program_of(config).algorithm.networks
+    algorithm: Any = program_of(config).algorithm
+    networks = algorithm.networks
     features = jax.random.normal(jax.random.key(0), (5, 4))
     params = networks.critics.init(jax.random.key(1), features)
     q = networks.all_q(params, features)

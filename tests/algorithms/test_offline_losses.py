@@ -1,6 +1,7 @@
 """Losses of the offline learners against NumPy, in loops."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,11 @@ import pytest
 
 from dynamite_jax.algorithms import offline_losses as losses
 
-WEIGHT = np.array([1.0, 1.0, 0.0, 1.0])
+WEIGHT: Any = np.array([1.0, 1.0, 0.0, 1.0])
 COUNTED = [0, 1, 3]
 
 
-def numbers(*shape, seed=0):
+def numbers(*shape, seed=0) -> Any:
     return np.random.default_rng((seed, *shape)).normal(size=shape)
 
 
@@ -48,7 +49,7 @@ def test_actions_are_imitated_by_their_advantage_up_to_a_bound():
 
 
 def test_imitation_weighs_log_probabilities_and_moves_no_advantage():
-    log_prob, imitated = numbers(4), np.abs(numbers(4, seed=1))
+    log_prob, imitated = numbers(4), abs(numbers(4, seed=1))
     expected = -np.mean([imitated[b] * log_prob[b] for b in COUNTED])
     assert float(losses.imitation(log_prob, imitated, WEIGHT)) == pytest.approx(expected, rel=1e-5)
     moved = jax.grad(lambda x: losses.imitation(jnp.asarray(log_prob), x, WEIGHT))(jnp.asarray(imitated))

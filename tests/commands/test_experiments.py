@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dynamite_jax.commands import ablations, runs, sweep_p, table, tune
 from dynamite_jax.config import ConfigError
 from dynamite_jax.runtime import provenance, training
 from finished_runs import CODE, leave, rows_of, summary
+from recorded import collected
 
 
 class Here:
@@ -205,6 +207,68 @@ def test_a_table_of_nothing_is_refused(tmp_path, monkeypatch, capsys):
         table.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and "methods is empty" in line and not list(tmp_path.rglob("*.json"))
+
+
+def test_the_offline_table_has_its_rows_in_a_folder_of_its_own(tmp_path, monkeypatch, training_here):
+    data = tmp_path / "data"
+    dataset = collected(data, "gridworld", episodes=4)
+    flags = [
+        "--setting",
+        "offline",
+        "--data",
+        str(data),
+        "--seeds",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--runs",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["table", *flags, "--methods", "dynamite", "borel", "bc", "bc on observations"])
+    table.main()
+    rows = json.loads((tmp_path / "gridworld" / "offline" / "table.json").read_text())["runs"]
+    assert list(rows) == ["dynamite", "borel", "bc", "bc on observations"]
+    assert [method for method, _ in training_here] == ["dynamite", "borel", "dynamite", "markov"]
+    found = {name: configs.from_dict(row["config"], "table") for name, row in rows.items()}
+    assert {config.offline.digest for config in found.values()} == {dataset.digest}
+    assert {name: (config.offline.learner, config.offline.relabel) for name, config in found.items()} == {
+        "dynamite": ("iql", 0.0),
+        "borel": ("iql", 0.5),
+        "bc": ("bc", 0.0),
+        "bc on observations": ("bc", 0.0),
+    }
+    # Other episodes make other rows.
+    shutil.rmtree(data)
+    collected(data, "gridworld", episodes=8)
+    monkeypatch.setattr(sys, "argv", ["table", *flags, "--methods", "borel", "--runs", str(tmp_path / "again")])
+    table.main()
+    rows = json.loads((tmp_path / "gridworld" / "offline" / "table.json").read_text())["runs"]
+    assert {name: row.get("stale", False) for name, row in rows.items()} == {
+        "dynamite": True,
+        "borel": False,
+        "bc": True,
+        "bc on observations": True,
+    }
+
+
+def test_rows_that_an_environment_can_not_relabel_are_left_out(tmp_path, monkeypatch):
+    collected(tmp_path / "data", "probe_termination", episodes=4)
+    seen = {}
+    monkeypatch.setattr(table.runs, "complete", lambda run_configs, *_, **__: seen.update(run_configs) or {})
+    flags = [
+        "--env",
+        "probe_termination",
+        "--setting",
+        "offline",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["table", *flags])
+    with pytest.raises(SystemExit):
+        table.main()
+    assert "borel" in seen and not [name for name in seen if "relabelled" in name]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

@@ -23,7 +23,10 @@ def make(*arguments: str, folder: Path = CHECKOUT) -> subprocess.CompletedProces
     "arguments, message",
     [
         (["train", "SEED=3"], "SEED is not a variable of this Makefile; known are ENV METHOD"),
-        (["table", "METHOD=varibad"], "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE ARGS"),
+        (
+            ["table", "METHOD=varibad"],
+            "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE ARGS SETTING DATA",
+        ),
         (["versus-torch", "SEEDS=3"], "make versus-torch takes no SEEDS=; it takes EXTRAS ENV ARGS"),
         (["benchmark", "SEEDS=3"], "make benchmark takes no SEEDS=; it takes EXTRAS ENV ARGS"),
         (["lint", "ARGS=-x"], "make lint takes no ARGS=; it takes none"),
@@ -42,6 +45,9 @@ ODD = "runs/it's a $HOME rün"
     "target, variable, end",
     [
         ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
+        ("train", "DATA", "--offline.data 'runs/it'\\''s a $HOME rün'     \n"),
+        ("collect", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
+        ("table", "DATA", "--data 'runs/it'\\''s a $HOME rün'     \n"),
         ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
         ("export", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
         ("video", "RUN", "--runs 'runs/it'\\''s a $HOME rün'   \n"),

@@ -216,12 +216,12 @@ def test_windows_cover_every_shard_in_each_pass_in_an_order_of_the_seed(tmp_path
     assert windows.shards == 2
     order = windows.order()
     passes = [[next(order) for _ in range(3)] for _ in range(3)]
-    assert all(sorted(sum(each, [])) == list(range(6)) for each in passes)
+    assert all(sorted(shard for window in each for shard in window) == list(range(6)) for each in passes)
     assert passes[0] != passes[1]
     again = Windows(whole, physics=False, seed=1, most_bytes=2 * of_shard).order()
-    assert [next(again) for _ in range(9)] == sum(passes, [])
+    assert [next(again) for _ in range(9)] == [*passes[0], *passes[1], *passes[2]]
     other = Windows(whole, physics=False, seed=2, most_bytes=2 * of_shard).order()
-    assert [next(other) for _ in range(9)] != sum(passes, [])
+    assert [next(other) for _ in range(9)] != [*passes[0], *passes[1], *passes[2]]
 
 
 def test_who_plays_is_in_the_card_of_the_collection(tmp_path):

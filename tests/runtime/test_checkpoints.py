@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_same
 from damage import cut, files
 from dynamite_jax.agents import running_statistics
-from dynamite_jax.config import SCHEMA
+from dynamite_jax.config import ARRAYS, SCHEMA
 from dynamite_jax.runtime.checkpoints import CheckpointError, Checkpoints, SchemaError, from_schema_0
 from restoring import restore
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_a_later_schema_is_named_in_one_line(saved):
     assert str(caught.value) == f"checkpoint {saved / '3'}: {cause}"
 
 
-@pytest.mark.parametrize("schema", range(SCHEMA))
+@pytest.mark.parametrize("schema", range(ARRAYS))
 def test_a_state_of_an_earlier_schema_does_not_go_on(saved, schema):
     if schema:
         (saved / "3" / "about" / "metadata").write_text(json.dumps({"schema": schema}))
@@ -129,6 +129,25 @@ def test_a_state_of_an_earlier_schema_does_not_go_on(saved, schema):
         SchemaError, match="an earlier version wrote it; its run can be evaluated and plotted, but not go"
     ):
         restore(saved, state())
+
+
+def test_a_state_of_the_schema_before_goes_on(saved):
+    (saved / "3" / "about" / "metadata").write_text(json.dumps({"schema": ARRAYS}))
+    assert_same(restore(saved, state())[1], state(3))
+
+
+def test_all_steps_are_kept_where_that_is_asked_for_and_any_can_be_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=0)
+    for step in (1, 2, 5):
+        checkpoints.save(step, state(step))
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 2, 5]
+    assert_same(checkpoints.read(2, {"params": state()["params"]}), {"params": state(2)["params"]})
+    for path in array_files(tmp_path / "2"):
+        cut(path)
+    with pytest.raises(CheckpointError, match="checkpoint .*2: "):
+        checkpoints.read(2, {"params": state()["params"]})
+    checkpoints.close()
 
 
 def test_the_part_of_schema_1_that_acts_is_read(saved):

@@ -37,7 +37,7 @@ def collected(
     return collection.collect(request, registry.make(env, **config.env_options), out, lambda done, shards: None)
 
 
-def offline_config(data: Path, env: str = "probe_match", method: str = "dynamite", **changes: Any) -> Config:
+def offline_config(data: Path | str, env: str = "probe_match", method: str = "dynamite", **changes: Any) -> Config:
     """The smallest sensible run that learns from recorded episodes; `offline` takes its own changes as a dict."""
     own = {"data": str(data), "minibatches": 2, "watched_episodes": 4, **changes.pop("offline", {})}
     config = tiny_config(env, method, **changes)
