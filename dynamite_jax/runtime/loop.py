@@ -84,8 +84,8 @@ def run(
         Interrupted: a signal asked to stop, and the state is kept.
     """
     config, chunks, console = program.config, program.chunks, outputs.console
-    pending: tuple[int, Record] | None = None
-    last_read, warned = time.perf_counter(), False
+    pending: tuple[int, Record, float] | None = None
+    last_end, warned = time.perf_counter(), False
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     # A notebook needs ipywidgets to move it.
     live = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
@@ -95,15 +95,14 @@ def run(
         bar = progress.add_task("training", total=chunks, completed=completed_chunks)
 
         def flush() -> None:
-            nonlocal pending, last_read, warned
+            nonlocal pending, last_end, warned
             if pending is None:
                 return
-            (number, metrics), pending = pending, None
+            (number, metrics, end), pending = pending, None
             metrics = jax.device_get(metrics)
-            now = time.perf_counter()
-            chunk_s, last_read = now - last_read, now
+            chunk_s, last_end = end - last_end, end
             rate = program.steps_per_chunk * config.seeds / chunk_s
-            record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": now - start}
+            record = {"chunk": number, "env_steps": number * program.steps_per_chunk, "wall_s": end - start}
             record |= {"steps_per_s": rate, "return_iqm": statistics.interquartile_mean(metrics["return"])}
             record |= {name: [float(v) for v in value] for name, value in metrics.items()}
             if not all(np.all(np.isfinite(value)) for value in metrics.values()):
@@ -139,9 +138,10 @@ def run(
             flush()
             # Before the next one is begun: a chunk that waits would have to end, too, and on CPUs its beginning blocks.
             interruption.wait(jax.tree.leaves(metrics))
-            pending, asked = (number, metrics), processes.any_of(request.made)
+            end = time.perf_counter()
+            pending, asked = (number, metrics, end), processes.any_of(request.made)
             if refuse_long and number == 1 < chunks and not asked:
-                long = _long(processes.greatest(time.perf_counter() - last_read), config.chunk)
+                long = _long(processes.greatest(end - last_end), config.chunk)
             if long:
                 break
             if number % config.checkpoint_every == 0 or number == chunks or asked:
