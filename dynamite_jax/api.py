@@ -39,7 +39,7 @@ def preset(env: str, method: str = "dynamite", scale: presets.Scale = "cores", *
     Raises:
         UserError: a name that is unknown, with the nearest one, or a value that is not allowed.
     """
-    config = presets.default(env, method, scale)
+    config = presets.default(env, method, scale, changes.get("setting"))
     known = [name for name, _, _ in rules.fields(config)] + [field.name for field in dataclasses.fields(config)]
     for name in changes:
         if name not in known:
@@ -218,4 +218,6 @@ def register_method(
     Raises:
         UserError: another method has the name.
     """
+    if "algorithm" in abilities:  # which trains by itself, so not from recorded episodes
+        abilities = {"settings": ("online",), **abilities}
     methods.register(name, Method(belief=build, configure=configure, **abilities))

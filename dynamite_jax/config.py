@@ -311,6 +311,8 @@ class Config:
     """Episodes of the final evaluation of each seed."""
     checkpoint_every: int = 5
     """Chunks between two checkpoints; one is always made at the end."""
+    checkpoints_kept: int = 2
+    """How many of the newest checkpoints are kept; 0 keeps all, so that `collect` can play agents as they were."""
     not_finite: Literal["stop", "skip"] = "stop"
     """What becomes of a meta-update in which something is not finite: the run stops at its last good checkpoint, or the
     agent stays as it was and plays the next one (`skip`)."""
@@ -349,7 +351,11 @@ _LATER_FIELDS: dict[int, dict[str, Any]] = {
     2: {"ppo.gamma_start": 0.8, "ppo.gamma_rise": 0.0},
     3: {"vae.posterior": "filtered"},
     4: {"not_finite": "stop"},
-    5: {"setting": "online", **{f"offline.{field.name}": field.default for field in dataclasses.fields(OfflineConfig)}},
+    5: {
+        "setting": "online",
+        "checkpoints_kept": 2,
+        **{f"offline.{field.name}": field.default for field in dataclasses.fields(OfflineConfig)},
+    },
 }
 # Schema of a file -> fields that it may have and that are gone, with the only value that changes nothing.
 _FORMER_FIELDS: dict[int, dict[str, Any]] = {0: {"vae.until": 1.0}}
@@ -419,7 +425,8 @@ def _options(config: Config) -> dict[str, Any]:
         if name in options:
             raise ConfigError(f"env_options sets {name} to {options[name]!r}; it is set by physics.impl")
     if has_physics(config.env):
-        worlds = max(config.seeds * config.num_envs, config.eval_episodes)  # evaluation takes one seed at a time
+        of_seeds = config.offline.watched_episodes if config.setting == "offline" else config.num_envs
+        worlds = max(config.seeds * of_seeds, config.eval_episodes)  # evaluation takes one seed at a time
         options |= {"impl": config.physics.impl, "worlds": worlds}
     return options
 

@@ -143,7 +143,8 @@ _OFFLINE_GRID = {
 }
 _OFFLINE_MUJOCO = {"steps": 20_000_000, "chunk": 10, "offline.minibatches": 50}
 _OFFLINE_OF: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("gridworld", "gridworld_ring4", "gridworld_ring8", "point_robot"), _OFFLINE_GRID),
+    **dict.fromkeys(("gridworld", "gridworld_ring4", "gridworld_ring8"), _OFFLINE_GRID),
+    "point_robot": {**_OFFLINE_GRID, "offline.minibatches": 25},
     **dict.fromkeys(("reacher", "halfcheetah_vel", "halfcheetah_dir"), _OFFLINE_MUJOCO),
 }
 # Half of the rewards relabelled, as belongs to the method, where the environment can.
@@ -192,6 +193,8 @@ def default(env: str, method: str, scale: Scale = "cores", setting: Setting | No
     _, tuned = _tuned(env, method)
     preset = changed(preset, tuned.get("changes", {}))
     if (setting or METHODS[method].settings[0]) == "offline":
+        if scale == "accelerator":
+            raise ConfigError("scale is 'accelerator'; with setting 'offline' it must be 'cores'")
         return changed(preset, _OFFLINE | _OFFLINE_OF.get(env, {}) | _OFFLINE_OWN.get((env, method), {}))
     return changed(preset, _ACCELERATOR) if scale == "accelerator" else preset
 

@@ -19,6 +19,7 @@ _FRACTION = ("between 0 and 1", lambda x: 0 <= x <= 1)
 _ROOT = ("0 to 2^32 - 1", lambda x: 0 <= x < 2**32)  # of random streams
 _RULES = {
     **dict.fromkeys(("steps", "seeds", "num_envs", "chunk", "eval_episodes", "checkpoint_every"), _AT_LEAST_ONE),
+    "checkpoints_kept": _NOT_NEGATIVE,
     "seed": _ROOT,
     **dict.fromkeys(
         ("network.latent", "network.hidden", "network.embedding", "network.layers", "network.heads"), _AT_LEAST_ONE
@@ -129,7 +130,10 @@ def check_values(config: "Config") -> None:
         )
     if ppo.gamma_rise and ppo.gamma_start > ppo.gamma:
         raise ConfigError(f"ppo.gamma_start is {ppo.gamma_start}; it must be at most ppo.gamma, {ppo.gamma}, to rise")
-    if ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
+    online = config.setting == "online"
+    if online and config.offline.data:
+        raise ConfigError(f"offline.data is {config.offline.data!r}; with setting 'online' it must be left out")
+    if online and ppo.shuffle == "episodes" and config.num_envs % ppo.minibatches:
         raise ConfigError(f"num_envs is {config.num_envs}; it must be a multiple of ppo.minibatches, {ppo.minibatches}")
     trajectories = vae.trajectories or config.num_envs
     if trajectories % vae.minibatches:
@@ -173,7 +177,7 @@ def check_horizon(config: "Config", horizon: int) -> None:
             "so it must be at least that"
         )
     steps, minibatches = config.num_envs * horizon, config.ppo.minibatches
-    if config.ppo.shuffle == "steps" and steps % minibatches:
+    if config.setting == "online" and config.ppo.shuffle == "steps" and steps % minibatches:
         raise ConfigError(f"ppo.minibatches is {minibatches}; it must divide num_envs x horizon, {steps}")
     if config.vae.elbo_terms > horizon:
         raise ConfigError(f"vae.elbo_terms is {config.vae.elbo_terms}; it must be at most the horizon, {horizon}")
@@ -186,6 +190,7 @@ def check_offline(config: "Config", env: "DLCMDP") -> None:
         ConfigError: names the field, its value and what is allowed.
     """
     from dynamite_envs.spaces import Discrete
+    from dynamite_jax.datasets.recording import can_relabel
 
     offline, steps = config.offline, config.num_envs * env.horizon
     if not offline.data:
@@ -196,10 +201,10 @@ def check_offline(config: "Config", env: "DLCMDP") -> None:
         )
     if steps % offline.minibatches:
         raise ConfigError(f"offline.minibatches is {offline.minibatches}; it must divide num_envs x horizon, {steps}")
-    if offline.relabel and not env.relabels:
+    if offline.relabel and not can_relabel(env):
         raise ConfigError(
-            f"offline.relabel is {offline.relabel}; in {config.env}, which can't tell rewards under other contexts, it "
-            "must be 0"
+            f"offline.relabel is {offline.relabel}; in {config.env} as it is, which can't tell rewards under other "
+            "contexts, it must be 0"
         )
     if config.vae.buffer_episodes:
         raise ConfigError(f"vae.buffer_episodes is {config.vae.buffer_episodes}; with setting 'offline' it must be 0")

@@ -174,7 +174,9 @@ def _within(action: Array) -> Array:
 
 
 def _sampled(networks: Networks, weights: Weights, batch: Transitions, now: Any, after: Any, key: Array) -> Array:
-    """q of sampled actions less their log-densities and that of their number: its log-sum-exp is of all actions.
+    """q of sampled actions less their log-densities and that of their number: its log-sum-exp is of all in the box.
+
+    Samples outside of the box count for nothing.
 
     Returns:
         [C, 3 `SAMPLES`, B].
@@ -183,13 +185,9 @@ def _sampled(networks: Networks, weights: Weights, batch: Transitions, now: Any,
     size = batch.action.shape[-1]
     uniform = jax.random.uniform(uniform_key, (SAMPLES, *batch.action.shape), minval=-1.0)
     drawn = [(uniform, jnp.full(uniform.shape[:-1], -size * jnp.log(2.0)))]
-    drawn += [
-        each.sample_and_log_prob(seed=k, sample_shape=(SAMPLES,)) for each, k in ((now, now_key), (after, after_key))
-    ]
+    for each, each_key in ((now, now_key), (after, after_key)):
+        drawn.append(each.sample_and_log_prob(seed=each_key, sample_shape=(SAMPLES,)))
     action, density = (jnp.concatenate(parts) for parts in zip(*_fixed(drawn), strict=True))
-
-    def of_sample(action: Array) -> Array:
-        return networks.q(weights.critics, batch.features, _within(action))
-
-    q = jax.vmap(of_sample, out_axes=1)(action)
-    return q - density - jnp.log(len(action))
+    q = jax.vmap(lambda action: networks.q(weights.critics, batch.features, action), out_axes=1)(action)
+    inside = (jnp.abs(action) <= 1.0).all(-1)
+    return jnp.where(inside, q - density, -jnp.inf) - jnp.log(len(action))

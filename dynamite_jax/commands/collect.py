@@ -27,7 +27,7 @@ class Arguments(Plugins):
     policy: tuple[str, ...] = ("random",)
     """Who plays: `random`, or of a run `expert:RUN` (its agents at the end), `medium:RUN` (half-way to that return) or
     `mixed:RUN` (all its checkpoints alike). Several share the episodes, by weights as in `random=0.3 expert:RUN=0.7`.
-    The last two need a run trained with `--keep 0`."""
+    The last two need a run trained with `--checkpoints-kept 0`."""
     episodes: int = 4096
     """How many to record, a multiple of `shard`."""
     shard: int = 64

@@ -31,7 +31,7 @@ def check(run_configs: dict[str, Config]) -> None:
     Raises:
         UserError: as `config.validate`.
     """
-    _spare_accelerators()
+    spare_accelerators()
     for config in run_configs.values():
         configs.validate(config)
 
@@ -167,7 +167,7 @@ def _train(config: Config, out: Path) -> None:
     training.train(config, out, resume=(out / "config.json").is_file())
 
 
-def _spare_accelerators() -> None:
+def spare_accelerators() -> None:
     """Compute on the CPU from here on: an accelerator's memory is for the processes that train."""
     import jax  # here, since the command line needs none of it
 
@@ -198,13 +198,14 @@ def make_row(config: Config, summary: loggers.Record, records: list[loggers.Reco
     measured["outcomes"] = result.get("outcomes")
     if "boundary" in result:
         measured["boundary"] = result["boundary"]["exact"]
-    if "regret" in result and config.ppo.gamma < 1.0:
+    gamma = config.offline.gamma if config.setting == "offline" else config.ppo.gamma
+    if "regret" in result and gamma < 1.0:
         from dynamite_envs import exact
         from dynamite_jax.analysis.references import regret_of_discount
 
-        _spare_accelerators()
+        spare_accelerators()
         if isinstance(solution := exact.find(configs.validate(config)), exact.RegretOfDiscount):
-            measured["regret_of_discount"] = regret_of_discount(solution, config.ppo.gamma)
+            measured["regret_of_discount"] = regret_of_discount(solution, gamma)
     return {
         **result["return"],
         **{key: summary[key] for key in of_run if key in summary},  # earlier versions left less

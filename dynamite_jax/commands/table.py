@@ -5,6 +5,7 @@ dynamite-jax table --env gridworld --seeds 10
 
 import dataclasses
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,13 @@ def _offline(arguments: Arguments) -> dict[str, Config]:
     Raises:
         UserError: the episodes can't be used, or a row is unknown.
     """
-    from dynamite_envs.registry import nearest
+    from dynamite_jax.datasets.recording import can_relabel
     from dynamite_jax.datasets.windows import Windows
 
+    runs.spare_accelerators()
     if arguments.data is None:
         raise UserError("data is not set; with setting 'offline' it must be a folder of recorded episodes")
-    for name in arguments.methods or ():
-        if name not in OFFLINE:
-            raise UserError(f"methods has {name!r}; {nearest(name, OFFLINE)}")
+    _check_known(arguments.methods, OFFLINE)
     presets_of = {
         method: presets.default(arguments.env, method, arguments.scale, "offline") for method, _ in OFFLINE.values()
     }
@@ -116,9 +116,18 @@ def _offline(arguments: Arguments) -> dict[str, Config]:
     rows: dict[str, Config] = {}
     for name, (method, changes) in OFFLINE.items():
         config = configs.changed(presets_of[method], {"offline.data": str(arguments.data), **changes})
-        if config not in rows.values() and (env.relabels or not config.offline.relabel):
+        if config not in rows.values() and (can_relabel(env) or not config.offline.relabel):
             rows[name] = config
+    _check_known(arguments.methods, rows)
     return {name: _sized(dataset.settled(config), arguments) for name, config in rows.items()}
+
+
+def _check_known(names: tuple[str, ...] | None, rows: Collection[str]) -> None:
+    from dynamite_envs.registry import nearest
+
+    for name in names or ():
+        if name not in rows:
+            raise UserError(f"methods has {name!r}; {nearest(name, rows)}")
 
 
 def _sized(config: Config, arguments: Arguments) -> Config:

@@ -38,8 +38,6 @@ class Arguments(Plugins, Processes):
     """Write to Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
     profile: bool = False
     """Write a trace of the second chunk, for TensorBoard or Perfetto."""
-    keep: int = 2
-    """How many of the newest checkpoints to keep; 0 keeps all, for `collect` to play agents as they were."""
     share_envs: int | None = None
     """Devices that share the environments of each seed; by default those that seeds leave over, 1 on CPUs."""
 
@@ -99,8 +97,6 @@ def main() -> None:
     config, out = arguments.config, arguments.out
     if out is None and arguments.resume:
         raise ConfigError("out is not set; to resume it must be a run folder")
-    if arguments.keep < 0:
-        raise ConfigError(f"keep is {arguments.keep}; it must be 0 or more")
     if arguments.several and out is None:
         raise ConfigError("out is not set; several processes must name the same folder")
     devices.setup(None if arguments.several else config.seeds * max(arguments.share_envs or 1, 1))
@@ -121,7 +117,6 @@ def main() -> None:
                 wandb=arguments.wandb,
                 profile=arguments.profile,
                 share_envs=arguments.share_envs,
-                keep=arguments.keep,
             )
             training.check_left_out(summary)
             return

@@ -1,5 +1,6 @@
 """Recording a set of episodes, shard by shard; one that was cut off goes on."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.spaces import Discrete
 from dynamite_jax.config import Config
 from dynamite_jax.datasets.dataset import CARD, SCHEMA, Dataset, digest_of_file, files, read_shard, write_shard
+from dynamite_jax.datasets.recording import can_relabel
 from dynamite_jax.datasets.sources import Played, Sources
 from dynamite_jax.errors import writing
 from dynamite_jax.runtime import devices, lock, provenance
 
+STREAM = 0xC011EC7  # apart from every stream of training and evaluation
 PLAN = "plan.json"
 """What is collected, written first: it has to be the same when a collection goes on."""
 
@@ -53,21 +56,22 @@ def collect(request: Request, env: DLCMDP, out: Path, say: Callable[[int, int], 
     Raises:
         UserError: the folder holds something else, a policy can't be played, or nothing can be written.
     """
-    sources = Sources(request.policies, request.config, env)
+    sources = Sources(request.policies, request.config, env, request.shard)
     shards = request.episodes // request.shard
     played = sources.plan(shards)
     plan = _plan(request, sources, played)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with lock.lock(out):
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.lock(out))
         _claim(out, plan)
         if (out / CARD).is_file():
             return Dataset.open(out, env)
         for number, who in enumerate(played):
             if not all(path.is_file() for path in files(out, number)):
-                key = jax.random.fold_in(jax.random.key(request.seed), number)
+                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(request.seed), STREAM), number)
                 episodes = jax.device_get(sources.play(who, request.shard, key))
-                write_shard(out, number, episodes if env.relabels else episodes.replace(physics=None))
+                write_shard(out, number, episodes if can_relabel(env) else episodes.replace(physics=None))
             say(number + 1, shards)
         card = _card(request, sources, played, out, env)
         _write(out / CARD, card)
@@ -91,15 +95,15 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Note the plan in a new folder; refuse one that holds anything but its own collection."""
     if (out / PLAN).is_file():
         try:
-            earlier = json.loads((out / PLAN).read_text())
-        except ValueError:
+            earlier = dict(json.loads((out / PLAN).read_text()))
+        except (ValueError, TypeError):
             raise UserError(f"out is {str(out)!r}, whose {PLAN} is damaged; name a new folder") from None
         for name, value in json.loads(json.dumps(plan)).items():
             if earlier.get(name) != value:
                 held = "episodes of other policies" if name in ("policies", "played") else f"{name} {earlier.get(name)}"
                 raise UserError(f"out is {str(out)!r}, whose collection has {held}; name a new folder")
         return
-    if others := [path.name for path in out.iterdir() if path.name not in (lock.NAME, lock.CLAIM)]:
+    if others := [path.name for path in out.iterdir() if path.name not in (lock.NAME, lock.CLAIM, f"{PLAN}.part")]:
         raise UserError(f"out is {str(out)!r}, which holds {others[0]}; name a new folder")
     _write(out / PLAN, plan)
 
@@ -119,7 +123,7 @@ def _card(request: Request, sources: Sources, played: list[Played], out: Path, e
         "horizon": env.horizon,
         "policies": sources.described(),
         "seed": request.seed,
-        "physics": env.relabels,
+        "physics": can_relabel(env),
         "statistics": statistics(parts, env),
         "shards": shards,
         "commit": provenance.commit(),

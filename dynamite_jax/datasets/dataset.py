@@ -68,12 +68,14 @@ def read_shard(folder: Path, number: int, env: DLCMDP) -> Episodes:
     """
     arrays: Arrays = {}
     for path in files(folder, number):
+        if path.is_symlink():  # a set may be a stranger's: nothing in it may lead out of it
+            raise UserError(f"data: {path} is a symbolic link; it must be a file")
         try:
             arrays |= load_file(path)
         except OSError as error:
             raise UserError(f"data: {path} can't be read: {error.strerror or error}") from None
-        except safetensors.SafetensorError as error:
-            raise UserError(f"data: {path} is damaged: {error}") from None
+        except (safetensors.SafetensorError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"data: {path} is damaged: {error}") from None  # the last three of types that NumPy lacks
     return from_arrays(arrays, env, str(files(folder, number)[0]))
 
 
@@ -95,7 +97,7 @@ def from_arrays(arrays: Arrays, env: DLCMDP, source: str) -> Episodes:
     Raises:
         UserError: names the first array that is missing, or of another shape or type.
     """
-    count = len(arrays["reward"]) if "reward" in arrays else 0
+    count = len(arrays["reward"]) if "reward" in arrays and arrays["reward"].ndim else 0
     expected = template(env, count)
     if not any(name.startswith("physics") for name in arrays):
         expected = expected.replace(physics=None)
@@ -197,7 +199,21 @@ class Dataset:
         for path, digest in zip(files(self.folder, number), self.shards[number]["sha256"], strict=True):
             if digest_of_file(path) != digest:
                 raise UserError(f"data: {path} is damaged: it does not match its SHA-256 in {CARD}")
-        return read_shard(self.folder, number, self.env)
+        episodes, told = read_shard(self.folder, number, self.env), self.shards[number]["episodes"]
+        if episodes.reward.shape[1] != told:
+            raise UserError(
+                f"data: shard {number} of {self.folder} has {episodes.reward.shape[1]} episodes, not {told}"
+            )
+        return episodes
+
+    def verify(self) -> None:
+        """Look at every file once, before anything depends on them.
+
+        Raises:
+            UserError: a file is not what the card says.
+        """
+        for number in range(len(self.shards)):
+            self.read(number)
 
 
 def joined(parts: Sequence[Episodes]) -> Episodes:
@@ -218,9 +234,15 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text())
         schema = card["schema"]
-        _ = [(shard["episodes"], *shard["sha256"]) for shard in card["shards"]], card["physics"], card["env_options"]
-    except (ValueError, KeyError, TypeError) as error:
+        known = bool(card["shards"]) and isinstance(card["env"], str) and isinstance(card["env_options"], dict)
+        for shard in card["shards"]:
+            visible, hidden = shard["sha256"]
+            known = known and type(shard["episodes"]) is int and isinstance(visible + hidden, str)
+        known = known and isinstance(card["physics"], bool)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"data: {path} is damaged ({type(error).__name__}: {error})") from None
+    if not known:
+        raise UserError(f"data: {path} is damaged: it does not say what its shards are")
     if schema != SCHEMA:
         raise UserError(f"data: schema of {path} is {schema!r}; this version of dynamite_jax reads {SCHEMA}")
     return card

@@ -114,13 +114,18 @@ def _of(env: DLCMDP, states: State, action: Array) -> Episodes:
     )
 
 
+def can_relabel(env: DLCMDP) -> bool:
+    """Whether recorded steps tell what they would have paid: contexts change nothing else, nor do their switches."""
+    return env.relabels and not env.reset_on_switch
+
+
 def relabelled(env: DLCMDP, episodes: Episodes, key: Array, share: Array | float) -> Episodes:
     """Some of the episodes as if other contexts had held in them, so that nothing of how they were played tells these.
 
     Sessions and contexts are drawn anew from the session process, and steps pay what they would have paid under them.
 
     Args:
-        env: an environment that `relabels`.
+        env: an environment that `can_relabel`.
         episodes: with their physical states.
         key: which episodes, and their contexts.
         share: probability of each episode.
@@ -144,18 +149,14 @@ def relabelled(env: DLCMDP, episodes: Episodes, key: Array, share: Array | float
         rest = jax.lax.scan(step, first, jax.random.split(key, env.horizon))[1]
         return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), first, rest)
 
-    def pay(physics: Any, context: Any, action: Array, after: Any) -> Array:
-        return env.reward(physics, context, action, after)
-
     context, session = jax.tree.map(
         lambda x: jnp.moveaxis(x, 0, 1), jax.vmap(contexts)(jax.random.split(key, count))
     )  # [H + 1, N, ...]
-    before, during, after = (
-        jax.tree.map(lambda x: x[:-1], episodes.physics),
-        jax.tree.map(lambda x: x[:-1], context),
-        jax.tree.map(lambda x: x[1:], episodes.physics),
+    before, after = (
+        jax.tree.map(lambda x, part=part: x[part], episodes.physics) for part in (slice(-1), slice(1, None))
     )
-    reward = jax.vmap(jax.vmap(pay))(before, during, episodes.action, after)
+    during = jax.tree.map(lambda x: x[:-1], context)
+    reward = jax.vmap(jax.vmap(env.reward))(before, after, episodes.action, during)
     changed = jax.random.uniform(choose_key, (count,)) < share
 
     def where(new: Array, old: Array) -> Array:

@@ -1,9 +1,10 @@
 """Who plays the episodes of a set: random actions, or agents of a run as they were at some time of its training."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +70,30 @@ class Played:
         word: the policy that it is of, in words.
         agent: number of the agent among the seeds of the run; None of random actions.
         chunk: of training after which the agent is taken.
+        checkpoint: digest of the checkpoint that holds it.
     """
 
     word: str
     agent: int | None = None
     chunk: int | None = None
+    checkpoint: str | None = None
 
 
 class Run:
     """Agents of a run, as they were after the chunks whose checkpoints it has."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, episodes: int):
         """Read its config; checkpoints are read when they are asked for.
+
+        Args:
+            folder: of the run.
+            episodes: that are played at once.
 
         Raises:
             UserError: there is no run or no checkpoint.
         """
         self.folder, self.config = folder, run_folder.read_config(folder)
+        self.config = dataclasses.replace(self.config, eval_episodes=episodes)
         if not (folder / "checkpoints").is_dir():
             raise UserError(f"policy: {folder} has no checkpoints folder to play from")
         self.program = Program(self.config, configs.environment(self.config))
@@ -94,8 +102,25 @@ class Run:
         if not self.chunks:
             raise UserError(f"policy: {folder} has no checkpoint to play from")
         self._params: dict[int, AgentParams] = {}
-        play = partial(recording.of_agent, self.program.agent, self.program.env)
+        self._digests: dict[int, str] = {}
+        offline = self.config.setting == "offline"
+        deterministic = offline and self.config.offline.learner == "td3bc"  # whose noise is not learnt
+        play = partial(recording.of_agent, self.program.agent, self.program.env, deterministic=deterministic)
         self.play = jax.jit(play, static_argnums=1)  # (params, episodes, key)
+
+    @cached_property
+    def _like(self) -> AgentParams:
+        return self.program.algorithm.agent_params(self.program.kept(self.program.init()))
+
+    def played(self, word: str, agent: int, chunk: int) -> Played:
+        """That an agent of the run plays.
+
+        Raises:
+            UserError: the checkpoint is damaged.
+        """
+        if chunk not in self._digests:
+            self._digests[chunk] = self._checkpoints.digest(chunk)
+        return Played(word, agent, chunk, self._digests[chunk])
 
     def params(self, chunk: int, agent: int) -> AgentParams:
         """Parameters of one agent after a chunk.
@@ -104,9 +129,7 @@ class Run:
             UserError: the checkpoint is damaged.
         """
         if chunk not in self._params:
-            program = self.program
-            like = program.algorithm.agent_params(program.kept(program.init()))
-            self._params = {chunk: self._checkpoints.read(chunk, like)}
+            self._params = {chunk: self._checkpoints.read(chunk, self._like)}
         return jax.tree.map(lambda x: x[agent], self._params[chunk])
 
     def medium(self) -> int:
@@ -117,6 +140,8 @@ class Run:
         """
         self.check_kept()
         returns = {record["chunk"]: record["return_iqm"] for record in loggers.read(self.folder / "metrics.jsonl")}
+        if missing := [chunk for chunk in self.chunks if chunk not in returns]:
+            raise UserError(f"policy: {self.folder} has a checkpoint of chunk {missing[0]}, and no metrics of it")
         half = (returns[min(returns)] + returns[max(returns)]) / 2.0
         return next(chunk for chunk in self.chunks if returns[chunk] >= half or chunk == self.chunks[-1])
 
@@ -129,20 +154,21 @@ class Run:
         if len(self.chunks) < LEAST_CHECKPOINTS:
             raise UserError(
                 f"policy: {self.folder} keeps {len(self.chunks)} checkpoints, and medium and mixed need "
-                f"{LEAST_CHECKPOINTS}; train it with --keep 0"
+                f"{LEAST_CHECKPOINTS}; train it with --checkpoints-kept 0"
             )
 
 
 class Sources:
     """Who plays which shard of a set."""
 
-    def __init__(self, words: Sequence[str], config: Config, env: DLCMDP):
+    def __init__(self, words: Sequence[str], config: Config, env: DLCMDP, shard: int):
         """Open the runs.
 
         Args:
             words: policies, see `Policy`.
             config: names the environment that is played.
             env: it.
+            shard: episodes of a shard.
 
         Raises:
             UserError: a word names no policy, or a run that is missing or of another environment.
@@ -150,7 +176,7 @@ class Sources:
         self.env = env
         self.policies = {word: Policy.parse(word) for word in words}
         folders = dict.fromkeys(policy.run for policy in self.policies.values() if policy.run)
-        self.runs = {folder: Run(folder) for folder in folders}
+        self.runs = {folder: Run(folder, shard) for folder in folders}
         for folder, run in self.runs.items():
             if (run.config.env, run.config.env_options) != (config.env, config.env_options):
                 raise UserError(
@@ -184,11 +210,11 @@ class Sources:
         run = self.runs[policy.run]
         agent = turn % run.config.seeds
         if policy.kind == "expert":
-            return Played(word, agent, run.chunks[-1])
+            return run.played(word, agent, run.chunks[-1])
         if policy.kind == "medium":
-            return Played(word, agent, run.medium())
+            return run.played(word, agent, run.medium())
         run.check_kept()
-        return Played(word, agent, run.chunks[min(int((turn + 0.5) / turns * len(run.chunks)), len(run.chunks) - 1)])
+        return run.played(word, agent, run.chunks[int((turn + 0.5) / turns * len(run.chunks))])
 
     def play(self, played: Played, episodes: int, key: jax.Array) -> Episodes:
         """The episodes of a shard.

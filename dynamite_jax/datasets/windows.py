@@ -64,21 +64,29 @@ class Windows:
                 f"offline.data: the episodes in {dataset.folder} have changed since the run began: their digest is "
                 f"{dataset.digest}, not {offline.digest}"
             )
+        dataset.verify()
         return cls(dataset, physics=offline.relabel > 0, seed=config.seed)
 
     def worlds(self, program: "Program", completed_chunks: int = 0) -> Iterator[Recorded]:
         """What each chunk learns from, beginning behind those that are completed.
 
-        Sets that fit into a window stay on the devices. Of others each window is a whole number of shards, all as large
-        as the first; in one pass they come in an order that the root seed and the number of the pass fix, so that a run
-        that goes on sees the same.
+        Sets that fit into a window stay on the devices. Of others each window is a whole number of shards; in one
+        pass they come in an order that the root seed and the number of the pass fix, so that a run that goes on sees
+        the same.
 
         Raises:
-            UserError: a file is damaged.
+            UserError: a file is damaged, or shards of a set that does not fit are not all as large.
         """
         if self.shards >= len(self.dataset.shards):
             episodes = program.replicated(self.read(range(len(self.dataset.shards))))
             yield from itertools.repeat(Recorded(program.env, episodes))
+        sizes = sorted({shard["episodes"] for shard in self.dataset.shards})
+        if len(sizes) > 1:
+            most = f"{self.most_bytes / 2**20:.0f} MiB"
+            raise UserError(
+                f"offline.data: shards of {self.dataset.folder} have {sizes[0]} to {sizes[-1]} episodes; in a set of "
+                f"more than {most} all must have as many"
+            )
         with ThreadPoolExecutor(max_workers=1) as reader:
             windows = itertools.islice(self.order(), completed_chunks, None)
             following = reader.submit(self.read, next(windows))
@@ -93,11 +101,10 @@ class Windows:
 
     def order(self) -> Iterator[Sequence[int]]:
         """Numbers of the shards of each window, without end; what one pass leaves over waits for another."""
-        sizes = [shard["episodes"] for shard in self.dataset.shards]
-        alike = [number for number, size in enumerate(sizes) if size == sizes[0]]
+        count = len(self.dataset.shards)
         for turn in itertools.count():
-            shuffled = np.random.default_rng((self.seed, turn)).permutation(alike).tolist()
-            for first in range(0, len(alike) - self.shards + 1, self.shards):
+            shuffled = np.random.default_rng((self.seed, turn)).permutation(count).tolist()
+            for first in range(0, count - self.shards + 1, self.shards):
                 yield shuffled[first : first + self.shards]
 
     def read(self, numbers: Sequence[int]) -> Episodes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from dynamite_envs.errors import UserError
 from dynamite_jax.config import Config
 
 if TYPE_CHECKING:
@@ -55,7 +56,13 @@ class Method:
         return _resolve(self.belief)(config, env)
 
     def learner(self, config: Config, agent: "Agent") -> "Algorithm":
-        """The algorithm that trains an agent."""
+        """The algorithm that trains an agent.
+
+        Raises:
+            UserError: it shall learn from recorded episodes, and its belief has no loss of its own.
+        """
+        if config.setting == "offline" and agent.belief.end_to_end:
+            raise UserError(f"setting is 'offline'; the belief of {config.method} learns by the policy's loss alone")
         return _resolve(OFFLINE if config.setting == "offline" else self.algorithm)(config, agent)
 
     def environment(self, env: "DLCMDP") -> "DLCMDP":

@@ -9,6 +9,7 @@ of the seeds. Any number of processes reads what any other has written.
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import time
@@ -181,6 +182,14 @@ class Checkpoints:
         except CheckpointError as error:
             raise CheckpointError(f"checkpoint {self._folder / str(step)}: {error}") from None
 
+    def digest(self, step: int) -> str:
+        """One for all arrays of a step, by the digests that it holds.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        return _digest_of_text(self._raw(step, None)[1])
+
     def steps(self) -> list[int]:
         """Completed steps, valid or not, in order."""
         return sorted(int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit())
@@ -262,6 +271,10 @@ class Checkpoints:
         if "seeds" not in about:
             arrays = {name: np.asarray(array) for name, array in arrays.items()}
         return arrays, digests, about
+
+
+def _digest_of_text(digests: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _named(state: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dynamite_jax.runtime.checkpoints import Checkpoints
 
 
+_SHOWN = ("vae/loss", "ppo/value_loss", *(f"{name}/policy_loss" for name in ("iql", "td3bc", "cql", "bc")))
 EXIT_CODE = 3
 """Of a command whose run has `Diverged`."""
 
@@ -120,7 +121,7 @@ def run(
             if number == completed_chunks + 1 and number < chunks:
                 say(f"about {duration((chunks - number) * chunk_s)} of training to go")
                 _check_grace(chunk_s, config.chunk, say)
-            losses = " ".join(f"{n} {np.mean(metrics[n]):.3g}" for n in ("vae/loss", "ppo/value_loss") if n in metrics)
+            losses = " ".join(f"{n} {np.mean(metrics[n]):.3g}" for n in _SHOWN if n in metrics)
             status = f"return {record['return_iqm']:.2f} | {rate / 1e3:.0f} k steps/s | {losses}"
             progress.update(bar, completed=number, description=status)
             if not live and number % max(1, chunks // 10) == 0:

@@ -83,6 +83,7 @@ class Program:
         # Kept, since a function that is made for each call would be compiled for each call.
         self._take = jax.jit(_take, out_shardings=NamedSharding(self.mesh, SAME))
         self.worlds: Iterator[Any] = itertools.repeat(self.env)
+        self._ahead: list[Any] = []  # a world that was looked at before its chunk
         self.compile_s = 0.0
 
     def replicated(self, tree: Any) -> Any:
@@ -202,9 +203,8 @@ class Program:
         )
         # Between chunks every device of a seed has all of its state, so that any layout goes on with it.
         placed: dict[str, Any] = {} if self.shares == 1 else {"out_shardings": NamedSharding(self.mesh, SEEDS)}
-        world = next(self.worlds)
-        self.worlds = itertools.chain([world], self.worlds)
-        traced = jax.jit(sharded, donate_argnums=2, **placed).trace(world, hyper, states)
+        self._ahead = self._ahead or [next(self.worlds)]
+        traced = jax.jit(sharded, donate_argnums=2, **placed).trace(self._ahead[0], hyper, states)
         return traced.lower(lowering_platforms=platforms)
 
     def compile(self, states: Any, hyper: Any = None) -> Callable[[Any], tuple[Any, Metrics]]:
@@ -221,7 +221,7 @@ class Program:
         hyper = self.algorithm.hyper if hyper is None else hyper
 
         def chunk_of_rows(states: Any) -> tuple[Any, Metrics]:
-            return executable(next(self.worlds), hyper, states)
+            return executable(self._ahead.pop() if self._ahead else next(self.worlds), hyper, states)
 
         if not self.padded and jax.process_count() == 1:
             return chunk_of_rows

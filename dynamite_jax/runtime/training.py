@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from dynamite_envs import registry
+from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis.evaluation import evaluate
@@ -41,7 +42,6 @@ def train(
     profile: bool = False,
     share_envs: int | None = None,
     refuse_long: bool = False,
-    keep: int = 2,
 ) -> loggers.Record:
     """Train, evaluate and write a run folder.
 
@@ -54,7 +54,6 @@ def train(
         profile: write a trace of the second chunk of this process into `out`.
         share_envs: devices that share the environments of each seed, see `Program`.
         refuse_long: whether a first chunk that takes too long ends the run, see `loop.run`.
-        keep: how many of the newest checkpoints to keep; 0 keeps all.
 
     Returns:
         The summary, as in summary.json.
@@ -80,7 +79,9 @@ def train(
         if not processes.by_first(partial(_claim, stack, out, config, resume, console)):
             return run_folder.read_summary(out)
         processes.check_shared(out / "config.json")
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / "checkpoints", keep, config.seeds)))
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(out / "checkpoints", config.checkpoints_kept, config.seeds))
+        )
         states, completed_chunks, earlier_s = program.init(), 0, 0.0
         if resume and processes.by_first(checkpoints.any):  # a run killed before its first checkpoint starts again
             completed_chunks, kept, damaged = checkpoints.restore(program.kept(states))
@@ -171,6 +172,8 @@ def _program(config: Config, share_envs: int | None) -> tuple[Program, "Windows 
     env = configs.validate(config)
     if config.setting == "online":
         return Program(config, env, share_envs), None
+    if processes.count() > 1:
+        raise UserError(f"setting is {config.setting!r}; in several processes it must be 'online'")
     from dynamite_jax.datasets.windows import Windows  # here, since online runs don't depend on it
 
     windows = Windows.of_config(config, env)

@@ -105,10 +105,10 @@ class DLCMDP(struct.PyTreeNode):
 
     @property
     def relabels(self) -> bool:
-        """Whether `reward` is known: contexts change what steps pay, and nothing else of them."""
+        """Whether contexts change what steps pay, which `reward` says, and nothing else of them."""
         return False
 
-    def reward(self, physics: Physics, context: Context, action: Array, after: Physics) -> Array:
+    def reward(self, before: Physics, after: Physics, action: Array, context: Context) -> Array:
         """What a step from one physical state to another pays under a context; where it `relabels`."""
         raise NotImplementedError  # of an environment whose contexts change the dynamics, or that does not tell
 

@@ -107,16 +107,16 @@ class HalfCheetah(MuJoCoDLCMDP):
         """0.05 s under the wind; the reward by the way made."""
         applied = jnp.zeros_like(physics.qvel).at[0].set(context.wind)  # on rootx, as if it pushed the torso
         after = self.simulator.advance(physics, action, applied)
-        return after, self.reward(physics, context, action, after), jnp.zeros((), bool)
+        return after, self.reward(physics, after, action, context), jnp.zeros((), bool)
 
     @property
     def relabels(self) -> bool:
         """Not where the wind varies, which changes how it moves."""
         return "wind" not in self.varies
 
-    def reward(self, physics: Motion, context: Task, action: Array, after: Motion) -> Array:
+    def reward(self, before: Motion, after: Motion, action: Array, context: Task) -> Array:
         """By the way made."""
-        velocity = (after.qpos[0] - physics.qpos[0]) / self.simulator.dt
+        velocity = (after.qpos[0] - before.qpos[0]) / self.simulator.dt
         paid = context.direction * velocity if "direction" in self.varies else -jnp.abs(velocity - context.speed)
         return paid - self.control_cost * jnp.sum(action**2)
 

@@ -30,14 +30,14 @@ class PointRobot(FiniteDLCMDP):
     def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
         """s' = s + 0.1 a; reward -||s' - goal||."""
         after = physics + 0.1 * action
-        return after, self.reward(physics, context, action, after), jnp.zeros((), bool)
+        return after, self.reward(physics, after, action, context), jnp.zeros((), bool)
 
     @property
     def relabels(self) -> bool:
         """Moves are the same under all contexts."""
         return True
 
-    def reward(self, physics: Array, context: Array, action: Array, after: Array) -> Array:
+    def reward(self, before: Array, after: Array, action: Array, context: Array) -> Array:
         """-||s' - goal||."""
         return -jnp.linalg.norm(after - self.goal(context))
 

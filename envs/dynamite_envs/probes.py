@@ -34,14 +34,14 @@ class ContextBandit(FiniteDLCMDP):
 
     def dynamics(self, physics: Array, context: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
         """Nothing moves."""
-        return physics, self.reward(physics, context, action, physics), jnp.zeros((), bool)
+        return physics, self.reward(physics, physics, action, context), jnp.zeros((), bool)
 
     @property
     def relabels(self) -> bool:
         """Nothing moves under any context."""
         return True
 
-    def reward(self, physics: Array, context: Array, action: Array, after: Array) -> Array:
+    def reward(self, before: Array, after: Array, action: Array, context: Array) -> Array:
         """Pay for the right action, or for the context alone."""
         target = action if self.match else 1
         return (context == target).astype(jnp.float32)

@@ -66,14 +66,14 @@ class Reacher(MuJoCoDLCMDP):
     def dynamics(self, physics: Motion, context: Array, action: Array, key: Array) -> tuple[Motion, Array, Array]:
         """0.02 s; the reward by where the tip is then."""
         after = self.simulator.advance(physics, action, jnp.zeros(2))
-        return after, self.reward(physics, context, action, after), jnp.zeros((), bool)
+        return after, self.reward(physics, after, action, context), jnp.zeros((), bool)
 
     @property
     def relabels(self) -> bool:
         """The arm moves the same under all contexts."""
         return True
 
-    def reward(self, physics: Motion, context: Array, action: Array, after: Motion) -> Array:
+    def reward(self, before: Motion, after: Motion, action: Array, context: Array) -> Array:
         """By where the tip is then."""
         distance = jnp.linalg.norm(self.tip(after) - context)
         return -distance - self.control_cost * jnp.sum(action**2)

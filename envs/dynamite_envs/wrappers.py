@@ -74,9 +74,9 @@ class ObserveContext(DLCMDP):
         """As in the environment."""
         return self.env.relabels
 
-    def reward(self, physics: Physics, context: Context, action: Array, after: Physics) -> Array:
+    def reward(self, before: Physics, after: Physics, action: Array, context: Context) -> Array:
         """As in the environment."""
-        return self.env.reward(physics, context, action, after)
+        return self.env.reward(before, after, action, context)
 
     def outcomes(self, physics: Physics) -> dict[str, Array]:
         """Those of the environment."""

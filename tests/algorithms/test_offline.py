@@ -15,13 +15,16 @@ from conftest import assert_same
 from dynamite_envs import registry
 from dynamite_envs.errors import UserError
 from dynamite_envs.wrappers import ObserveContext
+from dynamite_jax import config as configs
+from dynamite_jax import presets
 from dynamite_jax.agents.agent import Agent
-from dynamite_jax.algorithms import offline
-from dynamite_jax.config import NetworkConfig
+from dynamite_jax.algorithms import learners, offline
+from dynamite_jax.config import ConfigError, NetworkConfig
 from dynamite_jax.datasets.recording import Episodes
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import METHODS, of_setting
 from dynamite_jax.runtime import training
 from dynamite_jax.runtime.checkpoints import Checkpoints
+from dynamite_jax.runtime.program import Program
 from recorded import collected, offline_config, played, program_of
 from settings import refusal
 
@@ -97,7 +100,7 @@ def test_labels_reach_only_methods_that_learn_from_them(data):
     hidden = episodes.replace(
         session=jnp.zeros_like(episodes.session), context=jnp.zeros_like(episodes.context), physics=None
     )
-    for method, sees in (("markov", False), ("dynamite", True)):
+    for method, sees in (("markov", False), ("varibad", False), ("dynamite", True)):
         config = offline_config(data / "probe_match", method=method)
         after = [one_update(config, each)[2] for each in (episodes.replace(physics=None), hidden)]
         same = all(
@@ -241,10 +244,60 @@ def test_numbers_that_can_not_be_used_are_refused(changes, line):
 
 def test_methods_that_can_not_learn_in_a_setting_are_refused():
     assert "setting is 'offline'; with method rl2 it must be 'online'" in refusal(offline_config("data", method="rl2"))
-    online = dataclasses.replace(offline_config("data", method="borel"), setting="online")
+    online = dataclasses.replace(offline_config("", method="borel"), setting="online")
     assert "setting is 'online'; with method borel it must be 'offline'" in refusal(online)
     where = offline_config("data", "halfcheetah_wind", steps=1600, offline={"relabel": 0.5, "minibatches": 1})
-    assert "offline.relabel is 0.5; in halfcheetah_wind, which can't tell rewards" in refusal(where)
+    assert "offline.relabel is 0.5; in halfcheetah_wind as it is, which can't tell rewards" in refusal(where)
+
+
+def test_the_preset_of_a_setting_is_that_of_the_command_line_from_python_too():
+    changes: dict[str, Any] = {"setting": "offline", "offline.data": "data"}
+    config = dj.preset("gridworld", **changes)
+    assert config == configs.changed(presets.default("gridworld", "dynamite", setting="offline"), changes)
+    assert config.num_envs != dj.preset("gridworld").num_envs
+    with pytest.raises(ConfigError, match="scale is 'accelerator'; with setting 'offline' it must be 'cores'"):
+        presets.default("gridworld", "dynamite", "accelerator", "offline")
+
+
+@pytest.mark.parametrize("env", registry.MAKERS)
+def test_every_offline_preset_can_run(env):
+    for method in of_setting("offline"):
+        config = presets.default(env, method, setting="offline")
+        configs.validate(configs.changed(config, {"offline.data": "data"}))
+
+
+def test_a_belief_without_a_loss_of_its_own_can_not_learn_offline(data):
+    config = offline_config(data / "probe_match")
+    env = registry.make("probe_match")
+    agent = Agent.build(config, env, METHODS["rl2"].build(config, env))
+    with pytest.raises(
+        UserError, match="setting is 'offline'; the belief of dynamite learns by the policy's loss alone"
+    ):
+        METHODS["dynamite"].learner(config, agent)
+
+
+def test_devices_do_not_share_recorded_episodes(data):
+    config = offline_config(data / "probe_match")
+    with pytest.raises(UserError, match="share_envs is 2; with setting 'offline' it must be 1"):
+        Program(config, registry.make("probe_match"), share_envs=2)
+
+
+def test_of_sampled_actions_only_those_in_the_box_count(data):
+    """The estimate of the log-sum-exp of q over the box, against the integral, where the policy lies mostly outside."""
+    config = offline_config(data / "point_robot", "point_robot", "markov", network=WIDE)
+    algorithm: Any = program_of(config).algorithm
+    features, count = jnp.ones((1, 2)), 4000
+    policy = algorithm.agent.network.init(jax.random.key(0), features)
+    critics = algorithm.networks.critics.init(jax.random.key(1), features, jnp.zeros((1, 2)))
+    many = jnp.tile(features, (count, 1))
+    batch = learners.Transitions(many, many, jnp.zeros((count, 2)), *[jnp.zeros(count)] * 3)
+    distribution, _ = algorithm.networks.policy(policy, many)
+    weights = learners.Weights(policy, critics)
+    others = learners._sampled(algorithm.networks, weights, batch, distribution, distribution, jax.random.key(2))
+    estimated = jnp.exp(others).sum(1).mean(-1)
+    grid = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1, 1, 201)] * 2), -1).reshape(-1, 2)
+    exact = 4 * jnp.exp(algorithm.networks.q(critics, jnp.tile(features, (len(grid), 1)), grid)).mean(-1)
+    np.testing.assert_allclose(estimated, exact, rtol=0.03)
 
 
 def test_borel_is_the_belief_of_varibad_offline():

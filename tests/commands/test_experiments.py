@@ -251,7 +251,7 @@ def test_the_offline_table_has_its_rows_in_a_folder_of_its_own(tmp_path, monkeyp
     }
 
 
-def test_rows_that_an_environment_can_not_relabel_are_left_out(tmp_path, monkeypatch):
+def test_rows_that_an_environment_can_not_relabel_are_left_out(tmp_path, monkeypatch, capsys):
     collected(tmp_path / "data", "probe_termination", episodes=4)
     seen = {}
     monkeypatch.setattr(table.runs, "complete", lambda run_configs, *_, **__: seen.update(run_configs) or {})
@@ -269,6 +269,10 @@ def test_rows_that_an_environment_can_not_relabel_are_left_out(tmp_path, monkeyp
     with pytest.raises(SystemExit):
         table.main()
     assert "borel" in seen and not [name for name in seen if "relabelled" in name]
+    monkeypatch.setattr(sys, "argv", ["table", *flags, "--methods", "dynamite, relabelled"])
+    with pytest.raises(SystemExit) as stop:
+        table.main()
+    assert stop.value.code == 2 and "methods has 'dynamite, relabelled'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

@@ -14,7 +14,7 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.commands import tune
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime import candidates, racing, tuning
 from experiments.pages import write
 
@@ -37,7 +37,7 @@ def schedules(config):
     return candidates.schedules(config, candidates.belief_of(config))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", of_setting("online"))
 def test_each_schedule_starts_from_the_preset_and_trials_stay_within_bounds(method):
     config = presets.default("gridworld", method)
     ways = schedules(config)
@@ -135,7 +135,7 @@ def test_larger_minibatches_divide_what_is_divided():
 
 def test_every_schedule_of_every_preset_can_run():
     for env in ("gridworld", "point_robot", "probe_match"):
-        for method in METHODS:
+        for method in of_setting("online"):
             config = presets.default(env, method)
             assert 2 <= len(schedules(config)) <= 6
             for way in schedules(config):
@@ -143,9 +143,9 @@ def test_every_schedule_of_every_preset_can_run():
 
 
 def test_every_method_meets_the_same_factors():
-    settings = {method: drawn(presets.default("gridworld", method), 12)[5:] for method in METHODS}
-    lr = {m: presets.default("gridworld", m).ppo.lr for m in METHODS}
-    for method in METHODS:
+    settings = {method: drawn(presets.default("gridworld", method), 12)[5:] for method in of_setting("online")}
+    lr = {m: presets.default("gridworld", m).ppo.lr for m in of_setting("online")}
+    for method in of_setting("online"):
         ratios = [[trial["ppo.lr"] / lr[m] for trial in settings[m]] for m in (method, "dynamite")]
         np.testing.assert_allclose(*ratios, rtol=1e-6)
 

@@ -16,7 +16,7 @@ from dynamite_jax import config as configs
 from dynamite_jax.datasets import collection, dataset, sources
 from dynamite_jax.datasets.dataset import Dataset
 from dynamite_jax.datasets.windows import Windows
-from recorded import collected, offline_config, played
+from recorded import collected, offline_config, played, program_of
 from refusals import contents
 
 
@@ -28,6 +28,20 @@ def test_episodes_come_back_exactly(name, tmp_path):
     assert_same(dataset.read_shard(tmp_path, 7, env), episodes)
     dataset.write_shard(tmp_path, 8, episodes.replace(physics=None))
     assert dataset.read_shard(tmp_path, 8, env).physics is None
+
+
+def test_a_large_set_of_uneven_shards_is_refused(tmp_path):
+    env = registry.make("probe_match")
+    collected(tmp_path)
+    dataset.write_shard(tmp_path, 0, jax.device_get(played(env, 3)))
+    card = json.loads((tmp_path / dataset.CARD).read_text())
+    digests = [dataset.digest_of_file(path) for path in dataset.files(tmp_path, 0)]
+    card["shards"][0] |= {"episodes": 3, "sha256": digests}
+    (tmp_path / dataset.CARD).write_text(json.dumps(card))
+    program_of(offline_config(tmp_path))  # it fits into one window
+    worlds = program_of(offline_config(tmp_path), most_bytes=1).worlds
+    with pytest.raises(UserError, match="have 3 to 4 episodes; in a set of more than"):
+        next(worlds)
 
 
 def test_what_is_hidden_lies_apart(tmp_path):
@@ -103,7 +117,7 @@ def test_the_card_measures_the_episodes(tmp_path):
 
 def test_policies_share_the_shards_by_their_weights():
     config, env = configs.Config(env="probe_match"), registry.make("probe_match")
-    plan = sources.Sources(("random=3", "random=1.0"), config, env).plan(40)
+    plan = sources.Sources(("random=3", "random=1.0"), config, env, 4).plan(40)
     words = [who.word for who in plan]
     assert words.count("random=3") == 30
     assert max(words[i : i + 8].count("random=3") for i in range(32)) <= 7  # spread, not one after the other
@@ -148,7 +162,32 @@ def _damages():
         path = folder / dataset.CARD
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "shards"}))
 
+    def link(folder):
+        path = dataset.files(folder, 1)[0]
+        path.rename(folder / "elsewhere")
+        path.symlink_to(folder / "elsewhere")
+
+    def fewer(folder):
+        path = folder / dataset.CARD
+        told = json.loads(path.read_text())
+        told["shards"][0]["episodes"] = 3
+        path.write_text(json.dumps(told))
+
+    def empty(folder):
+        path = folder / dataset.CARD
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": []}))
+
+    def unhashed(folder):
+        path = folder / dataset.CARD
+        told = json.loads(path.read_text())
+        told["shards"][0]["sha256"].pop()
+        path.write_text(json.dumps(told))
+
     return [
+        (link, "is a symbolic link; it must be a file"),
+        (fewer, "shard 0 of .* has 4 episodes, not 3"),
+        (empty, "it does not say what its shards are"),
+        (unhashed, r"card\.json is damaged \(ValueError"),
         (cut, "does not match its SHA-256"),
         (flip, "does not match its SHA-256"),
         (lose, "can't be read: No such file"),
@@ -164,7 +203,7 @@ def test_a_damaged_set_ends_in_one_line(damage, line, tmp_path):
     damage(tmp_path)
     env = registry.make("probe_match")
     with pytest.raises(UserError, match=line) as caught:
-        Windows(Dataset.open(tmp_path, env), physics=False, seed=1).read([0, 1])
+        Windows.of_config(offline_config(tmp_path), env)
     assert len(str(caught.value).splitlines()) == 1
 
 

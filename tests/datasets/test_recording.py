@@ -17,6 +17,12 @@ def test_environments_relabel_where_contexts_change_rewards_alone():
     assert not {"halfcheetah_wind", "halfcheetah_vel_wind", "scratch_itch"} & set(RELABELS)
 
 
+def test_where_a_switch_moves_the_state_steps_do_not_tell_other_rewards():
+    assert recording.can_relabel(registry.make("gridworld"))
+    assert not recording.can_relabel(registry.make("gridworld", reset_on_switch=True))
+    assert not recording.can_relabel(registry.make("halfcheetah_wind"))
+
+
 @pytest.mark.parametrize("name", RELABELS)
 def test_rewards_under_the_recorded_contexts_are_the_recorded_ones(name):
     env = registry.make(name, horizon=12)
@@ -25,7 +31,7 @@ def test_rewards_under_the_recorded_contexts_are_the_recorded_ones(name):
         jax.tree.map(lambda x, part=part: x[part], episodes.physics) for part in (slice(-1), slice(1, None))
     )
     context = jax.tree.map(lambda x: x[:-1], episodes.context)
-    told = jax.jit(jax.vmap(jax.vmap(env.reward)))(before, context, episodes.action, after)
+    told = jax.jit(jax.vmap(jax.vmap(env.reward)))(before, after, episodes.action, context)
     np.testing.assert_allclose(told, episodes.reward, rtol=1e-5, atol=1e-6)
     assert episodes.session.shape == (13, 3)
 

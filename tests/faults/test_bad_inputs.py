@@ -52,11 +52,11 @@ FLAGS = {
         "--setting offline --offline.data nowhere",
         "data is 'nowhere'; it must be a folder with a card.json",
     ),
-    "no kept checkpoints": (train, "--keep -1", "keep is -1; it must be 0 or more"),
-    "shares of recorded episodes": (
+    "no kept checkpoints": (train, "--checkpoints-kept -1", "checkpoints_kept is -1; it must be 0 or more"),
+    "data that is not learnt from": (
         train,
-        "--setting offline --offline.data nowhere --share-envs 2",
-        "data is 'nowhere'; it must be a folder with a card.json",
+        "--offline.data x",
+        "offline.data is 'x'; with setting 'online' it must be ",
     ),
     "a table without data": (table, "--setting offline", "data is not set; with setting 'offline' it must be a folder"),
     "a table of data online": (table, "--data x", "data is 'x'; with setting 'online' it must be left out"),

@@ -44,14 +44,14 @@ class Grid(FiniteDLCMDP):
         """Move, then pay by the cell reached."""
         agent = jnp.clip(physics.agent + jnp.array(MOVES, jnp.int32)[action], 0, self.cells - 1)
         after = physics.replace(agent=agent)
-        return after, self.reward(physics, context, action, after), jnp.zeros((), bool)
+        return after, self.reward(physics, after, action, context), jnp.zeros((), bool)
 
     @property
     def relabels(self) -> bool:
         """Moves are the same under all contexts."""
         return True
 
-    def reward(self, physics: Cells, context: Array, action: Array, after: Cells) -> Array:
+    def reward(self, before: Cells, after: Cells, action: Array, context: Array) -> Array:
         """By the cell reached."""
         on_goal = self.on_goal(after)
         reward = jnp.where(jnp.any(on_goal), self.inactive_reward, self.step_reward)
