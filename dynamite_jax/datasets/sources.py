@@ -93,10 +93,10 @@ class Run:
             UserError: there is no run or no checkpoint.
         """
         self.folder, self.config = folder, run_folder.read_config(folder)
-        self.config = dataclasses.replace(self.config, eval_episodes=episodes)
         if not (folder / "checkpoints").is_dir():
             raise UserError(f"policy: {folder} has no checkpoints folder to play from")
-        self.program = Program(self.config, configs.environment(self.config))
+        env = configs.environment(dataclasses.replace(self.config, eval_episodes=episodes))  # with room for as many
+        self.program = Program(self.config, env)
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=0, seeds=self.config.seeds)
         self.chunks = self._checkpoints.steps()
         if not self.chunks:

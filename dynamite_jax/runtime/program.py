@@ -218,11 +218,7 @@ class Program:
         start = time.perf_counter()
         executable = self.lower(states, hyper).compile(devices.compiler_options())
         self.compile_s = time.perf_counter() - start
-        hyper = self.algorithm.hyper if hyper is None else hyper
-
-        def chunk_of_rows(states: Any) -> tuple[Any, Metrics]:
-            return executable(self._ahead.pop() if self._ahead else next(self.worlds), hyper, states)
-
+        chunk_of_rows = partial(self._run, executable, self.algorithm.hyper if hyper is None else hyper)
         if not self.padded and jax.process_count() == 1:
             return chunk_of_rows
 
@@ -231,6 +227,10 @@ class Program:
             return states, self.gather(metrics)
 
         return chunk_of_seeds
+
+    def _run(self, executable: Callable, hyper: Any, states: Any) -> tuple[Any, Metrics]:
+        """A chunk in the next world."""
+        return executable(self._ahead.pop() if self._ahead else next(self.worlds), hyper, states)
 
     @property
     def chunks(self) -> int:

@@ -14,11 +14,11 @@ import pytest
 from conftest import build, compiled, tiny_config
 from dynamite_jax.agents import running_statistics
 from dynamite_jax.config import PhysicsConfig
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import of_setting
 
 GOLDEN = Path(__file__).parents[1] / "files" / "golden.json"
 TOLERANCE = 1e-5  # processors differ in the last bits, and their compilers in the order of sums
-CASES = [(env, method) for env in ("gridworld", "point_robot") for method in METHODS]
+CASES = [(env, method) for env in ("gridworld", "point_robot") for method in of_setting("online")]
 CASES += [("reacher", "dynamite")]  # physics compiles slowly, and methods don't see it
 FLOOR = 0.05  # what is smaller is the difference of larger numbers, and has their rounding errors
 

@@ -17,7 +17,7 @@ from dynamite_jax.algorithms import ppo
 from dynamite_jax.beliefs.belief import Belief
 from dynamite_jax.config import NetworkConfig
 from dynamite_jax.data.rollout import play
-from dynamite_jax.methods import METHODS
+from dynamite_jax.methods import METHODS, of_setting
 from dynamite_jax.methods.method import Method
 from dynamite_jax.runtime import training
 from dynamite_jax.runtime.program import chunk
@@ -146,8 +146,8 @@ THROUGH_ENCODER = {"ppo": {"through_encoder": True, "shuffle": "episodes"}, "vae
 
 @pytest.mark.parametrize(
     "method, changes",
-    [(method, {}) for method in sorted(METHODS)]
-    + [(method, THROUGH_ENCODER) for method in sorted(METHODS) if METHODS[method].through_encoder]
+    [(method, {}) for method in of_setting("online")]
+    + [(method, THROUGH_ENCODER) for method in of_setting("online") if METHODS[method].through_encoder]
     + [
         ("dynamite", {"network": NetworkConfig(encoder="transformer", hidden=16, heads=2)}),
         ("dynamite", {"vae": {"buffer_episodes": 16}}),

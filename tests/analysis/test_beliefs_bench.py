@@ -136,7 +136,10 @@ def test_facts_are_read_off_beliefs_that_hold_them():
     assert ((np.asarray(read) - facts[:, 60:]) ** 2).mean() < 0.05
 
 
-@pytest.mark.parametrize("method", ["dynamite", "task_inference", "filter", "filter_told"])
+TAUGHT = pytest.param("task_inference", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("method", ["dynamite", TAUGHT, "filter", "filter_told"])
 def test_the_bench_measures(method, monkeypatch, capsys, tmp_path):
     options = ("--method", method, "--particles", "32", "--noise", "0.2", "--out", str(tmp_path / "beliefs.json"))
     for _ in range(2):

@@ -46,7 +46,9 @@ def test_an_environment_of_ones_own_is_registered_too(monkeypatch):
     del gymnasium.registry["dynamite/MyGrid-v0"]
 
 
-@pytest.mark.parametrize("name", [*SHOWN, "probe_termination"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "humanoid_dir")) for n in (*SHOWN, "probe_termination")]
+)
 def test_gymnasiums_own_check_passes(name):
     render = "rgb_array" if name in SHOWN else None
     env = gymnasium.make(dynamite_gym.name(name), render_mode=render)

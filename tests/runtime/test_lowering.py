@@ -27,7 +27,12 @@ def shapes_of(program):
     return jax.eval_shape(jax.vmap(init), np.arange(program.config.seeds))
 
 
-@pytest.mark.parametrize("env, method", CASES)
+LARGE = ("humanoid_dir", "ant_goal")
+
+
+@pytest.mark.parametrize(
+    "env, method", [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in LARGE)) for case in CASES]
+)
 def test_the_chunk_lowers_for_cuda_and_tpu(env, method):
     physics = PhysicsConfig("jax") if isinstance(registry.make(env), MuJoCoDLCMDP) else PhysicsConfig()
     config = tiny_config(env, method, physics=physics, env_options={"horizon": 30})

@@ -119,6 +119,7 @@ def going_on(source, target, chunk):
     return target
 
 
+@pytest.mark.slow
 def test_devices_of_each_process_share_the_environments_of_its_seed(tmp_path):
     """Two seeds on 2 x 4 devices; what they kept goes on without sharing."""
     flags = ("--seeds", "2", "--steps", "640", "--chunk", "1")
@@ -196,6 +197,7 @@ loop._long = lambda _, length: loop.LongChunk(40.0, 5) if length == 10 else None
 """
 
 
+@pytest.mark.slow
 def test_two_processes_begin_anew_together_with_shorter_chunks(tmp_path):
     """Where no length is named: that of the preset is 10."""
     (tmp_path / "long_chunks.py").write_text(LONG_CHUNKS)
@@ -238,7 +240,7 @@ def test_one_that_is_killed_ends_the_others_and_loses_nothing(tmp_path, whole):
         np.testing.assert_allclose(found["return"], expected["return"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("damage", [flip, pytest.param(cut, marks=pytest.mark.slow)])
 def test_damage_that_one_process_finds_is_known_to_all(of_two, tmp_path, damage):
     """It is in what the second process has written and reads."""
     out = shutil.copytree(of_two, tmp_path / "run")

@@ -92,7 +92,7 @@ def test_a_run_stopped_in_the_middle_ends_as_if_it_never_was(tiny, tmp_path, mon
     assert_same(*states)
 
 
-@pytest.mark.parametrize("env", ["probe_match", "reacher"])
+@pytest.mark.parametrize("env", ["probe_match", pytest.param("reacher", marks=pytest.mark.slow)])
 def test_a_killed_process_resumes_to_the_same_end(env, tmp_path):
     """SIGKILL at an arbitrary moment of the real command; then the same command with --resume."""
     flags = f"--env {env} --env-options horizon=20 --seeds 1 --num-envs 8 --chunk 5 --steps 80000"

@@ -41,9 +41,9 @@ def shared(config, env=None) -> Program:
         ("probe_match", "dynamite", {}),
         ("probe_match", "dynamite", {"vae": {"buffer_episodes": 12}, "ppo": {"shuffle": "steps"}}),
         ("probe_match", "rl2", {}),
-        ("probe_match", "secbad", {}),
-        ("probe_match", "contrabar", {}),
-        ("probe_match", "task_inference", {}),
+        pytest.param("probe_match", "secbad", {}, marks=pytest.mark.slow),
+        pytest.param("probe_match", "contrabar", {}, marks=pytest.mark.slow),
+        pytest.param("probe_match", "task_inference", {}, marks=pytest.mark.slow),
         ("reacher", "dynamite", {"env_options": {"horizon": 20}, "steps": 320}),
     ],
 )
