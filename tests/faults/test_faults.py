@@ -270,7 +270,7 @@ def test_a_clock_that_is_set_back_changes_nothing(through, tmp_path):
 
 POISON = """
 import jax.numpy as jnp
-from dynamite_jax.algorithms import meta_ppo
+from dynamite_jax.algorithms import belief_learning, meta_ppo
 update, play, apply = meta_ppo.MetaPPO.update, meta_ppo.play, meta_ppo.optax.apply_updates
 now = []
 
@@ -295,7 +295,8 @@ class Optax:
     def __getattr__(self, name):
         return getattr(optax, name)
 
-optax, meta_ppo.optax = meta_ppo.optax, Optax()
+optax = meta_ppo.optax
+meta_ppo.optax = belief_learning.optax = Optax()
 """
 
 
