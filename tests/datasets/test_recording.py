@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import build, tiny_config
 from dynamite_envs import registry
 from dynamite_jax.datasets import recording
 from recorded import played
@@ -94,3 +95,13 @@ def test_recorded_actions_are_those_that_were_executed():
     np.testing.assert_allclose(moved, 0.1 * wide.action, atol=1e-6)
     uniform = played(env, 200)
     assert float(uniform.action.std()) == pytest.approx(1 / np.sqrt(3), rel=0.05)
+
+
+def test_actions_of_an_agent_are_recorded_as_they_were_executed():
+    """It draws them from a normal distribution, whose tails lie outside of the box."""
+    config = tiny_config("point_robot", "markov", env_options={"horizon": 12})
+    program, states = build(config)
+    params = jax.tree.map(lambda x: x[0], program.algorithm.agent_params(states))
+    episodes = recording.of_agent(program.agent, program.env, params, 20, jax.random.key(0))
+    assert float(jnp.abs(episodes.action).max()) == 1.0
+    np.testing.assert_allclose(episodes.observation[1:] - episodes.observation[:-1], 0.1 * episodes.action, atol=1e-6)
