@@ -9,6 +9,7 @@ METHODS =
 SETTING =
 DATA    =
 POLICY  =
+NAME    =
 SEEDS   =
 STEPS   =
 SCALE   =
@@ -21,7 +22,7 @@ DEVICES =
 LAUNCH  =
 PART    =
 
-KNOWN   = ENV METHOD METHODS SETTING DATA POLICY SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
+KNOWN   = ENV METHOD METHODS SETTING DATA POLICY NAME SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
@@ -56,12 +57,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train collect pod-local eval plot export video beliefs report watch table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
+.PHONY: help setup train collect to-minari from-minari pod-local eval plot export video beliefs report watch table ablations sweep-p tune bench versus-torch benchmark test test-learning test-faults test-slow lint format lock audit clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym sb3 optuna notebook video report watch"
+setup: $(STAMP)  ## Make .venv from requirements.lock, hashes verified; EXTRAS="cuda12|cuda13|tpu wandb torch gym minari sb3 optuna notebook video report watch"
 
 train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARGS=; SETTING=offline DATA= learns from recorded episodes
 	$(BIN)/dynamite-jax train --env $(ENV) --method $(METHOD) $(SET) $(if $(value DATA),--offline.data $(call QUOTE,DATA)) $(SIZES) $(SCALED) $(if $(value OUT),--out $(call QUOTE,OUT)) $(ARGS)
@@ -69,6 +70,16 @@ train: $(STAMP)  ## Train: ENV= METHOD= SEEDS= STEPS= SCALE=accelerator OUT= ARG
 collect: $(STAMP)  ## Record episodes: ENV= POLICY="random mixed:RUN=0.5" OUT= ARGS=
 	$(if $(value OUT),,$(error OUT= is missing: name the folder of the episodes, as in `make collect OUT=data/random`))
 	$(BIN)/dynamite-jax collect --env $(ENV) $(if $(POLICY),--policy $(POLICY)) --out $(call QUOTE,OUT) $(ARGS)
+
+to-minari: $(if $(value DATA),$(STAMP))  ## Write recorded episodes as a set of Minari's (EXTRAS=minari): DATA= NAME= ARGS=
+	$(if $(value DATA),,$(error DATA= is missing: name the folder of the episodes, as in `make to-minari DATA=data/mixed NAME=gridworld/mixed-v0`))
+	$(if $(value NAME),,$(error NAME= is missing: name the set as Minari does, as in `make to-minari DATA=data/mixed NAME=gridworld/mixed-v0`))
+	$(BIN)/dynamite-jax to-minari --data $(call QUOTE,DATA) --name $(call QUOTE,NAME) $(ARGS)
+
+from-minari: $(if $(value NAME),$(STAMP))  ## Read episodes from a set of Minari's (EXTRAS=minari): NAME= OUT= ENV= ARGS=
+	$(if $(value NAME),,$(error NAME= is missing: name the set as Minari does, as in `make from-minari NAME=gridworld/mixed-v0 OUT=data/mixed`))
+	$(if $(value OUT),,$(error OUT= is missing: name the folder of the episodes, as in `make from-minari NAME=gridworld/mixed-v0 OUT=data/mixed`))
+	$(BIN)/dynamite-jax from-minari --name $(call QUOTE,NAME) $(if $(filter ENV,$(GIVEN)),--env $(ENV)) --out $(call QUOTE,OUT) $(ARGS)
 
 pod-local: $(STAMP)  ## Train in several processes on this machine, as on hosts of a pod: HOSTS= DEVICES= ENV= METHOD= SEEDS= STEPS= OUT= ARGS= LAUNCH=
 	$(if $(value OUT),,$(error OUT= is missing: all processes must name the same folder, as in `make pod-local OUT=runs/pod`))

@@ -11,6 +11,8 @@ import sys
 COMMANDS = {
     "train": ("dynamite_jax.commands.train", "Train seeds of one method in one environment"),
     "collect": ("dynamite_jax.commands.collect", "Record episodes to learn from offline"),
+    "to-minari": ("dynamite_jax.commands.to_minari", "Write recorded episodes as a set of Minari's"),
+    "from-minari": ("dynamite_jax.commands.from_minari", "Read episodes from a set of Minari's"),
     "eval": ("dynamite_jax.commands.evaluate", "Evaluate a finished run"),
     "plot": ("dynamite_jax.commands.plot", "Draw learning curves of runs"),
     "export": ("dynamite_jax.commands.export", "Write a trained policy as files"),
@@ -47,5 +49,5 @@ def main() -> None:
 def _usage() -> str:
     """The commands, a line each."""
     lines = ["usage: dynamite-jax COMMAND [--help] ...", ""]
-    lines += [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    lines += [f"  {name:<11} {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(lines)

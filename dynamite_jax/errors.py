@@ -136,7 +136,7 @@ def writing(path: Path, field: str = "out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{field} is {str(path)!r}, which can't be written: {error.strerror}") from None
+        raise UserError(f"{field} is {str(path)!r}, which can't be written: {error.strerror or error}") from None
 
 
 def parse(kind: Any, argv: list[str], **options: Any) -> Any:

@@ -3,15 +3,21 @@
 dynamite-jax collect --env gridworld --policy mixed:runs/NAME --out data/gridworld_mixed
 """
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax.config import Config
 from dynamite_jax.errors import Plugins, one_line_errors, parse
 from dynamite_jax.runtime import devices
+
+if TYPE_CHECKING:
+    from dynamite_jax.datasets.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -58,23 +64,37 @@ def main() -> None:
         {"env_options": configs.parse_options(arguments.env_options), "eval_episodes": arguments.shard},
     )
     devices.setup(1)
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
-
     from dynamite_jax.datasets import collection
 
-    console = Console(stderr=True)
     env = configs.environment(config)
     request = collection.Request(config, arguments.policy, arguments.episodes, arguments.shard, arguments.seed)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("collecting", total=arguments.episodes // arguments.shard)
-        dataset = collection.collect(request, env, arguments.out, lambda done, _: progress.update(bar, completed=done))
-    table = Table(title=f"{arguments.env}: {' '.join(arguments.policy)}", show_header=False)
+    with progress("collecting") as say:
+        dataset = collection.collect(request, env, arguments.out, say)
+    show(dataset, f"{arguments.env}: {' '.join(arguments.policy)}")
+    print(arguments.out)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal that is told how many of how many shards are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(what)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def show(dataset: "Dataset", title: str) -> None:
+    """Print the statistics of a set."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
     for name, value in dataset.card["statistics"].items():
         table.add_row(name.replace("_", " "), _in_words(value))
     Console().print(table)
-    print(arguments.out)
 
 
 def _in_words(value: object) -> str:

@@ -15,8 +15,8 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.spaces import Discrete
 from dynamite_jax.config import Config
 from dynamite_jax.datasets.dataset import CARD, SCHEMA, Dataset, digest_of_file, files, read_shard, write_shard
-from dynamite_jax.datasets.recording import can_relabel
-from dynamite_jax.datasets.sources import Played, Sources
+from dynamite_jax.datasets.recording import Episodes, can_relabel
+from dynamite_jax.datasets.sources import Sources
 from dynamite_jax.errors import writing
 from dynamite_jax.runtime import devices, lock, provenance
 
@@ -57,30 +57,8 @@ def collect(request: Request, env: DLCMDP, out: Path, say: Callable[[int, int], 
         UserError: the folder holds something else, a policy can't be played, or nothing can be written.
     """
     sources = Sources(request.policies, request.config, env, request.shard)
-    shards = request.episodes // request.shard
-    played = sources.plan(shards)
-    plan = _plan(request, sources, played)
-    with contextlib.ExitStack() as stack:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock.lock(out))
-        _claim(out, plan)
-        if (out / CARD).is_file():
-            return Dataset.open(out, env)
-        for number, who in enumerate(played):
-            if not all(path.is_file() for path in files(out, number)):
-                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(request.seed), STREAM), number)
-                episodes = jax.device_get(sources.play(who, request.shard, key))
-                write_shard(out, number, episodes if can_relabel(env) else episodes.replace(physics=None))
-            say(number + 1, shards)
-        card = _card(request, sources, played, out, env)
-        _write(out / CARD, card)
-    return Dataset.open(out, env)
-
-
-def _plan(request: Request, sources: Sources, played: list[Played]) -> dict[str, Any]:
-    """What a collection depends on."""
-    return {
+    played = sources.plan(request.episodes // request.shard)
+    plan = {
         "env": request.config.env,
         "env_options": dict(request.config.env_options),
         "policies": sources.described(),
@@ -89,6 +67,45 @@ def _plan(request: Request, sources: Sources, played: list[Played]) -> dict[str,
         "seed": request.seed,
         "played": [dataclasses.asdict(who) for who in played],
     }
+
+    def play(number: int) -> Episodes:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(request.seed), STREAM), number)
+        return sources.play(played[number], request.shard, key)
+
+    return record(plan, play, env, out, say)
+
+
+def record(
+    plan: dict[str, Any], play: Callable[[int], Episodes], env: DLCMDP, out: Path, say: Callable[[int, int], None]
+) -> Dataset:
+    """Write what is missing of a set.
+
+    Args:
+        plan: all that its episodes depend on: `env`, `env_options`, `policies`, `episodes`, `shard`, `seed`, and
+            `played`, who plays each shard.
+        play: the episodes of the shard of a number.
+        env: the environment.
+        out: folder, new, empty, or that of the same plan.
+        say: is told how many of how many shards are written.
+
+    Raises:
+        UserError: the folder holds something else, or nothing can be written.
+    """
+    shards = len(plan["played"])
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.lock(out))
+        _claim(out, plan)
+        if (out / CARD).is_file():
+            return Dataset.open(out, env)
+        for number in range(shards):
+            if not all(path.is_file() for path in files(out, number)):
+                episodes = jax.device_get(play(number))
+                write_shard(out, number, episodes if can_relabel(env) else episodes.replace(physics=None))
+            say(number + 1, shards)
+        _write(out / CARD, _card(plan, out, env))
+    return Dataset.open(out, env)
 
 
 def _claim(out: Path, plan: dict[str, Any]) -> None:
@@ -108,22 +125,23 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
     _write(out / PLAN, plan)
 
 
-def _card(request: Request, sources: Sources, played: list[Played], out: Path, env: DLCMDP) -> dict[str, Any]:
+def _card(plan: dict[str, Any], out: Path, env: DLCMDP) -> dict[str, Any]:
     """The card of a set whose shards are all written."""
-    shards, parts = [], []
-    for number, who in enumerate(played):
+    shards, parts, physics = [], [], True
+    for number, who in enumerate(plan["played"]):
         episodes = read_shard(out, number, env)
         digests = [digest_of_file(path) for path in files(out, number)]
-        shards.append({"episodes": episodes.reward.shape[1], "source": dataclasses.asdict(who), "sha256": digests})
+        shards.append({"episodes": episodes.reward.shape[1], "source": who, "sha256": digests})
         parts.append(_measured(episodes, env))
+        physics = physics and episodes.physics is not None
     return {
         "schema": SCHEMA,
-        "env": request.config.env,
-        "env_options": dict(request.config.env_options),
+        "env": plan["env"],
+        "env_options": plan["env_options"],
         "horizon": env.horizon,
-        "policies": sources.described(),
-        "seed": request.seed,
-        "physics": can_relabel(env),
+        "policies": plan["policies"],
+        "seed": plan["seed"],
+        "physics": physics,
         "statistics": statistics(parts, env),
         "shards": shards,
         "commit": provenance.commit(),

@@ -40,7 +40,9 @@ def test_an_unknown_command_is_answered_with_the_nearest_name(monkeypatch, capsy
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
     assert (
-        err.startswith("error: command is 'tarin'; did you mean 'train'? allowed: train, collect, eval")
+        err.startswith(
+            "error: command is 'tarin'; did you mean 'train'? allowed: train, collect, to-minari, from-minari, eval"
+        )
         and err.count("\n") == 1
     )
 

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.serialization import to_state_dict
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import dynamite_envs.gym as dynamite_gym
+from conftest import assert_same
 from dynamite_envs import registry
 from dynamite_envs.errors import UserError
 from dynamite_envs.gym.env import GymnasiumEnv
@@ -80,6 +82,7 @@ def test_episodes_are_those_of_the_environment(name):
             assert observation in env.observation_space
             np.testing.assert_allclose(info["context"], ours.context_features(state.context), rtol=1e-6)
             assert (info["session"], info["switched"]) == (int(state.session), bool(state.switched))
+            assert_same(info["latent"], to_state_dict(state.context))
             action = env.action_space.sample()
             observation, reward, terminated, truncated, info = env.step(action)
             state = step(state, action)
@@ -103,7 +106,7 @@ def test_a_seed_fixes_all_episodes_after_it():
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)
-@pytest.mark.parametrize("name", ["probe_termination", "point_robot"])
+@pytest.mark.parametrize("name", ["probe_termination", "scratch_itch"])
 def test_a_vector_is_its_environments_one_by_one(name, mode):
     """Against Gymnasium's own vector of single environments: observations, rewards, ends and infos."""
     options: dict[str, Any] = {} if name == "probe_termination" else {"horizon": 5}

@@ -6,6 +6,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.serialization import to_state_dict
 
 from dynamite_envs import pictures, registry
 from dynamite_envs.dlcmdp import DLCMDP, State
@@ -28,7 +29,8 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         Args:
             env: name in the registry, or an environment.
             labels: whether `info` holds what is hidden: `context`, the features of the context of the next step, [C],
-                the index of its `session`, and whether it has just `switched`.
+                the index of its `session`, whether it has just `switched`, and `latent`, that context as the
+                environment holds it: an array, or a dict of its fields.
             render_mode: None or `rgb_array`.
             **options: of the environment of that name.
 
@@ -95,6 +97,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
             "context": np.array(shown["context"]),
             "session": int(shown["session"]),
             "switched": bool(shown["switched"]),
+            "latent": jax.tree.map(np.array, shown["latent"]),
         }
 
 
@@ -121,7 +124,7 @@ def start(env: DLCMDP, words: Array) -> State:
     return env.reset(jax.random.wrap_key_data(words, impl="threefry2x32"))
 
 
-def show(env: DLCMDP, state: State) -> dict[str, Array]:
+def show(env: DLCMDP, state: State) -> dict[str, Any]:
     """What Gymnasium is shown of a state, and its labels."""
     return {
         "observation": state.obs,
@@ -131,18 +134,19 @@ def show(env: DLCMDP, state: State) -> dict[str, Array]:
         "context": env.context_features(state.context),
         "session": state.session,
         "switched": state.switched,
+        "latent": to_state_dict(state.context),
     }
 
 
 @jax.jit
-def reset(env: DLCMDP, words: Array) -> tuple[State, dict[str, Array]]:
+def reset(env: DLCMDP, words: Array) -> tuple[State, dict[str, Any]]:
     """A new episode, and what is shown of it."""
     state = start(env, words)
     return state, show(env, state)
 
 
 @jax.jit
-def step(env: DLCMDP, state: State, action: Any) -> tuple[State, dict[str, Array]]:
+def step(env: DLCMDP, state: State, action: Any) -> tuple[State, dict[str, Any]]:
     """The state after an action, and what is shown of it."""
     state = env.step(state, to_ours(env, action))
     return state, show(env, state)

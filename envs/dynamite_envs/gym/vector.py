@@ -154,7 +154,7 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]
             self._scene.close()
             self._scene = None
 
-    def _begin(self, mask: np.ndarray) -> dict[str, Array]:
+    def _begin(self, mask: np.ndarray) -> dict[str, Any]:
         """Begin the episodes of some environments, each by the next words of its stream; what is shown of all."""
         words = np.zeros((self.num_envs, 2), np.uint32)
         streams = self.np_random
@@ -167,25 +167,34 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]
         """Observations and labels that episodes have ended with."""
         infos: dict[str, Any] = {}
         for number in np.flatnonzero(self._over):
-            labels = self._labelled(shown).items()
-            info = {name: x[number] if x.ndim > 1 else x[number].item() for name, x in labels}
+            info: dict[str, Any] = jax.tree.map(lambda x, n=number: np.array(x[n]), self._labelled(shown))
+            info |= {name: info[name].item() for name in ("session", "switched") if name in info}
             final = {"final_obs": np.array(shown["observation"][number]), "final_info": info}
             infos = self._add_info(infos, final, int(number))
         return infos
 
     def _infos(self, shown: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
         """Labels, and beside each the environments that have it."""
-        infos = {}
-        for name, values in self._labelled(shown).items():
-            infos[name] = np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.zeros_like(values))
-            infos[f"_{name}"] = mask.copy()
-        return infos
+        return _masked(self._labelled(shown), mask)
 
-    def _labelled(self, shown: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _labelled(self, shown: dict[str, Any]) -> dict[str, Any]:
         if not self._labels:
             return {}
         types = {"context": np.float32, "session": np.int64, "switched": bool}
-        return {name: np.array(shown[name], kind) for name, kind in types.items()}
+        labels: dict[str, Any] = {name: np.array(shown[name], kind) for name, kind in types.items()}
+        return labels | {"latent": jax.tree.map(np.array, shown["latent"])}
+
+
+def _masked(values: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+    """Values under a mask, [N, ...], and beside each, `_` before its name, the mask, as Gymnasium's vectors have it."""
+    infos = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            infos[name] = _masked(value, mask)
+        else:
+            infos[name] = np.where(mask.reshape(-1, *[1] * (value.ndim - 1)), value, np.zeros_like(value))
+        infos[f"_{name}"] = mask.copy()
+    return infos
 
 
 def _drawable(x: Array) -> Array:
@@ -194,7 +203,7 @@ def _drawable(x: Array) -> Array:
 
 
 @jax.jit
-def _begin(env: DLCMDP, state: State | None, mask: Array, words: Array) -> tuple[State, dict[str, Array]]:
+def _begin(env: DLCMDP, state: State | None, mask: Array, words: Array) -> tuple[State, dict[str, Any]]:
     """States of which those under the mask begin, [N, ...], and what is shown of them."""
     fresh = jax.vmap(lambda words: single.start(env, words))(words)
     if state is not None:
@@ -207,7 +216,7 @@ def _begin(env: DLCMDP, state: State | None, mask: Array, words: Array) -> tuple
 
 
 @jax.jit
-def _step(env: DLCMDP, state: State, actions: Any) -> tuple[State, dict[str, Array]]:
+def _step(env: DLCMDP, state: State, actions: Any) -> tuple[State, dict[str, Any]]:
     """States after actions, [N, ...], and what is shown of them."""
     state = jax.vmap(env.step)(state, single.to_ours(env, actions))
     return state, jax.vmap(lambda state: single.show(env, state))(state)

@@ -1,0 +1,315 @@
+"""Sets of episodes as those of Minari, and back.
+
+What an agent meets are Minari's own fields; what is hidden stands in the `infos` of the steps s_0 .. s_H: `session`,
+`latent` (the context as the environment holds it, as in the `info` of its Gymnasium form with `labels`), and `physics`
+where physical states are kept. An episode ends where its task does.
+"""
+
+import contextlib
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dynamite_envs.dlcmdp import DLCMDP
+from dynamite_envs.errors import UserError
+from dynamite_envs.spaces import Box, Discrete
+from dynamite_jax.datasets import collection
+from dynamite_jax.datasets.dataset import Arrays, Dataset, digest_of_file, from_arrays, template, to_arrays
+from dynamite_jax.datasets.recording import Episodes
+from dynamite_jax.datasets.sources import Played
+from dynamite_jax.errors import writing
+
+if TYPE_CHECKING:
+    import minari
+
+CARD = "dynamite_card"
+"""In Minari's metadata, what `card.json` says of the set that was written."""
+FIELDS = {"observation": "observations", "action": "actions", "reward": "rewards", "terminated": "terminations"}
+NAME = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*-v\d+")
+HIDDEN = {"session": "session", "context": "latent", "physics": "physics"}
+
+
+def library() -> Any:
+    """Minari.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import h5py  # noqa: F401 - what it keeps episodes in
+        import minari
+    except ImportError as error:
+        raise UserError(
+            f'{error.name} is not installed; `make setup EXTRAS=minari` or pip install "minari[hdf5]" does it'
+        ) from None
+    return minari
+
+
+def write(dataset: Dataset, name: str, say: Callable[[int, int], None]) -> Path:
+    """Write a set among Minari's own on this machine, whole or not at all.
+
+    Args:
+        dataset: what to write.
+        name: Minari's, as in `gridworld/mixed-v0`.
+        say: is told how many of how many shards are written.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        UserError: the name is none of Minari's or is taken, a shard is damaged, or nothing can be written.
+    """
+    minari = library()
+    import gymnasium
+    from minari.dataset.minari_storage import MinariStorage
+
+    import dynamite_envs.gym
+
+    folder = _folder(name)
+    if folder.exists():
+        raise UserError(f"name is {name!r}, which is taken: {folder} exists")
+    dynamite_envs.gym.register()
+    registered = dynamite_envs.gym.name(dataset.card["env"])
+    env = gymnasium.make(registered, **dataset.card["env_options"])
+    if env.spec is None:
+        raise ValueError(f"{registered} was made without a specification")
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            part.chmod(folder.parent.stat().st_mode)
+            storage = MinariStorage.new(
+                part / "data", env.observation_space, env.action_space, env.spec, jpeg_encoding=False
+            )
+            storage.update_metadata(
+                {
+                    "dataset_id": name,
+                    "minari_version": minari.__version__,
+                    "algorithm_name": " ".join(policy["policy"] for policy in dataset.card["policies"]),
+                    "requirements": [f"dynamite-jax=={dataset.card['versions']['dynamite-jax']}"],
+                    CARD: dataset.card,
+                }
+            )
+            for number in range(len(dataset.shards)):
+                storage.update_episodes(list(_buffers(dataset.read(number))))
+                say(number + 1, len(dataset.shards))
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _buffers(episodes: Episodes) -> Iterator[Any]:
+    """Episodes as Minari takes them."""
+    from minari.data_collector import EpisodeBuffer
+
+    arrays, steps = to_arrays(episodes), np.asarray(episodes.valid).sum(0)
+    horizon = arrays["reward"].shape[1]
+    for number, length in enumerate(steps):
+        shown = {theirs: arrays[ours][number] for ours, theirs in FIELDS.items()}
+        infos: dict[str, Any] = {}
+        for path, array in arrays.items():
+            field, *inner = path.split(".")
+            if field in HIDDEN and array.size:  # HDF5 has no chunks of nothing
+                group = infos
+                *groups, last = HIDDEN[field], *inner
+                for key in groups:
+                    group = group.setdefault(key, {})
+                group[last] = array[number, : length + 1]
+        yield EpisodeBuffer(
+            observations=shown.pop("observations")[: length + 1],
+            truncations=np.arange(length) == horizon - 1,  # pyright: ignore[reportArgumentType]
+            infos=infos,
+            **{name: array[:length] for name, array in shown.items()},
+        )
+
+
+@dataclass(frozen=True)
+class MinariSet:
+    """A set of Minari's on this machine.
+
+    Attributes:
+        name: Minari's.
+    """
+
+    name: str
+
+    @cached_property
+    def data(self) -> "minari.MinariDataset":
+        """What Minari reads; nothing is downloaded.
+
+        Raises:
+            UserError: there is none of that name, or it is damaged.
+        """
+        minari = library()
+        folder = _folder(self.name)
+        if not (folder / "data").is_dir():
+            raise UserError(f"name is {self.name!r}, which Minari does not have here: there is no {folder / 'data'}")
+        with self._damage():
+            return minari.MinariDataset(folder / "data")
+
+    @property
+    def env(self) -> tuple[str, dict[str, Any]] | None:
+        """The environment of ours that it is of, and its options; None of another one."""
+        from dynamite_envs.gym import NAMESPACE
+
+        spec = self.data.env_spec
+        if spec is None or spec.namespace != NAMESPACE or not isinstance(spec.kwargs.get("env"), str):
+            return None
+        options = {key: value for key, value in spec.kwargs.items() if key not in ("env", "labels", "render_mode")}
+        return spec.kwargs["env"], options
+
+    @cached_property
+    def digest(self) -> str:
+        """Of its files.
+
+        Raises:
+            UserError: one can't be read.
+        """
+        paths = sorted(path for path in (_folder(self.name) / "data").rglob("*") if path.is_file())
+        return hashlib.sha256(" ".join(map(digest_of_file, paths)).encode()).hexdigest()[:16]
+
+    def collect(self, env: DLCMDP, plan: dict[str, Any], out: Path, say: Callable[[int, int], None]) -> Dataset:
+        """Write it as a set of ours; the same call goes on with one that was cut off.
+
+        Args:
+            env: the environment that it is of.
+            plan: `env`, `env_options` and `shard`, the episodes of a shard.
+            out: folder, new, empty, or that of the same set.
+            say: is told how many of how many shards are written.
+
+        Raises:
+            UserError: what training needs is missing or of another kind; or the folder holds something else.
+        """
+        total, shard = self.data.total_episodes, plan["shard"]
+        if not total:
+            raise UserError(f"name is {self.name!r}, which has no episode")
+        word = f"minari:{self.name}"
+        count = -(-total // shard)
+        plan = plan | {
+            "policies": [{"policy": word, "digest": self.digest, "card": self.data.storage.metadata.get(CARD)}],
+            "episodes": total,
+            "seed": None,
+            "played": [asdict(Played(word))] * count,
+        }
+
+        def read(number: int) -> Episodes:
+            return self.read(range(number * shard, min((number + 1) * shard, total)), env)
+
+        return collection.record(plan, read, env, out, say)
+
+    def read(self, numbers: range, env: DLCMDP) -> Episodes:
+        """Some of its episodes, time-major, on the host.
+
+        Behind the end of a task its last state is repeated.
+
+        Raises:
+            UserError: names the first field that is missing or not as in the environment's episodes.
+        """
+        with self._damage():
+            found = list(self.data.iterate_episodes(self.data.episode_indices[numbers.start : numbers.stop]))
+        expected = to_arrays(template(env, 1))
+        parts = [_arrays(episode, expected, env, f"episode {episode.id} of {self.name}") for episode in found]
+        names = parts[0].keys()
+        if any(part.keys() != names for part in parts):
+            raise UserError(f"name is {self.name!r}, of whose episodes some hold physical states and some do not")
+        return from_arrays({name: np.stack([part[name] for part in parts]) for name in names}, env, self.name)
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        """What Minari and HDF5 raise where files are not what they should be, as one line."""
+        try:
+            yield
+        except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError, RuntimeError) as error:
+            what = " ".join(str(error).split()) or "it is not what Minari writes"
+            raise UserError(
+                f"name is {self.name!r}, which Minari can't read ({type(error).__name__}: {what})"
+            ) from None
+
+
+def _folder(name: str) -> Path:
+    """Where Minari has a set of this name.
+
+    Raises:
+        UserError: no set of Minari's has such a name.
+    """
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    if not NAME.fullmatch(name):
+        raise UserError(f"name is {name!r}; it must be one of Minari's, as gridworld/mixed-v0")
+    return get_dataset_path(name)
+
+
+def _arrays(episode: Any, expected: Arrays, env: DLCMDP, source: str) -> Arrays:
+    """One episode as arrays of ours, each as long as the horizon.
+
+    Args:
+        episode: Minari's.
+        expected: arrays of one episode of the environment, for shapes and types.
+        env: it.
+        source: the episode's name, for messages.
+
+    Raises:
+        UserError: names the first field that is missing or of another kind.
+    """
+    length = len(episode.rewards)
+    ended = bool(length) and bool(episode.terminations[-1])
+    if not (length == env.horizon or (ended and length < env.horizon)):
+        raise UserError(
+            f"{source} has {length} steps; it must have the environment's {env.horizon}, or end with its task"
+        )
+    given: dict[str, Any] = {ours: getattr(episode, theirs) for ours, theirs in FIELDS.items()}
+    infos = episode.infos if isinstance(episode.infos, dict) else {}
+    given |= {ours: infos[theirs] for ours, theirs in HIDDEN.items() if theirs in infos}
+    has_physics = "physics" in given
+    arrays = {}
+    for name, like in expected.items():
+        field, *inner = name.split(".")
+        if field == "physics" and not has_physics:
+            continue
+        value = given.get(field)
+        for key in inner:
+            value = value.get(key) if isinstance(value, dict) else None
+        theirs = FIELDS.get(field) or ".".join(("infos", HIDDEN[field], *inner))
+        if value is None and like.size:
+            hint = " (gymnasium.make(..., labels=True) records it)" if field in ("session", "context") else ""
+            raise UserError(f"{source} has no {theirs}, which training needs{hint}")
+        steps = length + (like.shape[1] - env.horizon)  # s_0 .. s_n, or what n steps between them did
+        shape = (steps, *like.shape[2:])
+        array = np.zeros(shape, like.dtype) if value is None else np.asarray(value)
+        if array.shape != shape or not np.can_cast(array.dtype, like.dtype, "same_kind"):
+            raise UserError(
+                f"{theirs} of {source} is {array.dtype}{list(array.shape)}; it must be {like.dtype}{list(shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise UserError(f"{theirs} of {source} holds a number that is not finite")
+        array = array.astype(like.dtype)
+        if field == "action":
+            array = _executed(array, env, source)
+        rest = {"action": np.zeros_like, "reward": np.zeros_like, "terminated": np.ones_like}.get(field, np.array)
+        padding = [rest(array[-1:])] * (like.shape[1] - steps)
+        arrays[name] = np.concatenate([array, *padding])
+    return arrays
+
+
+def _executed(action: np.ndarray, env: DLCMDP, source: str) -> np.ndarray:
+    """Actions as the environment executes them.
+
+    Raises:
+        UserError: one is none of the environment's.
+    """
+    space = env.action_space
+    if isinstance(space, Box):
+        return np.asarray(space.clip(jnp.asarray(action)))
+    if isinstance(space, Discrete) and not ((action >= 0) & (action < space.size)).all():
+        raise UserError(f"actions of {source} are {action.min()} to {action.max()}; they must be 0 to {space.size - 1}")
+    return action
