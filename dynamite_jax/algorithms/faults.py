@@ -51,5 +51,22 @@ class Faults(struct.PyTreeNode):
         )
 
 
+def left_out(finite: Array, before: Any, after: Any, metrics: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+    """An update that counts only where it is finite.
+
+    Args:
+        finite: whether it is, [].
+        before: the state before it, a pytree of arrays.
+        after: the state after it, likewise.
+        metrics: its metrics, scalars.
+
+    Returns:
+        The state that goes on; and the metrics, nan where the update is left out, with `left_out`, which then is 1.
+    """
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    metrics = {name: jnp.where(finite, value, jnp.nan) for name, value in metrics.items()}
+    return state, metrics | {"left_out": 1.0 - finite}
+
+
 def _all_finite(tree: Any) -> Array:
     return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms import belief_learning, ppo
 from dynamite_jax.algorithms.algorithm import Metrics
-from dynamite_jax.algorithms.faults import Faults
+from dynamite_jax.algorithms.faults import Faults, left_out
 from dynamite_jax.algorithms.optimisation import chosen_episodes, optimiser, remaining
 from dynamite_jax.config import Config, PPOConfig, VAEConfig
 from dynamite_jax.data import sharing
@@ -160,9 +159,7 @@ class MetaPPO:
         quantities = (rollout.observation, rollout.reward, belief_losses, learnt, policy_losses, acting)
         finite, faults = state.faults.after(state.meta_updates, quantities)
         if self.config.not_finite == "skip":
-            state = jax.tree.map(partial(jnp.where, finite), state, before)
-            metrics = {name: jnp.where(finite, value, jnp.nan) for name, value in metrics.items()}
-            metrics["left_out"] = 1.0 - finite
+            state, metrics = left_out(finite, before, state, metrics)
         reset = sharing.over_environments(lambda env, key: env.reset(key), env)
         return (
             state.replace(

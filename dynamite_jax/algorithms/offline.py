@@ -18,7 +18,7 @@ from dynamite_jax.agents.agent import Agent
 from dynamite_jax.agents.critics import Critics
 from dynamite_jax.algorithms import belief_learning
 from dynamite_jax.algorithms.algorithm import Metrics
-from dynamite_jax.algorithms.faults import Faults
+from dynamite_jax.algorithms.faults import Faults, left_out
 from dynamite_jax.algorithms.learners import LEARNERS, Networks, Transitions, Weights
 from dynamite_jax.algorithms.optimisation import chosen_episodes, optimiser, remaining
 from dynamite_jax.config import Config, OfflineConfig, VAEConfig
@@ -178,9 +178,7 @@ class Offline:
         quantities = (data.observation, data.reward, belief_losses, learnt, policy_losses, acting)
         finite, faults = state.faults.after(state.meta_updates, quantities)
         if self.config.not_finite == "skip":
-            state = jax.tree.map(partial(jnp.where, finite), state, before)
-            metrics = {name: jnp.where(finite, value, jnp.nan) for name, value in metrics.items()}
-            metrics["left_out"] = 1.0 - finite
+            state, metrics = left_out(finite, before, state, metrics)
         return state.replace(key=key, meta_updates=state.meta_updates + 1, faults=faults), metrics
 
     def measure(self, world: Recorded, state: OfflineState) -> Metrics:
@@ -233,18 +231,16 @@ class Offline:
         return state, terms
 
     def _transitions(self, features: Array, episodes: Episodes, state: OfflineState) -> Transitions:
-        """Steps that policy and critics learn from, [H, E, ...]; what comes after the horizon is not known."""
+        """Steps that policy and critics learn from, [H, E, ...]; s_H is worth its value."""
         features = self.agent.normalise(state.normaliser, "features", features)
         _, unit = running_statistics.moments(state.normaliser, "returns")
-        is_last = (jnp.arange(len(episodes.reward)) == len(episodes.reward) - 1)[:, None]
-        counts = episodes.valid & (episodes.terminated | ~is_last)
         return Transitions(
             features=features[:-1],
             following=features[1:],
             action=episodes.action,
             reward=episodes.reward / jnp.maximum(unit, MIN_UNIT),
             terminated=episodes.terminated,
-            weight=counts.astype(jnp.float32),
+            weight=episodes.valid.astype(jnp.float32),
         )
 
     def _improve_policy(

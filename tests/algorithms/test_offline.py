@@ -36,7 +36,7 @@ LEARNERS = ("iql", "cql", "bc")
 def data(tmp_path_factory):
     """Random actions of the probe that pays for naming the context, and of the point robot."""
     folder = tmp_path_factory.mktemp("data")
-    for env in ("probe_match", "point_robot"):
+    for env in ("probe_match", "probe_memory", "point_robot"):
         collected(folder / env, env, episodes=96, shard=16)
     collected(folder / "still", "point_robot", episodes=256, shard=64, options={"horizon": 12, "p": 0.0})
     return folder
@@ -61,6 +61,14 @@ def test_random_episodes_teach_the_best_action_to_all_but_a_clone(learner, data)
         assert metrics[f"{learner}/policy_loss"] == pytest.approx(np.log(2), abs=0.05)
     else:
         np.testing.assert_allclose(metrics["return"], horizon, rtol=0.03)
+
+
+def test_what_pays_in_the_last_step_alone_is_learnt(data):
+    own = {"lr": 1e-2, "critic_lr": 1e-2, "minibatches": 10, "gamma": 0.0, "temperature": 10.0}
+    own |= {"watched_episodes": 1024}  # whose cues, 1 or -1, are 0 on average, within 0.03
+    config = offline_config(data / "probe_memory", "probe_memory", "oracle", steps=24_000, num_envs=16, offline=own)
+    _, _, metrics = trained(config)
+    np.testing.assert_allclose(metrics["return"], 1.0, atol=0.15)
 
 
 @pytest.mark.parametrize("learner", ["iql", "td3bc", "cql", "bc"])
@@ -139,7 +147,7 @@ def test_beliefs_of_recorded_episodes_are_those_that_act(data):
             reward = episodes.reward[t]
 
 
-def test_what_comes_after_the_horizon_is_not_learnt_from_and_an_end_is(data):
+def test_all_steps_count_but_those_behind_an_end(data):
     config = offline_config(data / "probe_match")
     program = program_of(config)
     state = jax.tree.map(lambda x: x[0], program.init())
@@ -157,8 +165,9 @@ def test_what_comes_after_the_horizon_is_not_learnt_from_and_an_end_is(data):
     features = jnp.arange(6.0)[:, None, None] * jnp.ones((6, 3, state.normaliser.mean.features.value.shape[0]))
     algorithm: Any = program.algorithm
     steps = algorithm._transitions(features, episodes, state)
-    np.testing.assert_array_equal(steps.weight, [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 0, 1]])
+    np.testing.assert_array_equal(steps.weight, [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 0, 1]])
     np.testing.assert_array_equal(steps.following[:-1], steps.features[1:])
+    assert (steps.following[-1] > steps.features[-1]).all()  # the belief in s_H
     np.testing.assert_array_equal(steps.terminated, terminated)
 
 
