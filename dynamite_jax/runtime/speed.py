@@ -153,7 +153,7 @@ def _phases(program: Program, states: TrainState, repeats: int) -> tuple[dict[st
 
     def measure_phase(function: Callable, *arguments: Any) -> tuple[Any, dict[str, float]]:
         result, seconds = _time(program.over_seeds(function), repeats, *arguments)
-        flops = _matrix_flops(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
+        flops = matrix_flops(jax.make_jaxpr(jax.vmap(function))(*arguments).jaxpr)
         return result, {"us": seconds / steps * 1e6, "flops": flops / steps}
 
     rollout, collecting = measure_phase(collect, states)
@@ -185,18 +185,18 @@ def _floor(phases: dict[str, dict[str, float]], rate: float) -> loggers.Record:
 
     Only the products of networks are counted, so no program of this method can be faster than this floor.
     """
-    matrix_rate = _matrix_rate()
+    rate_of_products = matrix_rate()
     flops = sum(phase["flops"] for phase in phases.values())
-    floor = matrix_rate / flops
+    floor = rate_of_products / flops
     return {
         "flops_per_step": flops,
-        "matrix_gflops": matrix_rate / 1e9,
+        "matrix_gflops": rate_of_products / 1e9,
         "floor_steps_per_s": floor,
         "fraction_of_floor": rate / floor,
     }
 
 
-def _matrix_flops(jaxpr: Any) -> float:
+def matrix_flops(jaxpr: Any) -> float:
     """Floating-point operations of all matrix products of a program, those of a loop counted for every iteration."""
     total = 0.0
     for equation in jaxpr.eqns:
@@ -206,11 +206,11 @@ def _matrix_flops(jaxpr: Any) -> float:
             total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
-        total += times * sum(_matrix_flops(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns"))
+        total += times * sum(matrix_flops(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns"))
     return total
 
 
-def _matrix_rate(size: int = 2048) -> float:
+def matrix_rate(size: int = 2048) -> float:
     """Floating-point operations per second of one large float32 matrix product, best of five."""
     product = jax.jit(lambda a, b: a @ b)
     a = jnp.ones((size, size))

@@ -17,6 +17,7 @@ import numpy as np
 from dynamite_jax import config as configs
 from dynamite_jax.agents.running_statistics import Quantities, moments, with_moments
 from dynamite_jax.data.types import AgentParams
+from dynamite_jax.datasets.windows import Windows
 from dynamite_jax.errors import one_line_errors, parse
 from dynamite_jax.runtime import devices
 from dynamite_jax.runtime.program import Program
@@ -65,7 +66,10 @@ def main() -> None:
     arguments = parse(Arguments, sys.argv[1:])
     config = configs.load(arguments.config)
     devices.setup(config.seeds)
-    program = Program(config, configs.validate(config))
+    env = configs.validate(config)
+    program = Program(config, env)
+    if config.setting == "offline":
+        program.worlds = Windows.of_config(config, env).worlds(program)
     states = program.init()
     step = program.compile(states)
     for chunk in range(1, program.chunks + 1):

@@ -30,10 +30,10 @@ def test_matrix_products_are_counted_as_often_as_they_run():
 
         return jax.lax.scan(step, x, length=11)[0] @ weights
 
-    assert speed._matrix_flops(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
+    assert speed.matrix_flops(jax.make_jaxpr(program)(x).jaxpr) == 2 * 3 * 5 * 7 * (2 * 11 + 1)
     # A batched product does one for each of the batch.
     batched = jax.make_jaxpr(jax.vmap(lambda x: x @ weights))(jnp.ones((4, 3, 5))).jaxpr
-    assert speed._matrix_flops(batched) == 4 * 2 * 3 * 35
+    assert speed.matrix_flops(batched) == 4 * 2 * 3 * 35
 
 
 def test_physics_is_compared_on_the_same_episodes():

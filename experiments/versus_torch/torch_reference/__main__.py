@@ -25,8 +25,12 @@ class Fields(SimpleNamespace):
         raise AttributeError(name) if name.startswith("__") else UserError(f"the config holds no {name!r}")
 
 
-def read(path: Path) -> Fields:
+def read(path: Path, methods: tuple[str, ...] = METHODS) -> Fields:
     """A config that `dynamite_jax.config.save` wrote; sections are namespaces too.
+
+    Args:
+        path: of the file.
+        methods: those that are implemented.
 
     Raises:
         UserError: it isn't JSON, or asks for something that is not implemented in PyTorch.
@@ -35,7 +39,7 @@ def read(path: Path) -> Fields:
     try:
         config = json.loads(path.read_text(), object_hook=lambda fields: Fields(**fields))
         choices = {
-            "method": (config.method, METHODS),
+            "method": (config.method, methods),
             "network.encoder": (config.network.encoder, ("gru",)),
             "vae.boundaries": (config.vae.boundaries, ("labels",)),
             "vae.elbo_terms": (config.vae.elbo_terms, (0,)),
