@@ -272,3 +272,31 @@ def test_pages_of_the_navigation_exist():
     config = tomllib.loads((ROOT / "zensical.toml").read_text())
     listed = {page for entry in config["project"]["nav"] for page in entry.values()}
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")} | {"CHANGELOG.md"}
+
+
+def test_sets_of_episodes_have_sections_of_their_own(folder):
+    for name, value in (("table", 8), ("expert", 9)):
+        (folder / "reef" / "offline").mkdir(exist_ok=True)
+        record = {"env": "reef", "env_options": [], "seeds": 4, "runs": {"dynamite": _row(value, 7, 9.5)}}
+        (folder / "reef" / "offline" / f"{name}.json").write_text(json.dumps(record))
+    (folder / "reef" / "offline" / "notes.md").write_text("Replayed.")
+    (folder / "reef" / "offline" / "expert.md").write_text("Of the best.")
+    main, expert = results.offline(folder).split("### reef, expert episodes")
+    assert main.startswith("### reef\n") and "| 8.00 " in main and main.strip().endswith("Replayed.")
+    assert "| 9.00 " in expert and expert.strip().endswith("Of the best.")
+
+
+def test_offline_speed_is_beside_that_of_pytorch_and_the_floor(tmp_path):
+    def spread(value: float) -> dict[str, float]:
+        return {"median": value, "least": value - 1, "greatest": value + 1}
+
+    row = {"ours": spread(1200), "theirs": spread(400), "ours_4_seeds": spread(2000), "threads": 1, "floor": 4000.0}
+    row["config"] = {"network": {"value_hidden": [64, 64]}}
+    machine = {"cores": 2, "processor": "chip"}
+    file = {"machine": machine, "versions": {"jax": "1"}, "commit": "0123456789ab", "cases": {"reef iql": row}}
+    (tmp_path / "benchmark" / "offline").mkdir(parents=True)
+    (tmp_path / "benchmark" / "offline" / "speed.json").write_text(json.dumps(file))
+    text = results.offline_speed(tmp_path)
+    assert "2 cores of chip; jax 1; commit 0123456789." in text
+    cells = "| reef iql, 64 x 64 | 1,200 (1,199 - 1,201) | 400 (399 - 401) | 2,000 (1,999 - 2,001) | 3.00 | 30%, 10% |"
+    assert cells in text

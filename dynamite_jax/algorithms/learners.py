@@ -72,6 +72,12 @@ class Networks:
         q: Any = self.critics.apply(params, features, action)
         return q
 
+    def first_q(self, params: Params, features: Array, action: Array) -> Array:
+        """Of the first critic alone, at continuous actions, [B]."""
+        first = jax.tree.map(lambda x: x[:1], params)
+        q: Any = self.critics.clone(number=1).apply(first, features, action)
+        return q[0]
+
     def all_q(self, params: Params, features: Array) -> Array:
         """Of all discrete actions, [C, B, n]."""
         q: Any = self.critics.apply(params, features)
@@ -119,7 +125,7 @@ def td3_bc(
     wanted = losses.target(batch.reward, following, batch.terminated, hyper.gamma)
     q = networks.q(weights.critics, batch.features, batch.action)
     chosen = action(weights.policy, batch.features)
-    worth = networks.q(_fixed(weights.critics), batch.features, chosen)[0]
+    worth = networks.first_q(_fixed(weights.critics), batch.features, chosen)
     parts = {
         "critic_loss": losses.squared_error(q, wanted, batch.weight),
         "policy_loss": losses.td3_bc(worth, chosen, batch.action, batch.weight, hyper.bc_weight),

@@ -92,19 +92,49 @@ def page(root: Path) -> str:
 
 
 def offline(root: Path) -> str:
-    """Tables of methods that learn from recorded episodes, a section for each environment.
+    """Tables of methods that learn from recorded episodes, a section for each environment and set.
+
+    `table.json` is the main one of an environment; files beside it, as `expert.json`, are of other sets. Notes on one
+    are in a file of its stem, `notes.md` for the main one.
 
     Args:
         root: the folder `results`.
     """
     sections = []
-    for path in sorted(root.glob("*/offline/table.json")):
-        name, file = path.parts[-3], json.loads(path.read_text())
-        notes = path.parent / "notes.md"
+    for path in sorted(root.glob("*/offline/*.json"), key=lambda path: (path.parts[-3], path.stem != "table")):
+        name, file, main = path.parts[-3], json.loads(path.read_text()), path.stem == "table"
+        notes = path.with_name("notes.md") if main else path.with_suffix(".md")
         parts = [setup(file, "recorded steps"), markdown(file["runs"]), verdict(file["runs"])]
         parts += [notes.read_text().strip()] if notes.is_file() else []
-        sections.append("\n\n".join([f"### {name}", *parts]))
+        sections.append("\n\n".join([f"### {name}" if main else f"### {name}, {path.stem} episodes", *parts]))
     return "\n\n".join(sections)
+
+
+def offline_speed(root: Path) -> str:
+    """Optimiser steps a second of offline learners beside PyTorch.
+
+    Args:
+        root: the folder `results`.
+    """
+    file = json.loads((root / "benchmark" / "offline" / "speed.json").read_text())
+    rows = []
+    for case, row in file["cases"].items():
+        ours, theirs, four = (row[name] for name in ("ours", "theirs", "ours_4_seeds"))
+        units = " x ".join(map(str, row["config"]["network"]["value_hidden"]))
+        cells = [f"{r['median']:,.0f} ({r['least']:,.0f} - {r['greatest']:,.0f})" for r in (ours, theirs, four)]
+        share = f"{ours['median'] / row['floor']:.0%}, {theirs['median'] / row['floor']:.0%}"
+        rows.append([f"{case}, {units}", *cells, f"{ours['median'] / theirs['median']:.2f}", share])
+    machine, versions = file["machine"], ", ".join(f"{name} {number}" for name, number in file["versions"].items())
+    head = [
+        "",
+        "dynamite_jax",
+        "PyTorch",
+        "dynamite_jax, 4 seeds at once",
+        "ratio of one",
+        "of the floor: ours, PyTorch",
+    ]
+    sentence = f"{machine['cores']} cores of {machine['processor']}; {versions}; commit {file['commit'][:10]}."
+    return f"{sentence}\n\n{table(head, rows)}"
 
 
 def summary(root: Path, speed: dict[str, float]) -> str:

@@ -49,7 +49,10 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         Path("README.md"): {"summary": _summary(root, compared)},
         Path("docs/configuration.md"): configuration(),
         Path("docs/commands.md"): {name: _flags(module) for name, module in MODULES.items()},
-        Path("docs/offline.md"): {"offline": results.offline(root / "results")},
+        Path("docs/offline.md"): {
+            "offline": results.offline(root / "results"),
+            "speed": results.offline_speed(root / "results"),
+        },
         Path("docs/environments.md"): {"beliefs": beliefs.table(root / "results" / "scratch_itch" / "beliefs.json")},
         Path("docs/tuning.md"): {"searches": searches(root / "dynamite_jax" / "tuned")},
     }

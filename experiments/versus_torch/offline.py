@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 
 from dynamite_envs import registry
 from dynamite_envs.errors import UserError
@@ -145,8 +146,6 @@ def flops(config: Config) -> float:
 def _needed_flops(function: Any, *arguments: Any) -> float:
     """Products that remain once those whose result nobody uses are gone."""
     closed = jax.make_jaxpr(function)(*arguments)
-    from jax.interpreters import partial_eval
-
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return matrix_flops(jaxpr)
 
