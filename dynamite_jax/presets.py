@@ -130,9 +130,9 @@ _OFFLINE = {
 }
 # The grids by settings of `dynamite` from root 1000, on sets of other agents than those that are reported. On 1,024
 # episodes of a whole training, 1.5 M steps of two seeds each: 34 with rates of 0.001, 42 with twice the rates and the
-# belief's steps, 41 with four times of them; 29 with `cql`. On 4,096 of the first tenth of one, 2 M steps of three: 42.6
-# with a temperature of 1, 43.8 with 3, 42.3 with 1 and an expectile of 0.9, 43.6 with 3 and 0.9, 36.5 with 10 and 0.9;
-# a clone had 41.8. The others are not tuned.
+# belief's steps, 41 with four times of them; 29 with `cql`. On 4,096 of the first tenth of one, 2 M steps of three:
+# 42.6 with a temperature of 1, 43.8 with 3, 42.3 with 1 and an expectile of 0.9, 43.6 with 3 and 0.9, 36.5 with 10 and
+# 0.9; a clone had 41.8. The others are not tuned.
 _OFFLINE_GRID = {
     "steps": 4_000_000,
     "vae.minibatches": 8,

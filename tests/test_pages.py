@@ -294,9 +294,10 @@ def test_offline_speed_is_beside_that_of_pytorch_and_the_floor(tmp_path):
     row["config"] = {"network": {"value_hidden": [64, 64]}}
     machine = {"cores": 2, "processor": "chip"}
     file = {"machine": machine, "versions": {"jax": "1"}, "commit": "0123456789ab", "cases": {"reef iql": row}}
-    (tmp_path / "benchmark" / "offline").mkdir(parents=True)
-    (tmp_path / "benchmark" / "offline" / "speed.json").write_text(json.dumps(file))
+    (tmp_path / "benchmark" / "learners").mkdir(parents=True)
+    (tmp_path / "benchmark" / "learners" / "speed.json").write_text(json.dumps(file))
     text = results.offline_speed(tmp_path)
     assert "2 cores of chip; jax 1; commit 0123456789." in text
     cells = "| reef iql, 64 x 64 | 1,200 (1,199 - 1,201) | 400 (399 - 401) | 2,000 (1,999 - 2,001) | 3.00 | 30%, 10% |"
     assert cells in text
+    assert results.offline(tmp_path) == ""  # it is no table

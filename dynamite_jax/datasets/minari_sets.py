@@ -7,6 +7,7 @@ where physical states are kept. An episode ends where its task does.
 
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -26,15 +27,19 @@ from dynamite_jax.datasets import collection
 from dynamite_jax.datasets.dataset import Arrays, Dataset, digest_of_file, from_arrays, template, to_arrays
 from dynamite_jax.datasets.recording import Episodes
 from dynamite_jax.datasets.sources import Played
+from dynamite_jax.datasets.windows import MOST_BYTES
 from dynamite_jax.errors import writing
 
 if TYPE_CHECKING:
     import minari
 
+LARGER = 10
+"""How many times the size of a set of ours one of Minari's may have; HDF5 does not survive a full disk."""
 CARD = "dynamite_card"
 """In Minari's metadata, what `card.json` says of the set that was written."""
 FIELDS = {"observation": "observations", "action": "actions", "reward": "rewards", "terminated": "terminations"}
-NAME = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*-v\d+")
+NAME = re.compile(r"(\w[\w-]*/)*\w[\w.-]*-v\d+")
+"""Of those that Minari takes, the ones without a way out of its folder."""
 HIDDEN = {"session": "session", "context": "latent", "physics": "physics"}
 
 
@@ -75,15 +80,23 @@ def write(dataset: Dataset, name: str, say: Callable[[int, int], None]) -> Path:
     import dynamite_envs.gym
 
     folder = _folder(name)
-    if folder.exists():
-        raise UserError(f"name is {name!r}, which is taken: {folder} exists")
+    if taken := next((path for path in (folder, *folder.parents[: name.count("/")]) if _is_taken(path, folder)), None):
+        raise UserError(f"name is {name!r}, which is taken: {taken} is a set")
+    try:
+        words = " ".join(policy["policy"] for policy in dataset.card["policies"])
+        requirement = f"dynamite-jax=={dataset.card['versions']['dynamite-jax']}"
+    except (KeyError, TypeError) as error:
+        raise UserError(f"data: the card of {dataset.folder} is damaged ({type(error).__name__}: {error})") from None
     dynamite_envs.gym.register()
     registered = dynamite_envs.gym.name(dataset.card["env"])
     env = gymnasium.make(registered, **dataset.card["env_options"])
     if env.spec is None:
         raise ValueError(f"{registered} was made without a specification")
-    with writing(folder):
+    with writing(folder, "name"):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        held = sum(path.stat().st_size for path in dataset.folder.iterdir())
+        if (free := shutil.disk_usage(folder.parent).free) < LARGER * held:
+            raise OSError(f"{free / 1e6:.0f} MB are free, and it may take {LARGER * held / 1e6:.0f}")
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             part.chmod(folder.parent.stat().st_mode)
@@ -94,8 +107,8 @@ def write(dataset: Dataset, name: str, say: Callable[[int, int], None]) -> Path:
                 {
                     "dataset_id": name,
                     "minari_version": minari.__version__,
-                    "algorithm_name": " ".join(policy["policy"] for policy in dataset.card["policies"]),
-                    "requirements": [f"dynamite-jax=={dataset.card['versions']['dynamite-jax']}"],
+                    "algorithm_name": words,
+                    "requirements": [requirement],
                     CARD: dataset.card,
                 }
             )
@@ -145,17 +158,23 @@ class MinariSet:
 
     @cached_property
     def data(self) -> "minari.MinariDataset":
-        """What Minari reads; nothing is downloaded.
+        """What Minari reads; nothing is downloaded, and nothing that the files name is run.
 
         Raises:
             UserError: there is none of that name, or it is damaged.
         """
         minari = library()
-        folder = _folder(self.name)
-        if not (folder / "data").is_dir():
-            raise UserError(f"name is {self.name!r}, which Minari does not have here: there is no {folder / 'data'}")
+        folder = _folder(self.name) / "data"
+        if not folder.is_dir():
+            raise UserError(f"name is {self.name!r}, which Minari does not have here: there is no {folder}")
+        if link := next((path for path in (folder, *folder.rglob("*")) if path.is_symlink()), None):
+            raise UserError(f"name is {self.name!r}, in which {link} is a symbolic link; it must be a file")
         with self._damage():
-            return minari.MinariDataset(folder / "data")
+            metadata = json.loads((folder / "metadata.json").read_text())
+            for name in ("observation_space", "action_space"):  # without them Minari would make the environment
+                if not isinstance(metadata[name], str):
+                    raise TypeError(f"{name} is {metadata[name]!r}")
+            return minari.MinariDataset(folder)
 
     @property
     def env(self) -> tuple[str, dict[str, Any]] | None:
@@ -163,10 +182,11 @@ class MinariSet:
         from dynamite_envs.gym import NAMESPACE
 
         spec = self.data.env_spec
-        if spec is None or spec.namespace != NAMESPACE or not isinstance(spec.kwargs.get("env"), str):
+        options = dict(spec.kwargs) if spec is not None and isinstance(spec.kwargs, dict) else {}
+        env = options.pop("env", None)
+        if spec is None or spec.namespace != NAMESPACE or not isinstance(env, str) or "name" in options:
             return None
-        options = {key: value for key, value in spec.kwargs.items() if key not in ("env", "labels", "render_mode")}
-        return spec.kwargs["env"], options
+        return env, {key: value for key, value in options.items() if key not in ("labels", "render_mode")}
 
     @cached_property
     def digest(self) -> str:
@@ -193,6 +213,13 @@ class MinariSet:
         total, shard = self.data.total_episodes, plan["shard"]
         if not total:
             raise UserError(f"name is {self.name!r}, which has no episode")
+        size = sum(
+            array.nbytes for name, array in to_arrays(template(env, 1)).items() if not name.startswith("physics")
+        )
+        if total % shard and total * size > MOST_BYTES:
+            most = f"{MOST_BYTES / 2**30:.0f} GiB"
+            raise UserError(f"shard is {shard}; in a set of more than {most} it must divide the {total} episodes")
+        physics = "physics" in self._infos(next(iter(self._episodes(range(1)))))
         word = f"minari:{self.name}"
         count = -(-total // shard)
         plan = plan | {
@@ -203,33 +230,55 @@ class MinariSet:
         }
 
         def read(number: int) -> Episodes:
-            return self.read(range(number * shard, min((number + 1) * shard, total)), env)
+            return self.read(range(number * shard, min((number + 1) * shard, total)), env, physics)
 
         return collection.record(plan, read, env, out, say)
 
-    def read(self, numbers: range, env: DLCMDP) -> Episodes:
+    def read(self, numbers: range, env: DLCMDP, physics: bool) -> Episodes:
         """Some of its episodes, time-major, on the host.
 
         Behind the end of a task its last state is repeated.
 
+        Args:
+            numbers: of the episodes.
+            env: the environment that they are of.
+            physics: whether they hold physical states.
+
         Raises:
             UserError: names the first field that is missing or not as in the environment's episodes.
         """
-        with self._damage():
-            found = list(self.data.iterate_episodes(self.data.episode_indices[numbers.start : numbers.stop]))
         expected = to_arrays(template(env, 1))
-        parts = [_arrays(episode, expected, env, f"episode {episode.id} of {self.name}") for episode in found]
-        names = parts[0].keys()
-        if any(part.keys() != names for part in parts):
-            raise UserError(f"name is {self.name!r}, of whose episodes some hold physical states and some do not")
-        return from_arrays({name: np.stack([part[name] for part in parts]) for name in names}, env, self.name)
+        if not physics:
+            expected = {name: array for name, array in expected.items() if name.partition(".")[0] != "physics"}
+        parts = []
+        for number, episode in zip(numbers, self._episodes(numbers), strict=True):
+            source = f"episode {number} of {self.name}"
+            if ("physics" in self._infos(episode)) != physics:
+                raise UserError(f"{source} {'lacks' if physics else 'holds'} physical states, unlike the first one")
+            with self._damage():
+                parts.append(_arrays(episode, self._infos(episode), expected, env, source))
+        return from_arrays({name: np.stack([part[name] for part in parts]) for name in expected}, env, self.name)
+
+    def _episodes(self, numbers: range) -> list[Any]:
+        with self._damage():
+            return list(self.data.iterate_episodes(self.data.episode_indices[numbers.start : numbers.stop]))
+
+    def _infos(self, episode: Any) -> dict[str, Any]:
+        return episode.infos if isinstance(episode.infos, dict) else {}
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
-        """What Minari and HDF5 raise where files are not what they should be, as one line."""
+        """What Minari, HDF5 and NumPy raise where files are not what they should be, as one line."""
+        import gymnasium
+
         try:
             yield
-        except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError, RuntimeError) as error:
+        except UserError:
+            raise
+        except (
+            *(OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ImportError),
+            gymnasium.error.Error,
+        ) as error:
             what = " ".join(str(error).split()) or "it is not what Minari writes"
             raise UserError(
                 f"name is {self.name!r}, which Minari can't read ({type(error).__name__}: {what})"
@@ -240,42 +289,53 @@ def _folder(name: str) -> Path:
     """Where Minari has a set of this name.
 
     Raises:
-        UserError: no set of Minari's has such a name.
+        UserError: no set of Minari's has such a name, or its folder of all sets can't be made.
     """
+    from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage.datasets_root_dir import get_dataset_path
 
-    if not NAME.fullmatch(name):
-        raise UserError(f"name is {name!r}; it must be one of Minari's, as gridworld/mixed-v0")
-    return get_dataset_path(name)
+    try:
+        parse_dataset_id(name)
+        if not NAME.fullmatch(name):
+            raise ValueError(name)
+    except (ValueError, TypeError):  # the latter where the version is missing
+        raise UserError(f"name is {name!r}; it must be one of Minari's, as gridworld/mixed-v0") from None
+    try:
+        return get_dataset_path(name)
+    except OSError as error:
+        raise UserError(f"name is {name!r}; the folder of Minari's sets can't be made: {error}") from None
 
 
-def _arrays(episode: Any, expected: Arrays, env: DLCMDP, source: str) -> Arrays:
+def _is_taken(path: Path, folder: Path) -> bool:
+    """Whether there is a set already, in a folder or in one above it, in which Minari would not look for others."""
+    return path.exists() if path == folder else (path / "data").exists()
+
+
+def _arrays(episode: Any, infos: dict[str, Any], expected: Arrays, env: DLCMDP, source: str) -> Arrays:
     """One episode as arrays of ours, each as long as the horizon.
 
     Args:
         episode: Minari's.
-        expected: arrays of one episode of the environment, for shapes and types.
+        infos: its `infos`.
+        expected: arrays of one episode of the environment, for names, shapes and types.
         env: it.
         source: the episode's name, for messages.
 
     Raises:
         UserError: names the first field that is missing or of another kind.
     """
-    length = len(episode.rewards)
-    ended = bool(length) and bool(episode.terminations[-1])
-    if not (length == env.horizon or (ended and length < env.horizon)):
+    length, ends = len(episode.rewards), np.asarray(episode.terminations, bool)
+    if not (length == env.horizon or (length < env.horizon and ends[-1:].any())):
         raise UserError(
             f"{source} has {length} steps; it must have the environment's {env.horizon}, or end with its task"
         )
+    if ends[:-1].any():
+        raise UserError(f"{source} goes on behind the end of its task, step {int(ends.argmax())}")
     given: dict[str, Any] = {ours: getattr(episode, theirs) for ours, theirs in FIELDS.items()}
-    infos = episode.infos if isinstance(episode.infos, dict) else {}
     given |= {ours: infos[theirs] for ours, theirs in HIDDEN.items() if theirs in infos}
-    has_physics = "physics" in given
     arrays = {}
     for name, like in expected.items():
         field, *inner = name.split(".")
-        if field == "physics" and not has_physics:
-            continue
         value = given.get(field)
         for key in inner:
             value = value.get(key) if isinstance(value, dict) else None
@@ -285,20 +345,30 @@ def _arrays(episode: Any, expected: Arrays, env: DLCMDP, source: str) -> Arrays:
             raise UserError(f"{source} has no {theirs}, which training needs{hint}")
         steps = length + (like.shape[1] - env.horizon)  # s_0 .. s_n, or what n steps between them did
         shape = (steps, *like.shape[2:])
-        array = np.zeros(shape, like.dtype) if value is None else np.asarray(value)
-        if array.shape != shape or not np.can_cast(array.dtype, like.dtype, "same_kind"):
-            raise UserError(
-                f"{theirs} of {source} is {array.dtype}{list(array.shape)}; it must be {like.dtype}{list(shape)}"
-            )
-        if not np.isfinite(array).all():
-            raise UserError(f"{theirs} of {source} holds a number that is not finite")
-        array = array.astype(like.dtype)
+        array = _as_typed(np.zeros(shape) if value is None else np.asarray(value), shape, like.dtype, theirs, source)
         if field == "action":
             array = _executed(array, env, source)
         rest = {"action": np.zeros_like, "reward": np.zeros_like, "terminated": np.ones_like}.get(field, np.array)
         padding = [rest(array[-1:])] * (like.shape[1] - steps)
         arrays[name] = np.concatenate([array, *padding])
     return arrays
+
+
+def _as_typed(array: np.ndarray, shape: tuple[int, ...], kind: np.dtype, field: str, source: str) -> np.ndarray:
+    """An array in the environment's type.
+
+    Raises:
+        UserError: it is of another shape or kind, or a number has no place in that type.
+    """
+    if array.shape != shape or not np.can_cast(array.dtype, kind, "same_kind"):
+        given, wanted = (f"{a}{list(b)}" for a, b in ((array.dtype, array.shape), (kind, shape)))
+        raise UserError(f"{field} of {source} is {given}; it must be {wanted}")
+    with np.errstate(over="ignore"):
+        typed = array.astype(kind)
+    exact = kind.kind in "iub"
+    if not (np.array_equal(typed, array) if exact else np.isfinite(typed).all()):
+        raise UserError(f"{field} of {source} holds a number that is {'too large' if exact else 'not finite'}")
+    return typed
 
 
 def _executed(action: np.ndarray, env: DLCMDP, source: str) -> np.ndarray:

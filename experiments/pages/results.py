@@ -116,7 +116,7 @@ def offline_speed(root: Path) -> str:
     Args:
         root: the folder `results`.
     """
-    file = json.loads((root / "benchmark" / "offline" / "speed.json").read_text())
+    file = json.loads((root / "benchmark" / "learners" / "speed.json").read_text())
     rows = []
     for case, row in file["cases"].items():
         ours, theirs, four = (row[name] for name in ("ours", "theirs", "ours_4_seeds"))

@@ -23,11 +23,10 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.algorithms.learners import LEARNERS, Transitions, Weights
-from dynamite_jax.algorithms.offline import Offline
 from dynamite_jax.commands import runs
 from dynamite_jax.config import Config
 from dynamite_jax.datasets import collection
-from dynamite_jax.errors import one_line_errors, parse
+from dynamite_jax.errors import one_line_errors, parse, writing
 from dynamite_jax.runtime import devices, loggers
 from dynamite_jax.runtime.program import Program
 from dynamite_jax.runtime.provenance import commit
@@ -59,8 +58,9 @@ class Arguments:
     """Runs of each program, in turn; medians are reported."""
     seconds: float = 10.0
     """Seconds for which a program is timed after its first line."""
-    out: Path = Path("results/benchmark/offline")
-    """Where speed.json goes."""
+    out: Path = Path("results/benchmark/learners")
+    """Where speed.json goes; cases of an earlier one that are left out stay in it where machine, versions and commit
+    agree."""
     allow_dirty: bool = False
     """Also write results of code that is not committed."""
 
@@ -71,7 +71,7 @@ def config_of(case: str, data: Path) -> Config:
     preset = presets.default(env, "markov", setting="offline")
     minibatches = preset.num_envs * registry.make(env).horizon // BATCH
     own = {"seeds": 1, "steps": ENDLESS, "chunk": max(1, 300 // minibatches), "offline.data": str(data)}
-    own |= {"offline.minibatches": minibatches, "offline.watched_episodes": 1}
+    own |= {"offline.minibatches": minibatches, "offline.epochs": 1, "offline.watched_episodes": 1}
     return configs.changed(preset, own | CASES[case])
 
 
@@ -80,8 +80,8 @@ def measure(case: str, arguments: Arguments, folder: Path) -> loggers.Record:
 
     Returns:
         `ours`, `theirs` and `ours_4_seeds`, optimiser steps a second, of four seeds those of all together; `threads`,
-        those of PyTorch with which it is fastest; `floor`, steps a second at the rate of one large matrix product;
-        `config`.
+        those of PyTorch with which it is fastest, and `layouts`, its steps a second with each number; `floor`, steps a
+        second at the rate of one large matrix product; `config`.
     """
     data = folder / case.split()[0]
     config = config_of(case, data)
@@ -96,7 +96,7 @@ def measure(case: str, arguments: Arguments, folder: Path) -> loggers.Record:
     def run(program: str, *words: str, seeds: int = 1, seconds: float = arguments.seconds) -> Watched:
         configs.save(dataclasses.replace(config, seeds=seeds), path)
         command = [sys.executable, "-m", f"experiments.versus_torch.{program}", "--config", str(path), *words]
-        return watch(command, limit_s=300.0, enough=partial(enough, seconds=seconds))
+        return watch(command, limit_s=120.0 + 2 * seconds, enough=partial(enough, seconds=seconds))
 
     def theirs(threads: int, seconds: float = arguments.seconds) -> float:
         words = ("--threads", str(threads), "--batch", str(BATCH))
@@ -109,12 +109,12 @@ def measure(case: str, arguments: Arguments, folder: Path) -> loggers.Record:
         rates["theirs"].append(theirs(threads))
         rates["ours"].append(run("jax_program").rate / BATCH)
         rates["ours_4_seeds"].append(run("jax_program", seeds=4).rate / BATCH)
-    floor = matrix_rate() / flops(config)
     return {
         **{name: spread(values) for name, values in rates.items()},
         "threads": threads,
-        "floor": floor,
-        "config": configs.to_dict(config),
+        "layouts": layouts,
+        "floor": matrix_rate() / flops(config),
+        "config": configs.to_dict(configs.changed(config, {"offline.data": ""})),
     }
 
 
@@ -122,7 +122,6 @@ def flops(config: Config) -> float:
     """Floating-point operations of the matrix products of an optimiser step."""
     program = Program(config, configs.validate(config))
     algorithm: Any = program.algorithm
-    assert isinstance(algorithm, Offline)
     state = jax.eval_shape(partial(algorithm.init, program.env), jnp.zeros((), jnp.int32))
     features = jnp.zeros((BATCH, state.normaliser.mean.features.value.shape[-1]))
     batch = Transitions(
@@ -140,14 +139,9 @@ def flops(config: Config) -> float:
         return jax.grad(lambda weights: loss(algorithm.networks, weights, slow, *parts), has_aux=True)(weights)[0]
 
     weights: Any = Weights(state.policy_params, state.critic_params)
-    return _needed_flops(gradient, weights, state.slow_critics)
-
-
-def _needed_flops(function: Any, *arguments: Any) -> float:
-    """Products that remain once those whose result nobody uses are gone."""
-    closed = jax.make_jaxpr(function)(*arguments)
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return matrix_flops(jaxpr)
+    closed = jax.make_jaxpr(gradient)(weights, state.slow_critics)
+    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return matrix_flops(needed)
 
 
 @one_line_errors
@@ -164,14 +158,29 @@ def main() -> None:
     if not find_spec("torch"):
         raise UserError("PyTorch is not installed; `make setup EXTRAS=torch` does that")
     runs.make_folder(arguments.out)
-    versions = {name: version(name) for name in ("jax", "torch", "numpy")}
-    results: loggers.Record = {"machine": devices.machine(), "commit": commit(), "versions": versions, "cases": {}}
+    path = arguments.out / "speed.json"
+    results = _earlier(path)
     with tempfile.TemporaryDirectory() as folder:
         for case in arguments.cases:
             results["cases"][case] = row = measure(case, arguments, Path(folder))
-            (arguments.out / "speed.json").write_text(json.dumps(results, indent=2) + "\n")
+            with writing(path):
+                path.write_text(json.dumps(results, indent=2) + "\n")
             ours, theirs = row["ours"]["median"], row["theirs"]["median"]
             print(f"{case}: ours {ours:,.0f}, PyTorch {theirs:,.0f} optimiser steps/s, {ours / theirs:.2f} times")
+
+
+def _earlier(path: Path) -> loggers.Record:
+    """The earlier results of this machine, commit and versions; without them only these fields."""
+    versions = {name: version(name) for name in ("jax", "torch", "numpy")}
+    fresh: loggers.Record = {"machine": devices.machine(), "commit": commit(), "versions": versions}
+    if path.is_file():
+        try:
+            earlier = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"out is {str(path.parent)!r}; {path.name} there is no report") from None
+        if all(earlier.get(key) == value for key, value in fresh.items()):
+            return earlier
+    return {**fresh, "cases": {}}
 
 
 if __name__ == "__main__":

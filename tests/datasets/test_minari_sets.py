@@ -1,6 +1,10 @@
 """Episodes as sets of Minari's, and back: exactly, and refused where they are not what training needs."""
 
+import json
+import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -155,7 +159,8 @@ def without(path: str):
     ("edit", "line"),
     [
         (without("episode_1/infos/latent"), "episode 1 of some-v0 has no infos.latent, which training needs"),
-        (without("episode_1/infos/physics"), "of whose episodes some hold physical states and some do not"),
+        (without("episode_1/infos/physics"), "episode 1 of some-v0 lacks physical states, unlike the first one"),
+        (without("episode_0/infos/physics"), "episode 1 of some-v0 holds physical states, unlike the first one"),
         (without("episode_1/rewards"), r"some-v0', which Minari can't read \("),
         (
             changed("episode_1/observations", lambda x: x[:, :2]),
@@ -169,6 +174,22 @@ def without(path: str):
         (
             changed("episode_1/rewards", lambda x: x * np.nan),
             "rewards of episode 1 of some-v0 holds a number that is not finite",
+        ),
+        (
+            changed("episode_1/rewards", lambda x: np.where(np.arange(6) == 2, 1e300, x.astype(float))),
+            "rewards of episode 1 of some-v0 holds a number that is not finite",
+        ),
+        (
+            changed("episode_1/actions", lambda x: x.astype(np.int64) + 2**32),
+            "actions of episode 1 of some-v0 holds a number that is too large",
+        ),
+        (
+            changed("episode_1/terminations", lambda x: np.arange(6) == 2),
+            "episode 1 of some-v0 goes on behind the end of its task, step 2",
+        ),
+        (
+            changed("episode_1/terminations", lambda x: x[:0]),
+            r"terminations of episode 1 of some-v0 is bool\[0\]; it must be bool\[6\]",
         ),
         (
             lambda file: [changed(f"episode_1/{x}", lambda y: y[:4])(file) for x in ("rewards", "terminations")],
@@ -185,8 +206,52 @@ def test_what_does_not_fit_is_named_in_one_line(edit, line, tmp_path):
         read_back("some-v0", tmp_path / "back", "gridworld", horizon=6)
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "no metadata", "foreign metadata"])
-def test_a_damaged_set_is_named(harm, tmp_path, root):
+def edit_metadata(data: Path, **changes: Any) -> None:
+    path = data / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_nothing_that_a_set_names_is_run(tmp_path):
+    """Minari makes the environment that the files name where they lack a space."""
+    mine = collected(tmp_path / "mine", episodes=4)
+    data = minari_sets.write(mine, "some-v0", silent) / "data"
+    spec = {"id": "their/Thing-v0", "entry_point": "os:mkdir", "kwargs": {"path": str(tmp_path / "made")}}
+    edit_metadata(data, env_spec=json.dumps(spec | {"additional_wrappers": [], "vector_entry_point": None}))
+    edit_metadata(data, observation_space=None)
+    with pytest.raises(UserError, match="observation_space is None"):
+        read_back("some-v0", tmp_path / "back", "probe_match")
+    assert not (tmp_path / "made").exists()
+
+
+def test_nothing_outside_of_a_set_is_read(tmp_path):
+    mine = collected(tmp_path / "mine", episodes=4)
+    main = minari_sets.write(mine, "some-v0", silent) / "data" / "main_data.hdf5"
+    main.rename(tmp_path / "outside.hdf5")
+    main.symlink_to(tmp_path / "outside.hdf5")
+    with pytest.raises(UserError, match=r"main_data\.hdf5 is a symbolic link; it must be a file"):
+        read_back("some-v0", tmp_path / "back", "probe_match")
+
+
+def test_shards_of_a_large_set_must_be_even(tmp_path, monkeypatch):
+    mine = collected(tmp_path / "mine", episodes=12)
+    minari_sets.write(mine, "some-v0", silent)
+    assert [s["episodes"] for s in read_back("some-v0", tmp_path / "small", "probe_match", shard=5).shards] == [5, 5, 2]
+    monkeypatch.setattr(minari_sets, "MOST_BYTES", 2**10)
+    with pytest.raises(UserError, match="shard is 5; in a set of more than 0 GiB it must divide the 12 episodes"):
+        read_back("some-v0", tmp_path / "large", "probe_match", shard=5)
+    read_back("some-v0", tmp_path / "large", "probe_match", shard=6)
+
+
+def test_a_set_is_not_begun_where_the_disk_has_no_room(tmp_path, monkeypatch, root):
+    mine = collected(tmp_path / "mine", episodes=4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(UserError, match="can't be written: 0 MB are free, and it may take 0"):
+        minari_sets.write(mine, "some-v0", silent)
+    assert not (root / "some-v0").exists()
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "no metadata", "foreign metadata", "another format"])
+def test_a_damaged_set_is_named(harm, tmp_path):
     mine = collected(tmp_path / "mine", episodes=4)
     data = minari_sets.write(mine, "some-v0", silent) / "data"
     main = data / "main_data.hdf5"
@@ -196,6 +261,8 @@ def test_a_damaged_set_is_named(harm, tmp_path, root):
         main.write_bytes(b"")
     elif harm == "no metadata":
         (data / "metadata.json").unlink()
+    elif harm == "another format":
+        edit_metadata(data, data_format="clay")
     else:
         (data / "metadata.json").write_text('{"total_episodes": 4}')
     with pytest.raises(UserError, match="name is 'some-v0', which Minari can't read"):
@@ -258,10 +325,13 @@ def test_commands_refuse_in_one_line(tmp_path, refused):
     MinariStorage.new(empty, space, space).update_metadata(
         {"dataset_id": "empty-v0", "minari_version": minari.__version__}
     )
-    for name in ("nonsense", "../out-v0", "/tmp/x-v0", ""):
+    for name in ("nonsense", "../out-v0", "/tmp/x-v0", "", "a.b/c-v0", "a.b-v0"):
         line = refused(to_minari, "--data", mine.folder, "--name", name)
         assert line == f"name is {name!r}; it must be one of Minari's, as gridworld/mixed-v0"
     assert "name is 'taken-v0', which is taken" in refused(to_minari, "--data", mine.folder, "--name", "taken-v0")
+    line = refused(to_minari, "--data", mine.folder, "--name", "taken-v0/inner-v0")
+    assert line.startswith("name is 'taken-v0/inner-v0', which is taken")
+    assert set(minari.list_local_datasets()) == {"empty-v0", "taken-v0"}
     assert "must be a folder with a card.json" in refused(to_minari, "--data", tmp_path / "none", "--name", "a-v0")
     out = ["--out", tmp_path / "new"]
     assert "which Minari does not have here" in refused(from_minari, "--name", "none-v0", *out)

@@ -123,6 +123,46 @@ def test_the_program_reports_its_steps(data, tmp_path):
     assert counts == sorted(set(counts)) and 0 < counts[0] < counts[-1] <= 3000
 
 
+@pytest.mark.parametrize(
+    ("changes", "words", "line"),
+    [
+        ({"offline.learner": "cql"}, [], "offline.learner is 'cql'; in PyTorch it must be iql or td3bc"),
+        ({"offline.relabel": 0.5}, [], "offline.relabel is 0.5; in PyTorch it must be 0.0"),
+        ({"offline.data": "/nowhere"}, [], "offline.data is '/nowhere', which holds no episodes"),
+        ({"method": "dynamite"}, [], "method is 'dynamite'; in PyTorch it must be one of markov"),
+        ({}, ["--batch", "0"], "batch is 0; it must be 1 or more"),
+    ],
+)
+def test_the_program_refuses_what_it_can_not_do(changes, words, line, data, tmp_path, monkeypatch, capsys):
+    config = configs.changed(offline_config(data / "point_robot", "point_robot", "markov"), changes)
+    configs.save(config, tmp_path / "config.json")
+    monkeypatch.setattr(sys, "argv", ["offline", "--config", str(tmp_path / "config.json"), *words])
+    assert theirs.main() == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_the_comparison_refuses_what_it_can_not_measure(refused):
+    assert "cases holds 'maze iql'; allowed: gridworld iql" in refused(benchmark, "--cases", "maze iql")
+    assert refused(benchmark, "--repeats", 0) == "repeats is 0; it must be more than 0"
+
+
+@pytest.mark.slow
+def test_the_comparison_measures_both_and_keeps_earlier_cases(tmp_path, monkeypatch, capsys):
+    """Whole, with PyTorch's program and ours, each for a moment."""
+    monkeypatch.setattr(benchmark, "EPISODES", 64)
+    words = ["--repeats", "1", "--seconds", "0.5", "--out", str(tmp_path), "--allow-dirty"]
+    monkeypatch.setattr(sys, "argv", ["offline", *words, "--cases", "gridworld iql"])
+    benchmark.main()
+    assert "gridworld iql: ours" in capsys.readouterr().out
+    file = json.loads((tmp_path / "speed.json").read_text())
+    row = file["cases"]["gridworld iql"]
+    assert row["config"]["offline"]["data"] == ""
+    assert 0 < row["theirs"]["median"] < row["floor"] and 0 < row["ours"]["median"] < row["floor"]
+    monkeypatch.setattr(sys, "argv", ["offline", *words, "--cases"])
+    benchmark.main()
+    assert json.loads((tmp_path / "speed.json").read_text()) == file
+
+
 def test_both_programs_take_minibatches_of_one_size(data):
     for case in benchmark.CASES:
         config = benchmark.config_of(case, data)

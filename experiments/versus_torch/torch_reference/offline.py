@@ -17,10 +17,12 @@ import torch  # pyright: ignore[reportMissingImports]
 from safetensors.numpy import load_file
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
+from dynamite_envs.errors import UserError
 from experiments.versus_torch.torch_reference.__main__ import Parser, read
 from experiments.versus_torch.torch_reference.networks import MLP, ActorCritic
 from experiments.versus_torch.torch_reference.ppo import log_prob
 
+LEARNERS = ("iql", "td3bc")
 REPORTED_S = 0.5
 
 
@@ -127,12 +129,21 @@ class Learner(nn.Module):
 
 
 def transitions(folder: Path) -> tuple[Transitions, int]:
-    """All recorded steps of a set without ends of tasks, features in deviations; and how many actions there are."""
-    shards = [load_file(path) for path in sorted(folder.glob("episodes-*.safetensors"))]
+    """All recorded steps of a set, features in deviations; and how many actions there are.
+
+    Raises:
+        UserError: there are none, or tasks end in them.
+    """
+    paths = sorted(folder.glob("episodes-*.safetensors"))
+    if not paths:
+        raise UserError(f"offline.data is {str(folder)!r}, which holds no episodes")
+    shards = [load_file(path) for path in paths]
 
     def joined(name: str) -> Tensor:
         return torch.cat([torch.from_numpy(shard[name]) for shard in shards])
 
+    if joined("terminated").any():
+        raise UserError(f"offline.data is {str(folder)!r}, in which tasks end; in PyTorch none may")
     observation, action, reward = joined("observation"), joined("action"), joined("reward")
     mean, deviation = observation.mean((0, 1)), observation.std((0, 1)).clamp(min=1e-3)
     features = (observation - mean) / deviation
@@ -146,23 +157,48 @@ def transitions(folder: Path) -> tuple[Transitions, int]:
     return steps, action.shape[-1] if action.is_floating_point() else int(action.max()) + 1
 
 
-def main() -> None:
-    """Train until stopped."""
+def main() -> int:
+    """Train until stopped; bad input is one line on stderr and exit code 2."""
     parser = Parser(prog="python -m experiments.versus_torch.torch_reference.offline", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="config.json of an offline run")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch's operations")
     parser.add_argument("--batch", type=int, default=256, help="steps of a minibatch")
     parser.add_argument("--steps", type=int, default=10**9, help="of the optimiser")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    try:
+        for name in ("threads", "batch", "steps"):
+            if getattr(arguments, name) < 1:
+                raise UserError(f"{name} is {getattr(arguments, name)}; it must be 1 or more")
+        run(arguments.threads, arguments.batch, arguments.steps, read(arguments.config, ("markov",)))
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(threads: int, batch: int, steps: int, config: Any) -> None:
+    """Train and report.
+
+    Args:
+        threads: of PyTorch's operations.
+        batch: recorded steps of a minibatch.
+        steps: of the optimiser.
+        config: of an offline run.
+
+    Raises:
+        UserError: the config asks for something that is not implemented in PyTorch, or its episodes are missing.
+    """
+    allowed = {"learner": LEARNERS, "relabel": (0.0,)}
+    for name, values in allowed.items():
+        if (value := getattr(config.offline, name)) not in values:
+            raise UserError(f"offline.{name} is {value!r}; in PyTorch it must be {' or '.join(map(str, values))}")
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    config = read(arguments.config, methods=("markov",))
     data, actions = transitions(Path(config.offline.data))
-    count, batch = len(data.reward), arguments.batch
     learner = Learner(config, data.features.shape[-1], actions, continuous=data.action.is_floating_point())
     reported = time.perf_counter()
-    for step in range(1, arguments.steps + 1):
-        learner.step(data.of(torch.randint(count, (batch,))), 1.0 - step / (arguments.steps + 1))
+    for step in range(1, steps + 1):
+        learner.step(data.of(torch.randint(len(data.reward), (batch,))), 1.0 - step / (steps + 1))
         if time.perf_counter() - reported > REPORTED_S:
             reported = time.perf_counter()
             print(json.dumps({"steps": step}), flush=True)
