@@ -99,7 +99,7 @@ def write(dataset: Dataset, name: str, say: Callable[[int, int], None]) -> Path:
             raise OSError(f"{free / 1e6:.0f} MB are free, and it may take {LARGER * held / 1e6:.0f}")
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            part.chmod(folder.parent.stat().st_mode)
+            part.chmod(folder.parent.stat().st_mode)  # a temporary folder is its owner's alone
             storage = MinariStorage.new(
                 part / "data", env.observation_space, env.action_space, env.spec, jpeg_encoding=False
             )
@@ -219,7 +219,7 @@ class MinariSet:
         if total % shard and total * size > MOST_BYTES:
             most = f"{MOST_BYTES / 2**30:.0f} GiB"
             raise UserError(f"shard is {shard}; in a set of more than {most} it must divide the {total} episodes")
-        physics = "physics" in self._infos(next(iter(self._episodes(range(1)))))
+        physics = "physics" in _infos(next(iter(self._episodes(range(1)))))
         word = f"minari:{self.name}"
         count = -(-total // shard)
         plan = plan | {
@@ -253,18 +253,15 @@ class MinariSet:
         parts = []
         for number, episode in zip(numbers, self._episodes(numbers), strict=True):
             source = f"episode {number} of {self.name}"
-            if ("physics" in self._infos(episode)) != physics:
+            if ("physics" in _infos(episode)) != physics:
                 raise UserError(f"{source} {'lacks' if physics else 'holds'} physical states, unlike the first one")
             with self._damage():
-                parts.append(_arrays(episode, self._infos(episode), expected, env, source))
+                parts.append(_arrays(episode, _infos(episode), expected, env, source))
         return from_arrays({name: np.stack([part[name] for part in parts]) for name in expected}, env, self.name)
 
     def _episodes(self, numbers: range) -> list[Any]:
         with self._damage():
             return list(self.data.iterate_episodes(self.data.episode_indices[numbers.start : numbers.stop]))
-
-    def _infos(self, episode: Any) -> dict[str, Any]:
-        return episode.infos if isinstance(episode.infos, dict) else {}
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
@@ -306,6 +303,10 @@ def _folder(name: str) -> Path:
         raise UserError(f"name is {name!r}; the folder of Minari's sets can't be made: {error}") from None
 
 
+def _infos(episode: Any) -> dict[str, Any]:
+    return episode.infos if isinstance(episode.infos, dict) else {}
+
+
 def _is_taken(path: Path, folder: Path) -> bool:
     """Whether there is a set already, in a folder or in one above it, in which Minari would not look for others."""
     return path.exists() if path == folder else (path / "data").exists()
@@ -345,7 +346,9 @@ def _arrays(episode: Any, infos: dict[str, Any], expected: Arrays, env: DLCMDP, 
             raise UserError(f"{source} has no {theirs}, which training needs{hint}")
         steps = length + (like.shape[1] - env.horizon)  # s_0 .. s_n, or what n steps between them did
         shape = (steps, *like.shape[2:])
-        array = _as_typed(np.zeros(shape) if value is None else np.asarray(value), shape, like.dtype, theirs, source)
+        array = _as_typed(
+            np.zeros(shape, like.dtype) if value is None else np.asarray(value), shape, like.dtype, theirs, source
+        )
         if field == "action":
             array = _executed(array, env, source)
         rest = {"action": np.zeros_like, "reward": np.zeros_like, "terminated": np.ones_like}.get(field, np.array)
@@ -365,9 +368,10 @@ def _as_typed(array: np.ndarray, shape: tuple[int, ...], kind: np.dtype, field: 
         raise UserError(f"{field} of {source} is {given}; it must be {wanted}")
     with np.errstate(over="ignore"):
         typed = array.astype(kind)
-    exact = kind.kind in "iub"
-    if not (np.array_equal(typed, array) if exact else np.isfinite(typed).all()):
-        raise UserError(f"{field} of {source} holds a number that is {'too large' if exact else 'not finite'}")
+    if kind.kind != "f" and not np.array_equal(typed, array):
+        raise UserError(f"{field} of {source} holds a number that is too large")
+    if kind.kind == "f" and not field.startswith("infos.physics") and not np.isfinite(typed).all():
+        raise UserError(f"{field} of {source} holds a number that is not finite")
     return typed
 
 

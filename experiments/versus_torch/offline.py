@@ -114,7 +114,7 @@ def measure(case: str, arguments: Arguments, folder: Path) -> loggers.Record:
         "threads": threads,
         "layouts": layouts,
         "floor": matrix_rate() / flops(config),
-        "config": configs.to_dict(configs.changed(config, {"offline.data": ""})),
+        "config": configs.to_dict(configs.changed(config, {"offline.data": data.name})),
     }
 
 

@@ -156,7 +156,7 @@ def test_the_comparison_measures_both_and_keeps_earlier_cases(tmp_path, monkeypa
     assert "gridworld iql: ours" in capsys.readouterr().out
     file = json.loads((tmp_path / "speed.json").read_text())
     row = file["cases"]["gridworld iql"]
-    assert row["config"]["offline"]["data"] == ""
+    assert row["config"]["offline"]["data"] == "gridworld"
     assert 0 < row["theirs"]["median"] < row["floor"] and 0 < row["ours"]["median"] < row["floor"]
     monkeypatch.setattr(sys, "argv", ["offline", *words, "--cases"])
     benchmark.main()
