@@ -100,9 +100,7 @@ def write(dataset: Dataset, name: str, say: Callable[[int, int], None]) -> Path:
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             part.chmod(folder.parent.stat().st_mode)  # a temporary folder is its owner's alone
-            storage = MinariStorage.new(
-                part / "data", env.observation_space, env.action_space, env.spec, jpeg_encoding=False
-            )
+            storage = MinariStorage.new(part / "data", env.observation_space, env.action_space, env.spec)
             storage.update_metadata(
                 {
                     "dataset_id": name,
