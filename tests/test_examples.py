@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,20 @@ def test_a_search_by_optuna_goes_on_where_it_was_stopped(tmp_path, monkeypatch, 
     first, second = study.trials
     assert first.params != second.params and study.best_value == max(first.value, second.value)
     assert 0.0 < first.user_attrs["return at the end"] < 20.0
+
+
+def test_stock_trainers_print_and_keep_what_each_seed_reaches(tmp_path):
+    """With feedback the recurrent one sees a guess and what it paid."""
+    pytest.importorskip("sb3_contrib", reason="Stable-Baselines3 is an extra: make setup EXTRAS=sb3")
+    arguments = ["--env", "probe_match", "--steps", "1", "--seeds", "1", "2", "--set", '{"n_epochs": 1}', "--out"]
+    command = [sys.executable, EXAMPLES / "stable_baselines.py", *arguments, tmp_path / "two.json"]
+    printed = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+    first, second = (report := json.loads((tmp_path / "two.json").read_text()))["agents"]
+    assert report["setting"]["n_epochs"] == 1 and report["setting"]["policy_kwargs"] == {"lstm_hidden_size": 64}
+    for agent in (first, second):
+        assert agent["steps"] == 64 * 20 and len(agent["curve"]) == 1 and 0.0 < agent["return"] < 20.0
+        assert f"seed {agent['seed']}: return {agent['return']:.2f} after 1,280 steps" in printed
+    assert first["curve"] != second["curve"]
 
 
 def test_the_notebook_runs_from_the_first_cell_to_the_last(monkeypatch):

@@ -156,17 +156,21 @@ def make(name: str, **options: Any) -> DLCMDP:
     return env.replace(**{key: jnp.asarray(value, jnp.float32) for key, value in numbers.items()})
 
 
-def resolve(env: str | DLCMDP, **options: Any) -> DLCMDP:
-    """An environment as it is, or one by its name and options.
+def resolve(env: str | DLCMDP, feedback: bool = False, **options: Any) -> DLCMDP:
+    """An environment as it is, or one by its name and options; with `feedback` in an `ObserveFeedback`.
 
     Raises:
         UserError: as `make`; or there are options and no name.
     """
     if isinstance(env, str):
-        return make(env, **options)
-    if options:
+        env = make(env, **options)
+    elif options:
         name, value = next(iter(options.items()))
         raise UserError(f"{name} is {value!r}, and env is {type(env).__name__}, already made; options go with a name")
+    if feedback:
+        from dynamite_envs.wrappers import ObserveFeedback
+
+        return ObserveFeedback.of(env)
     return env
 
 

@@ -21,6 +21,7 @@ MODULES = {
     **{name: module for name, (module, _) in COMMANDS.items()},
     "versus-torch": "experiments.versus_torch.benchmark",
     "bayes-optimal": "experiments.studies.bayes_optimal",
+    "time-to-score": "experiments.studies.time_to_score",
     "beliefs-bench": "experiments.beliefs.bench",
 }
 

@@ -174,6 +174,16 @@ def test_one_of_ours_steps_in_brax_as_it_does_here(observed):
     assert float(theirs.done) == 0.0 and int(theirs.info["session"]) == int(theirs.pipeline_state.session)
 
 
+def test_feedback_is_observed_in_brax_where_it_is_asked_for():
+    """A context that is shown is still the one that holds."""
+    env = BraxEnv(ObserveContext.of(registry.make("point_robot", p=0.0)), labels=True, feedback=True)
+    state = jax.jit(env.reset)(jax.random.PRNGKey(0))
+    assert state.obs.shape == (env.observation_size,) == (7,) and not state.obs[4:].any()
+    after = jax.jit(env.step)(state, jnp.array([0.5, -2.0]))
+    np.testing.assert_allclose(after.obs[4:], [0.5, -1.0, after.reward])
+    np.testing.assert_array_equal(after.info["context"], state.obs[2:4])
+
+
 def test_every_episode_in_brax_has_contexts_of_its_own():
     """By brax's own wrappers, which begin each of them in the same state."""
     env = wrappers.wrap(BraxEnv("point_robot", labels=True, horizon=5, p=0.2), episode_length=5)

@@ -105,6 +105,23 @@ def test_a_seed_fixes_all_episodes_after_it():
     assert not np.array_equal(same, first_observations(b, 6))
 
 
+def test_feedback_is_the_end_of_the_observation():
+    """Of one environment and of a vector, where the next episode begins without."""
+    one = GymnasiumEnv("gridworld", feedback=True, horizon=3)
+    many = gymnasium.make_vec("dynamite/Gridworld-v0", num_envs=2, feedback=True, horizon=3, autoreset_mode="SameStep")
+    assert one.observation_space.shape == many.single_observation_space.shape == (12,)
+    for observation in (one.reset(seed=0)[0], *many.reset(seed=0)[0]):
+        np.testing.assert_array_equal(observation[6:], np.zeros(6))
+    for action in (4, 2, 0):
+        observation, reward, *_ = one.step(action)
+        np.testing.assert_array_equal(observation[6:], [*np.eye(5)[action], reward])
+        observations, rewards, _, _, info = many.step(np.array([action, action]))
+        ends = info.get("final_obs", observations)
+        np.testing.assert_array_equal(ends[0], observation)
+        np.testing.assert_array_equal([end[-1] for end in ends], rewards)
+    np.testing.assert_array_equal(observations[:, 6:], np.zeros((2, 6)))
+
+
 @pytest.mark.parametrize("mode", AutoresetMode)
 @pytest.mark.parametrize("name", ["probe_termination", "scratch_itch"])
 def test_a_vector_is_its_environments_one_by_one(name, mode):

@@ -163,6 +163,14 @@ def test_gymnax_is_told_sizes_and_takes_other_numbers_as_parameters():
     assert rewards <= {-7.0, 3.0, 2.0}
 
 
+def test_feedback_is_observed_in_gymnax_where_it_is_asked_for():
+    env = GymnaxEnv("gridworld", feedback=True)
+    observation, state = env.reset(jax.random.key(0), env.default_params)
+    assert observation.shape == env.observation_space().shape == (12,) and not observation[6:].any()
+    observation, _, reward, *_ = env.step(jax.random.key(1), state, 3, env.default_params)
+    np.testing.assert_array_equal(observation[6:], [*np.eye(5)[3], reward])
+
+
 def test_a_trainer_in_the_manner_of_purejaxrl_learns_on_one_of_ours():
     """Rollouts and updates in one scan: an actor-critic without memory, which learns to stand on a goal."""
     env = purerl.LogWrapper(purerl.FlattenObservationWrapper(GymnaxEnv("gridworld")))

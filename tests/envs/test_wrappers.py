@@ -9,7 +9,8 @@ from conftest import assert_same, tiny_config
 from dynamite_envs import exact, registry
 from dynamite_envs.dlcmdp import DLCMDP, State
 from dynamite_envs.gridworld.exact import GridworldSolution
-from dynamite_envs.wrappers import ObserveContext
+from dynamite_envs.spaces import Discrete
+from dynamite_envs.wrappers import ObserveContext, ObserveFeedback
 from dynamite_jax.methods import of_setting
 from dynamite_jax.runtime.program import Program
 
@@ -86,3 +87,38 @@ def test_the_oracle_alone_observes_the_context(method):
     program = Program(tiny_config("point_robot", method), registry.make("point_robot"))
     size = program.init().environment.obs.shape[-1]
     assert size == program.env.observation_size == (4 if method == "oracle" else 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_observed_feedback_is_that_of_the_last_step_and_changes_nothing_else(name):
+    """The action as it was executed, and what it paid; both are 0 before the first step."""
+    env = registry.make(name, p=0.4, horizon=8)
+    wrapped, space = ObserveFeedback.of(env), env.action_space
+    plain, observed = (jax.jit(e.reset)(jax.random.key(0)) for e in (env, wrapped))
+    last = np.zeros(space.size + 1)
+    for number in range(8):
+        assert observed.obs.shape == (wrapped.observation_size,)
+        np.testing.assert_allclose(observed.obs, np.concatenate([plain.obs, last]), atol=1e-5)
+        assert_same((observed.context, observed.session, observed.key), (plain.context, plain.session, plain.key))
+        np.testing.assert_allclose(observed.reward, plain.reward, atol=1e-5)
+        if isinstance(space, Discrete):
+            action = jnp.int32(number % space.n)
+            executed = np.eye(space.n)[action]
+        else:
+            action = jnp.linspace(-1.5, 0.3 * number, space.size)
+            executed = np.clip(action, -1.0, 1.0)
+        plain, observed = (jax.jit(e.step)(s, action) for e, s in ((env, plain), (wrapped, observed)))
+        last = np.append(executed, plain.reward)
+    assert observed.truncated
+
+
+def test_context_and_feedback_are_observed_together_in_the_order_of_the_wrappers():
+    """And numbers that a wrapped environment is given afterwards count."""
+    env = registry.make("gridworld", p=0.0, horizon=5)
+    feedback, context = ObserveFeedback.of(ObserveContext.of(env)), ObserveContext.of(ObserveFeedback.of(env))
+    for wrapped, told, paid in ((feedback, slice(6, 8), slice(8, 14)), (context, slice(12, 14), slice(6, 12))):
+        wrapped = wrapped.replace(p=jnp.float32(1.0))
+        state = wrapped.step(wrapped.reset(jax.random.key(0)), jnp.int32(3))
+        assert state.switched and state.obs.shape == (wrapped.observation_size,) == (14,)
+        np.testing.assert_array_equal(state.obs[told], env.context_features(state.context))
+        np.testing.assert_array_equal(state.obs[paid], np.append(np.eye(5)[3], state.reward))

@@ -25,26 +25,28 @@ class BraxEnv(Env):
         episode_length: its horizon.
     """
 
-    def __init__(self, env: str | DLCMDP, labels: bool = False, **options: Any):
+    def __init__(self, env: str | DLCMDP, labels: bool = False, feedback: bool = False, **options: Any):
         """An environment.
 
         Args:
             env: name in the registry, or an environment.
             labels: whether `info` holds what is hidden: `context`, the features of the context of the next step, [C],
                 and the index of its `session`.
+            feedback: whether the last action and its reward are observed, as in `wrappers.ObserveFeedback`.
             **options: of the environment of that name.
 
         Raises:
             UserError: its actions are not continuous; an unknown name or option, a value that can't be one, or options
                 of an environment that is made.
         """
-        self.env = registry.resolve(env, **options)
+        self.env = registry.resolve(env, feedback, **options)
         if not isinstance(self.env.action_space, Box):
             raise UserError(
                 f"env is {type(self.env).__name__}, whose actions are discrete; those of brax are continuous"
             )
         self.episode_length = self.env.horizon
         self._labels = labels
+        self._told = isinstance(env, ObserveContext)
 
     def reset(self, rng: Array) -> BraxState:
         """Begin an episode.
@@ -60,7 +62,7 @@ class BraxEnv(Env):
         before: State = state.pipeline_state  # pyright: ignore[reportAssignmentType]
         streams = {name: jax.random.wrap_key_data(data) for name, data in state.info["streams"].items()}
         before = before.replace(**streams)
-        if not isinstance(self.env, ObserveContext):  # whose observation shows the context already
+        if not self._told:  # or the observation shows the context already
             latent_key, context_key = jax.random.split(before.latent_key)
             fresh, begins = self.env.init_context(context_key), before.step == 0
             context = jax.tree.map(lambda new, old: jnp.where(begins, new, old), fresh, before.context)

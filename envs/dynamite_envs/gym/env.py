@@ -23,7 +23,14 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": pictures.FPS}
 
-    def __init__(self, env: str | DLCMDP, labels: bool = False, render_mode: str | None = None, **options: Any):
+    def __init__(
+        self,
+        env: str | DLCMDP,
+        labels: bool = False,
+        feedback: bool = False,
+        render_mode: str | None = None,
+        **options: Any,
+    ):
         """An environment that is not yet reset.
 
         Args:
@@ -31,6 +38,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
             labels: whether `info` holds what is hidden: `context`, the features of the context of the next step, [C],
                 the index of its `session`, whether it has just `switched`, and `latent`, that context as the
                 environment holds it: an array, or a dict of its fields.
+            feedback: whether the last action and its reward are observed, as in `wrappers.ObserveFeedback`.
             render_mode: None or `rgb_array`.
             **options: of the environment of that name.
 
@@ -39,7 +47,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         """
         if render_mode is not None:
             pictures.without_display()
-        self.env = registry.resolve(env, **options)
+        self.env = registry.resolve(env, feedback, **options)
         self.observation_space = observation_space(self.env)
         self.action_space = action_space(self.env)
         self.render_mode = render_mode

@@ -19,19 +19,20 @@ class GymnaxEnv(Environment):
     begins.
     """
 
-    def __init__(self, env: str | DLCMDP, labels: bool = False, **options: Any):
+    def __init__(self, env: str | DLCMDP, labels: bool = False, feedback: bool = False, **options: Any):
         """An environment.
 
         Args:
             env: name in the registry, or an environment.
             labels: whether `info` holds what is hidden: `context`, the features of the context of the next step, [C],
                 the index of its `session`, and whether it has just `switched`.
+            feedback: whether the last action and its reward are observed, as in `wrappers.ObserveFeedback`.
             **options: of the environment of that name.
 
         Raises:
             UserError: an unknown name or option, a value that can't be one, or options of an environment that is made.
         """
-        self._env = registry.resolve(env, **options)
+        self._env = registry.resolve(env, feedback, **options)
         self._labels = labels
 
     @property

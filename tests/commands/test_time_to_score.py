@@ -1,0 +1,53 @@
+"""The command that says after how many seconds a run reached fractions of Bayes-optimal."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+import dynamite_jax as dj
+from conftest import tiny_config
+from experiments.studies import time_to_score
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> dj.Run:
+    config = tiny_config("gridworld", env_options={"horizon": 30}, checkpoints_kept=0, steps=1_440)
+    return dj.train(config, out=tmp_path_factory.mktemp("run") / "mine")
+
+
+def test_every_checkpoint_is_played_and_the_first_that_reaches_a_fraction_is_named(run, monkeypatch, capsys):
+    fractions = "-9 9"  # of Bayes-optimal, which random play does not come near
+    command = f"time_to_score --run {run.folder} --episodes 256 --fractions {fractions}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    time_to_score.main()
+    *points, low, high = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [point["chunk"] for point in points] == [1, 2, 3]
+    assert [point["env_steps"] for point in points] == [480, 960, 1_440]
+    assert (low, high) == ({"reached": -9.0, "at": points[0]}, {"reached": 9.0, "at": None})
+    for point, record in zip(points, run.records, strict=True):
+        assert point["wall_s"] == record["wall_s"]
+    duration = 480 * 2 / run.records[0]["steps_per_s"]
+    assert points[0]["seconds"] == pytest.approx(duration)
+    assert points[2]["seconds"] - points[0]["seconds"] == pytest.approx(points[2]["wall_s"] - points[0]["wall_s"])
+    assert len({point["fraction"] for point in points}) == 3
+    evaluated = dj.evaluate(run, episodes=2_048)
+    best = evaluated.record["references"]["bayes_optimal"]
+    assert points[-1]["fraction"] == pytest.approx(evaluated.returns.mean() / best, abs=0.06)
+
+
+def test_what_has_no_such_curve_is_refused(run, refused, tmp_path):
+    assert "it must be a run folder" in refused(time_to_score, "--run", str(tmp_path / "nothing"))
+    gone = shutil.copytree(run.folder, tmp_path / "gone")
+    shutil.rmtree(gone / "checkpoints" / "2")
+    assert "run keeps no checkpoint of chunk 2; train it with --checkpoint-every 1" in refused(
+        time_to_score, "--run", str(gone)
+    )
+    stopped = shutil.copytree(run.folder, tmp_path / "stopped")
+    with (stopped / "origins.jsonl").open("a") as origins:
+        origins.write(json.dumps({"completed_chunks": 2}) + "\n")
+    assert "was stopped and went on" in refused(time_to_score, "--run", str(stopped))
+    unknown = shutil.copytree(run.folder, tmp_path / "unknown") / "config.json"
+    unknown.write_text(unknown.read_text().replace('"gridworld"', '"point_robot"'))
+    assert "whose Bayes-optimal return is not known" in refused(time_to_score, "--run", str(unknown.parent))
