@@ -64,7 +64,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(monkeypatch):
     assert kinds.count("application/vnd.jupyter.widget-view+json") == 2 and kinds.count("image/png") == 3
 
 
-@pytest.mark.parametrize("name, least", [("gridworld", 44.5), ("halfcheetah_vel", -77.0)])
+@pytest.mark.parametrize("name, least", [("gridworld", 44.5), ("halfcheetah_vel", -77.0), ("point_robot", -22.8)])
 def test_shipped_policies_play_as_well_as_they_were_trained(name, least):
     folder = EXAMPLES / "policies" / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
