@@ -3,8 +3,8 @@
     python examples/stable_baselines.py --env gridworld --policy recurrent --steps 1500000 --seeds 1 2 3 4
 
 The recurrent policy observes its last action and reward, too (`feedback=True`), by which it can infer the context: RL².
-Every seed trains in a process of its own, as many at once as there are cores; at the end its deterministic policy plays
-512 episodes.
+Seeds train side by side, as many at once as there are cores; at the end the deterministic policy of each plays 512
+episodes.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from dynamite_envs import registry
 
 ENVS = 64  # whose episodes make a rollout
 EPISODES = 512  # that are played at the end
+PLAYED = 1_000_000  # seeds of their environments begin here
 # Of four settings of 0.3 M steps on the gridworld, seeds 1000 and 1001; what is not named is the library's.
 SETTING: dict[str, Any] = {"n_epochs": 4, "gamma": 0.9, "learning_rate": 3e-3}
 POLICIES = {
@@ -64,24 +65,28 @@ def train(seed: int, env: str, policy: str, steps: int, changes: dict[str, Any])
         changes: arguments of the trainer in place of those above.
 
     Returns:
-        What was trained, minutes, the mean return of each rollout, and that of the deterministic policy.
+        What was trained and how, minutes, the mean return of each rollout, and that of the deterministic policy.
     """
     torch.set_num_threads(1)
     trainer, network, setting = POLICIES[policy]
     name, horizon = dynamite_envs.gym.name(env), registry.make(env).horizon
     make = partial(make_vec_env, name, ENVS, env_kwargs={"feedback": policy == "recurrent"})
-    envs = make(seed=seed)
+    envs = make(seed=seed * ENVS)  # environments take the numbers from there on
     sizes = {"n_steps": horizon, "batch_size": ENVS * horizon // 4, "stats_window_size": ENVS}
-    model = trainer(network, envs, seed=seed, device="cpu", **(sizes | setting | changes))
+    setting = sizes | setting | changes
+    model = trainer(network, envs, seed=seed, device="cpu", **setting)
     curve, start = Curve(), time.monotonic()
     model.learn(steps, callback=curve)
     minutes = (time.monotonic() - start) / 60
-    returns, _ = evaluate_policy(model, make(seed=10_000 + seed), n_eval_episodes=EPISODES, return_episode_rewards=True)
+    returns, _ = evaluate_policy(
+        model, make(seed=PLAYED + seed * ENVS), n_eval_episodes=EPISODES, return_episode_rewards=True
+    )
     return {
         "seed": seed,
         "steps": model.num_timesteps,
         "minutes": minutes,
         "return": float(np.mean(returns)),
+        "setting": {"envs": ENVS, **setting},
         "curve": curve.returns,
     }
 
@@ -108,10 +113,9 @@ def main() -> None:
                 "seed {seed}: return {return:.2f} after {steps:,} steps, {minutes:.1f} minutes".format(**agent),
                 flush=True,
             )
-    if asked.out:
-        setting = POLICIES[asked.policy][2] | asked.set
-        report = {"env": asked.env, "policy": asked.policy, "setting": setting, "agents": agents}
-        asked.out.write_text(json.dumps(report, indent=1) + "\n")
+            if asked.out:
+                report = {"env": asked.env, "policy": asked.policy, "agents": agents}
+                asked.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

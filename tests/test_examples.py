@@ -35,14 +35,13 @@ def test_a_search_by_optuna_goes_on_where_it_was_stopped(tmp_path, monkeypatch, 
 
 
 def test_stock_trainers_print_and_keep_what_each_seed_reaches(tmp_path):
-    """With feedback the recurrent one sees a guess and what it paid."""
     pytest.importorskip("sb3_contrib", reason="Stable-Baselines3 is an extra: make setup EXTRAS=sb3")
     arguments = ["--env", "probe_match", "--steps", "1", "--seeds", "1", "2", "--set", '{"n_epochs": 1}', "--out"]
     command = [sys.executable, EXAMPLES / "stable_baselines.py", *arguments, tmp_path / "two.json"]
     printed = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
-    first, second = (report := json.loads((tmp_path / "two.json").read_text()))["agents"]
-    assert report["setting"]["n_epochs"] == 1 and report["setting"]["policy_kwargs"] == {"lstm_hidden_size": 64}
+    first, second = json.loads((tmp_path / "two.json").read_text())["agents"]
     for agent in (first, second):
+        assert agent["setting"]["n_epochs"] == 1 and agent["setting"]["policy_kwargs"] == {"lstm_hidden_size": 64}
         assert agent["steps"] == 64 * 20 and len(agent["curve"]) == 1 and 0.0 < agent["return"] < 20.0
         assert f"seed {agent['seed']}: return {agent['return']:.2f} after 1,280 steps" in printed
     assert first["curve"] != second["curve"]
@@ -68,12 +67,16 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(monkeypatch):
 def test_shipped_policies_play_as_well_as_they_were_trained(name, least):
     folder = EXAMPLES / "policies" / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
-    env = dj.make_env(dj.load_policy(folder).config.env)
+    policy = dj.load_policy(folder)
+    env = dj.make_env(policy.config.env)
     init, act = (export.deserialize(bytearray((folder / f"{part}.stablehlo").read_bytes())) for part in ("init", "act"))
     state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 512))
     step, mind, returns = jax.jit(jax.vmap(env.step)), init.call(state.obs), np.zeros(512)
+    own = policy.init()
     for _ in range(env.horizon):
         action, _, mind = act.call(mind, state.obs, state.reward)
+        alone, own = policy.act(own, np.asarray(state.obs[0]), float(state.reward[0]))
+        np.testing.assert_allclose(alone, action[0], atol=1e-4)  # of the other form of the same agent
         state = step(state, action)
         returns += state.reward
     assert returns.mean() > least

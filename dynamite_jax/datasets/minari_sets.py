@@ -184,6 +184,10 @@ class MinariSet:
         env = options.pop("env", None)
         if spec is None or spec.namespace != NAMESPACE or not isinstance(env, str) or "name" in options:
             return None
+        if options.pop("feedback", False):
+            raise UserError(
+                f"name is {self.name!r}, which was recorded with feedback=True; observations are read without"
+            )
         return env, {key: value for key, value in options.items() if key not in ("labels", "render_mode")}
 
     @cached_property

@@ -156,7 +156,7 @@ def make(name: str, **options: Any) -> DLCMDP:
     return env.replace(**{key: jnp.asarray(value, jnp.float32) for key, value in numbers.items()})
 
 
-def resolve(env: str | DLCMDP, feedback: bool = False, **options: Any) -> DLCMDP:
+def resolve(env: str | DLCMDP, *, feedback: bool = False, **options: Any) -> DLCMDP:
     """An environment as it is, or one by its name and options; with `feedback` in an `ObserveFeedback`.
 
     Raises:

@@ -1,6 +1,6 @@
 """After how many seconds of training the deterministic policy reached fractions of Bayes-optimal.
 
-Its checkpoints are played after the run, so that playing costs no time of training:
+Its checkpoints are played after the run, so that playing costs no time of training; writing them does:
 
 make train ARGS="--checkpoint-every 1 --checkpoints-kept 0 --out runs/mine"
 python -m experiments.studies.time_to_score --run runs/mine
@@ -57,13 +57,16 @@ def curve(folder: Path, episodes: int, seed: int) -> list[dict[str, Any]]:
     """
     run = Run(folder, episodes)
     best = references(exact.find(run.program.env)).get("bayes_optimal")
-    if best is None:
-        raise UserError(f"run is of {run.config.env}, whose Bayes-optimal return is not known")
+    if best is None or best <= 0.0:
+        raise UserError(
+            f"run is of {run.config.env}, whose Bayes-optimal return is {best}; it must be known, and above 0"
+        )
     if len(run_folder.origins(folder)) > 1:
         raise UserError(
             f"run is {str(folder)!r}, which was stopped and went on; its seconds are not those of a whole run"
         )
-    records = loggers.read(folder / "metrics.jsonl")
+    if not (records := loggers.read(folder / "metrics.jsonl")):
+        raise UserError(f"run is {str(folder)!r}, which has no metrics.jsonl with the seconds of its chunks")
     if missing := {record["chunk"] for record in records} - set(run.chunks):
         raise UserError(
             f"run keeps no checkpoint of chunk {min(missing)}; train it with --checkpoint-every 1 --checkpoints-kept 0"
@@ -84,17 +87,23 @@ def curve(folder: Path, episodes: int, seed: int) -> list[dict[str, Any]]:
     return points
 
 
+def reached(points: list[dict[str, Any]], fraction: float) -> dict[str, Any] | None:
+    """The first point of a curve at a fraction of Bayes-optimal; None where there is none."""
+    return next((point for point in points if point["fraction"] >= fraction), None)
+
+
 @one_line_errors
 def main() -> None:
     """Print a line for each chunk, and one for each fraction: the first chunk that reached it."""
     arguments = parse(Arguments, sys.argv[1:])
+    if arguments.episodes < 1:
+        raise UserError(f"episodes is {arguments.episodes}; it must be 1 or more")
     devices.setup(1)
     points = curve(arguments.run, arguments.episodes, arguments.seed)
     for point in points:
         print(json.dumps(point))
     for fraction in arguments.fractions:
-        reached = next((point for point in points if point["fraction"] >= fraction), None)
-        print(json.dumps({"reached": fraction, "at": reached}))
+        print(json.dumps({"reached": fraction, "at": reached(points, fraction)}))
 
 
 if __name__ == "__main__":

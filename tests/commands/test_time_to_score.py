@@ -37,6 +37,15 @@ def test_every_checkpoint_is_played_and_the_first_that_reaches_a_fraction_is_nam
     assert points[-1]["fraction"] == pytest.approx(evaluated.returns.mean() / best, abs=0.06)
 
 
+def test_a_fraction_is_reached_where_it_is_first_passed(run):
+    points = time_to_score.curve(run.folder, 64, seed=3)
+    assert all(point["seconds"] < point["wall_s"] for point in points)  # which compiling is part of
+    fractions = [point["fraction"] for point in points]
+    highest = time_to_score.reached(points, max(fractions))
+    assert highest is points[fractions.index(max(fractions))]
+    assert time_to_score.reached(points, min(fractions)) is points[0]
+
+
 def test_what_has_no_such_curve_is_refused(run, refused, tmp_path):
     assert "it must be a run folder" in refused(time_to_score, "--run", str(tmp_path / "nothing"))
     gone = shutil.copytree(run.folder, tmp_path / "gone")
@@ -48,6 +57,11 @@ def test_what_has_no_such_curve_is_refused(run, refused, tmp_path):
     with (stopped / "origins.jsonl").open("a") as origins:
         origins.write(json.dumps({"completed_chunks": 2}) + "\n")
     assert "was stopped and went on" in refused(time_to_score, "--run", str(stopped))
+    (silent := shutil.copytree(run.folder, tmp_path / "silent") / "metrics.jsonl").write_text("")
+    assert "which has no metrics.jsonl" in refused(time_to_score, "--run", str(silent.parent))
+    assert "episodes is 0; it must be 1" in refused(time_to_score, "--run", str(run.folder), "--episodes", "0")
     unknown = shutil.copytree(run.folder, tmp_path / "unknown") / "config.json"
     unknown.write_text(unknown.read_text().replace('"gridworld"', '"point_robot"'))
-    assert "whose Bayes-optimal return is not known" in refused(time_to_score, "--run", str(unknown.parent))
+    assert "whose Bayes-optimal return is None; it must be known" in refused(
+        time_to_score, "--run", str(unknown.parent)
+    )

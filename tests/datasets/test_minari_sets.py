@@ -336,6 +336,9 @@ def test_commands_refuse_in_one_line(tmp_path, refused):
     out = ["--out", tmp_path / "new"]
     assert "which Minari does not have here" in refused(from_minari, "--name", "none-v0", *out)
     assert "it must be one of Minari's" in refused(from_minari, "--name", "../../x-v0", *out)
+    recorded_by_theirs("gridworld", "theirs/fed-v0", horizon=4, feedback=True)
+    line = refused(from_minari, "--name", "theirs/fed-v0", *out)
+    assert line == "name is 'theirs/fed-v0', which was recorded with feedback=True; observations are read without"
     assert "env is missing: empty-v0 does not say" in refused(from_minari, "--name", "empty-v0", *out)
     line = refused(from_minari, "--name", "empty-v0", *out, "--env", "gridworld")
     assert line == "name is 'empty-v0', which has no episode"

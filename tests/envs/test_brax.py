@@ -18,7 +18,7 @@ from dynamite_envs import registry
 from dynamite_envs.brax import BraxEnv, from_brax
 from dynamite_envs.errors import UserError
 from dynamite_envs.registry import MAKERS
-from dynamite_envs.wrappers import ObserveContext
+from dynamite_envs.wrappers import ObserveContext, ObserveFeedback
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulators.md"
 PENDULUM, CARTPOLE, _, PPO, _ = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -174,9 +174,11 @@ def test_one_of_ours_steps_in_brax_as_it_does_here(observed):
     assert float(theirs.done) == 0.0 and int(theirs.info["session"]) == int(theirs.pipeline_state.session)
 
 
-def test_feedback_is_observed_in_brax_where_it_is_asked_for():
-    """A context that is shown is still the one that holds."""
-    env = BraxEnv(ObserveContext.of(registry.make("point_robot", p=0.0)), labels=True, feedback=True)
+@pytest.mark.parametrize("asked", [True, False])
+def test_feedback_is_observed_in_brax(asked):
+    """A context that is shown is still the one that holds, whatever wraps it."""
+    ours = ObserveContext.of(registry.make("point_robot", p=0.0))
+    env = BraxEnv(ours, labels=True, feedback=True) if asked else BraxEnv(ObserveFeedback.of(ours), labels=True)
     state = jax.jit(env.reset)(jax.random.PRNGKey(0))
     assert state.obs.shape == (env.observation_size,) == (7,) and not state.obs[4:].any()
     after = jax.jit(env.step)(state, jnp.array([0.5, -2.0]))

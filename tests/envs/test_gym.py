@@ -107,9 +107,11 @@ def test_a_seed_fixes_all_episodes_after_it():
 
 def test_feedback_is_the_end_of_the_observation():
     """Of one environment and of a vector, where the next episode begins without."""
-    one = GymnasiumEnv("gridworld", feedback=True, horizon=3)
+    one = gymnasium.make("dynamite_envs.gym:dynamite/Gridworld-v0", feedback=True, horizon=3).unwrapped
     many = gymnasium.make_vec("dynamite/Gridworld-v0", num_envs=2, feedback=True, horizon=3, autoreset_mode="SameStep")
     assert one.observation_space.shape == many.single_observation_space.shape == (12,)
+    check_env(one, skip_render_check=True)
+    assert many.reset(seed=0)[1] == {}
     for observation in (one.reset(seed=0)[0], *many.reset(seed=0)[0]):
         np.testing.assert_array_equal(observation[6:], np.zeros(6))
     for action in (4, 2, 0):

@@ -167,8 +167,12 @@ def test_feedback_is_observed_in_gymnax_where_it_is_asked_for():
     env = GymnaxEnv("gridworld", feedback=True)
     observation, state = env.reset(jax.random.key(0), env.default_params)
     assert observation.shape == env.observation_space().shape == (12,) and not observation[6:].any()
-    observation, _, reward, *_ = env.step(jax.random.key(1), state, 3, env.default_params)
+    params = env.default_params.replace(
+        p=jnp.float32(1.0), **dict.fromkeys(("step_reward", "active_reward", "inactive_reward"), jnp.float32(-7.0))
+    )
+    observation, state, reward, *_ = env.step(jax.random.key(1), state, 3, params)
     np.testing.assert_array_equal(observation[6:], [*np.eye(5)[3], reward])
+    assert float(reward) == -7.0 and int(state.session) == 1
 
 
 def test_a_trainer_in_the_manner_of_purejaxrl_learns_on_one_of_ours():

@@ -11,7 +11,7 @@ from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP, Array, State
 from dynamite_envs.errors import UserError
 from dynamite_envs.spaces import Box
-from dynamite_envs.wrappers import ObserveContext
+from dynamite_envs.wrappers import ObserveContext, Wrapper
 
 
 class BraxEnv(Env):
@@ -25,7 +25,7 @@ class BraxEnv(Env):
         episode_length: its horizon.
     """
 
-    def __init__(self, env: str | DLCMDP, labels: bool = False, feedback: bool = False, **options: Any):
+    def __init__(self, env: str | DLCMDP, labels: bool = False, *, feedback: bool = False, **options: Any):
         """An environment.
 
         Args:
@@ -39,14 +39,14 @@ class BraxEnv(Env):
             UserError: its actions are not continuous; an unknown name or option, a value that can't be one, or options
                 of an environment that is made.
         """
-        self.env = registry.resolve(env, feedback, **options)
+        self.env = registry.resolve(env, feedback=feedback, **options)
         if not isinstance(self.env.action_space, Box):
             raise UserError(
                 f"env is {type(self.env).__name__}, whose actions are discrete; those of brax are continuous"
             )
         self.episode_length = self.env.horizon
         self._labels = labels
-        self._told = isinstance(env, ObserveContext)
+        self._told = _shows_context(self.env)
 
     def reset(self, rng: Array) -> BraxState:
         """Begin an episode.
@@ -101,3 +101,8 @@ class BraxEnv(Env):
             metrics={**metrics, "switches": state.switched.astype(jnp.float32)},
             info=info,
         )
+
+
+def _shows_context(env: DLCMDP) -> bool:
+    """Whether a wrapper lets the context be observed."""
+    return isinstance(env, ObserveContext) or (isinstance(env, Wrapper) and _shows_context(env.env))

@@ -27,8 +27,9 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         self,
         env: str | DLCMDP,
         labels: bool = False,
-        feedback: bool = False,
         render_mode: str | None = None,
+        *,
+        feedback: bool = False,
         **options: Any,
     ):
         """An environment that is not yet reset.
@@ -38,8 +39,8 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
             labels: whether `info` holds what is hidden: `context`, the features of the context of the next step, [C],
                 the index of its `session`, whether it has just `switched`, and `latent`, that context as the
                 environment holds it: an array, or a dict of its fields.
-            feedback: whether the last action and its reward are observed, as in `wrappers.ObserveFeedback`.
             render_mode: None or `rgb_array`.
+            feedback: whether the last action and its reward are observed, as in `wrappers.ObserveFeedback`.
             **options: of the environment of that name.
 
         Raises:
@@ -47,7 +48,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         """
         if render_mode is not None:
             pictures.without_display()
-        self.env = registry.resolve(env, feedback, **options)
+        self.env = registry.resolve(env, feedback=feedback, **options)
         self.observation_space = observation_space(self.env)
         self.action_space = action_space(self.env)
         self.render_mode = render_mode

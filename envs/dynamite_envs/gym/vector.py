@@ -33,9 +33,10 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]
         env: str | DLCMDP,
         num_envs: int = 1,
         labels: bool = False,
-        feedback: bool = False,
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        *,
+        feedback: bool = False,
         **options: Any,
     ):
         """Environments that are not yet reset.
@@ -44,9 +45,9 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]
             env: name in the registry, or an environment.
             num_envs: N.
             labels: as in `GymnasiumEnv`; arrays of N.
-            feedback: as in `GymnasiumEnv`.
             render_mode: None or `rgb_array`.
             autoreset_mode: when a new episode begins.
+            feedback: as in `GymnasiumEnv`.
             **options: of the environment of that name.
 
         Raises:
@@ -54,7 +55,7 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]
         """
         if render_mode is not None:
             pictures.without_display()
-        self.env = registry.resolve(env, feedback, **options)
+        self.env = registry.resolve(env, feedback=feedback, **options)
         self.num_envs = num_envs
         self.single_observation_space = single.observation_space(self.env)
         self.single_action_space = single.action_space(self.env)

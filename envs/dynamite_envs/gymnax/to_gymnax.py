@@ -9,6 +9,7 @@ from gymnax.environments.environment import Environment
 from dynamite_envs import registry
 from dynamite_envs.dlcmdp import DLCMDP, Array, State
 from dynamite_envs.spaces import Box
+from dynamite_envs.wrappers import ObserveFeedback
 
 
 class GymnaxEnv(Environment):
@@ -19,7 +20,7 @@ class GymnaxEnv(Environment):
     begins.
     """
 
-    def __init__(self, env: str | DLCMDP, labels: bool = False, feedback: bool = False, **options: Any):
+    def __init__(self, env: str | DLCMDP, labels: bool = False, *, feedback: bool = False, **options: Any):
         """An environment.
 
         Args:
@@ -32,8 +33,8 @@ class GymnaxEnv(Environment):
         Raises:
             UserError: an unknown name or option, a value that can't be one, or options of an environment that is made.
         """
-        self._env = registry.resolve(env, feedback, **options)
-        self._labels = labels
+        self._env = registry.resolve(env, **options)
+        self._labels, self._feedback = labels, feedback
 
     @property
     def default_params(self) -> DLCMDP:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,14 +43,14 @@ class GymnaxEnv(Environment):
 
     def reset_env(self, key: Array, params: DLCMDP) -> tuple[Array, State]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Begin an episode: its first observation, [O], and state."""
-        state = params.reset(key)
+        state = self._observed(params).reset(key)
         return state.obs, state
 
     def step_env(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, key: Array, state: State, action: Array, params: DLCMDP
     ) -> tuple[Array, State, Array, Array, dict[str, Array]]:
         """Observation, state, reward, whether the task has ended, and the labels if they are asked for."""
-        state = params.step(state, action)
+        state = self._observed(params).step(state, action)
         info = {}
         if self._labels:
             features = params.context_features(state.context)
@@ -82,4 +83,7 @@ class GymnaxEnv(Environment):
 
     def observation_space(self, params: DLCMDP | None = None) -> spaces.Box:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Any numbers, [O]."""
-        return spaces.Box(-jnp.inf, jnp.inf, (self._env.observation_size,))
+        return spaces.Box(-jnp.inf, jnp.inf, (self._observed(self._env).observation_size,))
+
+    def _observed(self, params: DLCMDP) -> DLCMDP:
+        return ObserveFeedback.of(params) if self._feedback else params
