@@ -92,6 +92,8 @@ def test_the_snippets_of_the_docs_act(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from_file, alone = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)[2:4]
     assert "load_policy" in from_file and "dynamite" not in alone
+    _, *lines = filter(None, from_file.splitlines())
+    assert len(lines) == 5  # behind the import
 
     class Done(Exception):
         pass

@@ -13,13 +13,13 @@ from experiments.studies import time_to_score
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> dj.Run:
-    config = tiny_config("gridworld", env_options={"horizon": 30}, checkpoints_kept=0, steps=1_440)
+    config = tiny_config("gridworld", env_options={"horizon": 30, "step_reward": -0.3}, checkpoints_kept=0, steps=1_440)
     return dj.train(config, out=tmp_path_factory.mktemp("run") / "mine")
 
 
 def test_every_checkpoint_is_played_and_the_first_that_reaches_a_fraction_is_named(run, monkeypatch, capsys):
     fractions = "-9 9"  # of Bayes-optimal, which random play does not come near
-    command = f"time_to_score --run {run.folder} --episodes 256 --fractions {fractions}"
+    command = f"time_to_score --run {run.folder} --episodes 1024 --fractions {fractions}"
     monkeypatch.setattr(sys, "argv", command.split())
     time_to_score.main()
     *points, low, high = map(json.loads, capsys.readouterr().out.splitlines())
@@ -34,7 +34,8 @@ def test_every_checkpoint_is_played_and_the_first_that_reaches_a_fraction_is_nam
     assert len({point["fraction"] for point in points}) == 3
     evaluated = dj.evaluate(run, episodes=2_048)
     best = evaluated.record["references"]["bayes_optimal"]
-    assert points[-1]["fraction"] == pytest.approx(evaluated.returns.mean() / best, abs=0.06)
+    expected = evaluated.returns.mean() / best
+    assert abs(expected) > 0.1 and points[-1]["fraction"] == pytest.approx(expected, abs=0.03)
 
 
 def test_a_fraction_is_reached_where_it_is_first_passed(run):
@@ -61,7 +62,7 @@ def test_what_has_no_such_curve_is_refused(run, refused, tmp_path):
     assert "which has no metrics.jsonl" in refused(time_to_score, "--run", str(silent.parent))
     assert "episodes is 0; it must be 1" in refused(time_to_score, "--run", str(run.folder), "--episodes", "0")
     unknown = shutil.copytree(run.folder, tmp_path / "unknown") / "config.json"
-    unknown.write_text(unknown.read_text().replace('"gridworld"', '"point_robot"'))
+    unknown.write_text(json.dumps(json.loads(unknown.read_text()) | {"env": "point_robot", "env_options": {}}))
     assert "whose Bayes-optimal return is None; it must be known" in refused(
         time_to_score, "--run", str(unknown.parent)
     )
