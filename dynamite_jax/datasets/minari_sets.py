@@ -215,6 +215,10 @@ class MinariSet:
         total, shard = self.data.total_episodes, plan["shard"]
         if not total:
             raise UserError(f"name is {self.name!r}, which has no episode")
+        with self._damage():
+            for path in (_folder(self.name) / "data").glob("*.hdf5"):
+                if place := _outward(path):
+                    raise UserError(f"name is {self.name!r}, in which {path} takes {place} from elsewhere")
         size = sum(
             array.nbytes for name, array in to_arrays(template(env, 1)).items() if not name.startswith("physics")
         )
@@ -303,6 +307,22 @@ def _folder(name: str) -> Path:
         return get_dataset_path(name)
     except OSError as error:
         raise UserError(f"name is {name!r}; the folder of Minari's sets can't be made: {error}") from None
+
+
+def _outward(path: Path) -> str | None:
+    """The first place of an HDF5 file whose contents lie elsewhere: behind a link, or an array's in other files."""
+    import h5py
+
+    with h5py.File(path) as file:
+
+        def leads_out(name: str, link: Any) -> str | None:
+            if not isinstance(link, h5py.HardLink):
+                return name
+            item = file[name]
+            outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+            return name if outside else None
+
+        return file.visititems_links(leads_out)
 
 
 def _infos(episode: Any) -> dict[str, Any]:

@@ -232,6 +232,37 @@ def test_nothing_outside_of_a_set_is_read(tmp_path):
         read_back("some-v0", tmp_path / "back", "probe_match")
 
 
+def link_out(file: h5py.File, outside: Path) -> None:
+    file["episode_1/rewards"] = h5py.ExternalLink(outside, "episode_1/rewards")
+
+
+def link_within(file: h5py.File, outside: Path) -> None:
+    file["episode_1/rewards"] = h5py.SoftLink("/episode_0/rewards")
+
+
+def raw_outside(file: h5py.File, outside: Path) -> None:
+    file.create_dataset("episode_1/rewards", (20,), "f4", external=[(outside, 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file: h5py.File, outside: Path) -> None:
+    layout = h5py.VirtualLayout((20,), "f4")
+    layout[:] = h5py.VirtualSource(outside, "episode_1/rewards", (20,))
+    file.create_virtual_dataset("episode_1/rewards", layout)
+
+
+@pytest.mark.parametrize("lead_out", [link_out, link_within, raw_outside, virtual])
+def test_nothing_outside_of_a_file_is_read(lead_out, tmp_path):
+    mine = collected(tmp_path / "mine", episodes=4)
+    main = minari_sets.write(mine, "some-v0", silent) / "data" / "main_data.hdf5"
+    outside = tmp_path / "outside.hdf5"
+    shutil.copy(main, outside)
+    with h5py.File(main, "a") as file:
+        del file["episode_1/rewards"]
+        lead_out(file, outside)
+    with pytest.raises(UserError, match=r"main_data\.hdf5 takes episode_1/rewards from elsewhere"):
+        read_back("some-v0", tmp_path / "back", "probe_match")
+
+
 def test_shards_of_a_large_set_must_be_even(tmp_path, monkeypatch):
     mine = collected(tmp_path / "mine", episodes=12)
     minari_sets.write(mine, "some-v0", silent)
