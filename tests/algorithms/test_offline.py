@@ -17,6 +17,7 @@ from dynamite_envs.errors import UserError
 from dynamite_envs.wrappers import ObserveContext
 from dynamite_jax import config as configs
 from dynamite_jax import presets
+from dynamite_jax.agents import running_statistics
 from dynamite_jax.agents.agent import Agent
 from dynamite_jax.algorithms import learners, offline
 from dynamite_jax.config import ConfigError, NetworkConfig
@@ -169,6 +170,25 @@ def test_all_steps_count_but_those_behind_an_end(data):
     np.testing.assert_array_equal(steps.following[:-1], steps.features[1:])
     assert (steps.following[-1] > steps.features[-1]).all()  # the belief in s_H
     np.testing.assert_array_equal(steps.terminated, terminated)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_step_that_ends_no_task_is_followed_by_more(ends, tmp_path):
+    """Every step pays 1: forever, where the last one of an episode leads on; else twice."""
+    collected(tmp_path, "probe_match", episodes=16, shard=16, options={"horizon": 2})
+    own = {"gamma": 0.5, "lr": 0.03, "critic_lr": 0.03, "polyak": 0.2, "expectile": 0.5, "watched_episodes": 2}
+    config = offline_config(tmp_path, method="markov", offline=own, env_options={"horizon": 2})
+    program, state, update = updater(config)
+    episodes = played(program.env, 16).replace(physics=None, reward=jnp.ones((2, 16)))
+    episodes = episodes.replace(
+        observation=jnp.zeros_like(episodes.observation), terminated=episodes.terminated.at[-1].set(ends)
+    )
+    for _ in range(300):
+        state, metrics = update(offline.Recorded(program.env, episodes), program.algorithm.hyper, state)
+    _, unit = running_statistics.moments(state.normaliser, "returns")
+    # Observations tell no time, so that V is the mean of what the two steps lead to: 1 + V / 2, and 1 at an end.
+    expected = 1 / (1 - 0.25) if ends else 1 / (1 - 0.5)
+    assert float(metrics["iql/q"] * unit) == pytest.approx(expected, rel=0.06)
 
 
 def test_returns_to_go_end_with_the_episode():
