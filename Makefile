@@ -17,12 +17,13 @@ OUT     =
 RUN     =
 RUNS    =
 ARGS    =
+JOBS    =
 HOSTS   =
 DEVICES =
 LAUNCH  =
 PART    =
 
-KNOWN   = ENV METHOD METHODS SETTING DATA POLICY NAME SEEDS STEPS SCALE OUT RUN RUNS ARGS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
+KNOWN   = ENV METHOD METHODS SETTING DATA POLICY NAME SEEDS STEPS SCALE OUT RUN RUNS ARGS JOBS HOSTS DEVICES LAUNCH PART EXTRAS PYTHON
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN = $(filter-out $(KNOWN) -* MAKE%,$(GIVEN))
 $(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile; known are $(KNOWN)))
@@ -32,6 +33,7 @@ QUOTE = '$(subst ','\'',$(value $(1)))'
 
 SIZES = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS))
 SCALED = $(if $(SCALE),--scale $(SCALE))
+AT_ONCE = $(if $(JOBS),--jobs $(JOBS))
 SET = $(if $(SETTING),--setting $(SETTING))
 
 # Every target says in its help which of them it takes; what it would leave unused is refused.
@@ -115,14 +117,14 @@ watch: $(if $(value RUN),$(STAMP))  ## Watch a run in TensorBoard, while it trai
 	@test -f $(call QUOTE,RUN)/config.json || { printf "error: run is '%s'; it must be a run folder, one with a config.json\n" $(call QUOTE,RUN) >&2; exit 2; }
 	$(BIN)/tensorboard --logdir $(call QUOTE,RUN) $(ARGS)
 
-table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= ARGS=; SETTING=offline DATA=; goes on where it was cut off
-	$(BIN)/dynamite-jax table --env $(ENV) $(SET) $(if $(value DATA),--data $(call QUOTE,DATA)) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(ARGS)
+table: $(STAMP)  ## Compare methods: ENV= METHODS="a b" SEEDS= STEPS= SCALE= JOBS= ARGS=; SETTING=offline DATA=; goes on where it was cut off
+	$(BIN)/dynamite-jax table --env $(ENV) $(SET) $(if $(value DATA),--data $(call QUOTE,DATA)) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(SCALED) $(AT_ONCE) $(ARGS)
 
-ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= ARGS=
-	$(BIN)/dynamite-jax ablations --env $(ENV) $(SIZES) $(ARGS)
+ablations: $(STAMP)  ## Compare DynaMITE with and without its parts: ENV= SEEDS= STEPS= JOBS= ARGS=
+	$(BIN)/dynamite-jax ablations --env $(ENV) $(SIZES) $(AT_ONCE) $(ARGS)
 
-sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= STEPS= ARGS=
-	$(BIN)/dynamite-jax sweep-p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)
+sweep-p: $(STAMP)  ## Compare methods from p = 0 to p = 1: ENV= METHODS= SEEDS= STEPS= JOBS= ARGS=
+	$(BIN)/dynamite-jax sweep-p --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(AT_ONCE) $(ARGS)
 
 tune: $(STAMP)  ## Search presets by a race, as many trials for each method: ENV= METHODS= SEEDS= STEPS= ARGS=
 	$(BIN)/dynamite-jax tune --env $(ENV) $(if $(METHODS),--methods $(METHODS)) $(SIZES) $(ARGS)

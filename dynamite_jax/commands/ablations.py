@@ -52,6 +52,8 @@ class Arguments(Plugins):
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
     """Where ablations.md, ablations.json and ablations.png go, under the name of the environment."""
+    jobs: int = 1
+    """Runs that train at the same time, each with its output in a file NAME.log beside its folder."""
     allow_dirty: bool = False
     """Also write results of code that is not committed."""
 
@@ -82,7 +84,9 @@ def main() -> None:
     runs.check(run_configs)
     runs.make_folder(out)
     file = out / "ablations.json"
-    table = runs.complete(run_configs, root, file, wanted=wanted, allow_dirty=arguments.allow_dirty)
+    table = runs.complete(
+        run_configs, root, file, wanted=wanted, at_once=arguments.jobs, allow_dirty=arguments.allow_dirty
+    )
     runs.score(table)
     runs.compare(table, "dynamite")
     runs.write(table, run_configs["dynamite"], file, header="variant", allow_dirty=arguments.allow_dirty)

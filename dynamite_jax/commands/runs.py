@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +13,10 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis import columns, curves, statistics
+from dynamite_jax.commands import jobs
 from dynamite_jax.config import Config, ConfigError
-from dynamite_jax.errors import one_line_errors, writing
-from dynamite_jax.runtime import devices, loggers, provenance, run_folder
+from dynamite_jax.errors import writing
+from dynamite_jax.runtime import loggers, provenance, run_folder
 
 REFERENCES = ("oracle", "markov")
 MARK = "*"  # of rows that no longer hold
@@ -67,6 +67,7 @@ def complete(
     file: Path,
     *,
     wanted: Iterable[str] | None = None,
+    at_once: int = 1,
     allow_dirty: bool = False,
 ) -> Table:
     """Complete the rows of a table: those of the file that still hold are kept, all others run.
@@ -80,6 +81,7 @@ def complete(
         file: the table as it was written before, NAME.json; it need not exist.
         wanted: names of the rows to complete; of the others those of the file are kept, if they have as many seeds.
             All by default.
+        at_once: how many runs train at the same time.
         allow_dirty: accept runs of code that is not committed.
 
     Returns:
@@ -87,8 +89,10 @@ def complete(
 
     Raises:
         UserError: a folder holds another run, code is not committed, or the file can't be read.
-        SystemExit: a run stopped; its message is on stderr, and the same command resumes it.
+        SystemExit: a run stopped; its message is on stderr or in its log, and the same command resumes it.
     """
+    if at_once < 1:
+        raise ConfigError(f"jobs is {at_once}; it must be 1 or more")
     kept = {}
     for name, row in _read(file).items():
         if name in run_configs and len(row["per_seed"]) == run_configs[name].seeds:
@@ -112,16 +116,9 @@ def complete(
     refuse_dirty(commits, allow_dirty)
     for name in outdated:
         _set_aside(root / name)
-    for number, name in enumerate(missing, start=1):
+    jobs.train({name: run_configs[name] for name in missing if name not in summaries}, root, at_once)
+    for name in missing:
         if name not in summaries:
-            Console(stderr=True).print(f"run {number} of {len(missing)}: {name}", markup=False)
-            # In a process of its own, so that its devices and the memory it reports are its own.
-            arguments = (run_configs[name], root / name)
-            process = multiprocessing.get_context("spawn").Process(target=_train, args=arguments)
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise SystemExit(abs(process.exitcode))
             summaries[name] = json.loads(finished[name].read_text())
         kept[name] = make_row(run_configs[name], summaries[name], loggers.read(root / name / "metrics.jsonl"))
     return {name: kept[name] for name in run_configs if name in kept}
@@ -157,14 +154,6 @@ def _set_aside(folder: Path) -> None:
     place = next(path for n in itertools.count(1) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())
     folder.rename(place)
     Console(stderr=True).print(f"{folder} was made by other code; it is now {place}", markup=False, soft_wrap=True)
-
-
-@one_line_errors
-def _train(config: Config, out: Path) -> None:
-    devices.setup(config.seeds)
-    from dynamite_jax.runtime import training
-
-    training.train(config, out, resume=(out / "config.json").is_file())
 
 
 def spare_accelerators() -> None:

@@ -33,6 +33,8 @@ class Arguments(Plugins):
     """Where the run folders lie, under the name of the environment."""
     out: Path = Path("results")
     """Where sweep_p.md, sweep_p.json and sweep_p.png go, under the name of the environment."""
+    jobs: int = 1
+    """Runs that train at the same time, each with its output in a file NAME.log beside its folder."""
     allow_dirty: bool = False
     """Also write results of code that is not committed."""
 
@@ -61,7 +63,9 @@ def main() -> None:
     runs.check(run_configs)
     runs.make_folder(out)
     file = out / "sweep_p.json"
-    table = runs.complete(run_configs, arguments.runs / arguments.env, file, allow_dirty=arguments.allow_dirty)
+    table = runs.complete(
+        run_configs, arguments.runs / arguments.env, file, at_once=arguments.jobs, allow_dirty=arguments.allow_dirty
+    )
     for p, method_configs in configs_at.items():  # references are those of the same p
         of_p = {method: table[_run_name(method, p)] for method in method_configs}
         runs.score(of_p)

@@ -58,6 +58,8 @@ class Arguments(Plugins):
     """Where table.json, table_curves.csv, table.md and table.png go, under the name of the environment; the scale
     enters their names, and offline ones are in a folder `offline`. Rows there whose config and code are today's are not
     made again."""
+    jobs: int = 1
+    """Runs that train at the same time, each with its output in a file NAME.log beside its folder."""
     allow_dirty: bool = False
     """Also write results of code that is not committed."""
 
@@ -77,7 +79,9 @@ def main() -> None:
     file = out / f"table{scale}.json"
     runs.check(run_configs)
     runs.make_folder(out)
-    table = runs.complete(run_configs, root, file, wanted=arguments.methods, allow_dirty=arguments.allow_dirty)
+    table = runs.complete(
+        run_configs, root, file, wanted=arguments.methods, at_once=arguments.jobs, allow_dirty=arguments.allow_dirty
+    )
     if not table:
         raise UserError(f"methods is empty, and {file} has no rows of {arguments.seeds} seeds; name some methods")
     runs.score(table)

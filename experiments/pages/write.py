@@ -27,8 +27,8 @@ MODULES = {
 
 # Column of the table of presets -> an environment that has it.
 PRESETS = {
-    "`gridworld`": "gridworld",
-    "`gridworld_ring4`, `_ring8`": "gridworld_ring4",
+    "`gridworld`, `gridworld_ring8`": "gridworld",
+    "`gridworld_ring4`": "gridworld_ring4",
     "`point_robot`": "point_robot",
     "`reacher`": "reacher",
     "`halfcheetah_vel`, `_vel_wind`": "halfcheetah_vel",

@@ -13,7 +13,7 @@ from dynamite_envs.errors import UserError
 from dynamite_jax import config as configs
 from dynamite_jax import presets
 from dynamite_jax.analysis import curves, figures, statistics
-from dynamite_jax.commands import ablations, runs, sweep_p, table, tune
+from dynamite_jax.commands import ablations, jobs, runs, sweep_p, table, tune
 from dynamite_jax.config import ConfigError
 from dynamite_jax.runtime import provenance, training
 from finished_runs import CODE, leave, rows_of, summary
@@ -32,7 +32,7 @@ class Here:
         except SystemExit as stop:
             self.exitcode = stop.code
 
-    def join(self):
+    def join(self, timeout):
         pass
 
 
@@ -46,7 +46,7 @@ def training_here(monkeypatch):
         leave(out, config, summary([1.0, 2.0], best=4.0))
 
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
     monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
     return trained
 
@@ -62,7 +62,7 @@ def test_a_job_trains_what_is_missing_and_keeps_what_is_done(tiny, tmp_path, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda kind: type("Context", (), {"Process": Here}))
     monkeypatch.setattr(runs.provenance, "commit", lambda: "c")
     run_configs = {name: dataclasses.replace(tiny, method=name) for name in ("varibad", "markov")}
     with pytest.raises(SystemExit) as stop:
@@ -93,7 +93,7 @@ def test_a_job_trains_no_code_that_is_not_committed(commit, tiny, tmp_path, monk
         raise Trained
 
     monkeypatch.setattr(runs.provenance, "commit", lambda: commit)
-    monkeypatch.setattr(runs.multiprocessing, "get_context", started)
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", started)
     for allow_dirty in (False, True):
         refused = commit == "c-dirty" and not allow_dirty
         with pytest.raises(UserError if refused else Trained) as caught:
@@ -392,7 +392,7 @@ def test_a_sweep_scores_every_p_by_the_references_of_that_p(tmp_path, monkeypatc
     """Returns are p for no memory, p + 10 for the oracle and half-way for all others."""
     run_configs = {}
 
-    def complete(every, root, file, allow_dirty):
+    def complete(every, root, file, **options):
         run_configs.update(every)
         place = {"markov": 0.0, "oracle": 10.0}
         p = {name: config.env_options["p"] for name, config in every.items()}

@@ -25,7 +25,7 @@ def make(*arguments: str, folder: Path = CHECKOUT) -> subprocess.CompletedProces
         (["train", "SEED=3"], "SEED is not a variable of this Makefile; known are ENV METHOD"),
         (
             ["table", "METHOD=varibad"],
-            "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE ARGS SETTING DATA",
+            "make table takes no METHOD=; it takes ENV METHODS SEEDS STEPS SCALE JOBS ARGS SETTING DATA",
         ),
         (["versus-torch", "SEEDS=3"], "make versus-torch takes no SEEDS=; it takes EXTRAS ENV ARGS"),
         (["benchmark", "SEEDS=3"], "make benchmark takes no SEEDS=; it takes EXTRAS ENV ARGS"),
@@ -47,7 +47,7 @@ ODD = "runs/it's a $HOME rün"
         ("train", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
         ("train", "DATA", "--offline.data 'runs/it'\\''s a $HOME rün'     \n"),
         ("collect", "OUT", "--out 'runs/it'\\''s a $HOME rün' \n"),
-        ("table", "DATA", "--data 'runs/it'\\''s a $HOME rün'     \n"),
+        ("table", "DATA", "--data 'runs/it'\\''s a $HOME rün'      \n"),
         ("eval", "RUN", "--run 'runs/it'\\''s a $HOME rün' \n"),
         ("export", "RUN", "--run 'runs/it'\\''s a $HOME rün'  \n"),
         ("video", "RUN", "--runs 'runs/it'\\''s a $HOME rün'   \n"),
