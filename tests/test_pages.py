@@ -75,6 +75,22 @@ def test_verdict_also_follows_the_intervals_while_training(folder):
     assert "While training it is above `rl2`; below `oracle`." in results.verdict(runs)
 
 
+def test_the_overview_compares_dynamite_with_each_rival(folder):
+    path = folder / "reef" / "table.json"
+    record = json.loads(path.read_text())
+    for name, area in {"dynamite": (5, 4.5, 5.5), "rl2": (4, 3, 4.4), "secbad": (5, 4, 6)}.items():
+        record["runs"][name]["auc"] = _summarised(*area)
+    record["runs"]["varibad"]["stale"] = True
+    path.write_text(json.dumps(record))
+    text = results.page(folder)
+    head, _, *rows = text[text.index("## Where dynamite stands") :].split("\n\n")[2].splitlines()
+    assert head == "|  | `varibad` | `secbad` | `contrabar` | `rl2` |"
+    assert rows == ["| `fog` | - | - | - | - |", "| `reef` | =, ?\\* | above, = | - | below, above |"]
+    assert (
+        "At the end it is above in 1, below in 1 and not told apart in 1; while training above in 1, below in 0" in text
+    )
+
+
 def test_minutes_are_steps_over_the_speed_measured_with_the_config_of_the_row(folder):
     path = folder / "reef" / "table.json"
     record = json.loads(path.read_text())

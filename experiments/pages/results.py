@@ -10,6 +10,7 @@ The prose is in `results/ENV/notes.md`, a template of `str.format`: `{table[dyna
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,52 @@ def page(root: Path) -> str:
             "verdict": {stem: verdict(file["runs"]) for stem, file in tables.items()},
         }
         sections.append(template.format_map({**record, **parts, "env": name}).strip())
-    return INTRODUCTION + "\n\n".join(sections) + "\n"
+    return INTRODUCTION + "\n\n".join([standing(root), *sections]) + "\n"
+
+
+def standing(root: Path) -> str:
+    """Where `dynamite` stands against every rival that is not given the context, by the 95 % intervals.
+
+    Args:
+        root: the folder `results`.
+    """
+    rivals = [method for method in METHODS if method not in ("dynamite", "borel", *REFERENCES)]
+    rows, counts = [], {quantity: Counter() for quantity in ("end", "training")}
+    for name, record in environments(root).items():
+        runs, cells = record["table"], []
+        for rival in rivals:
+            if rival not in runs:
+                cells.append("-")
+                continue
+            places = {"end": _against(runs, rival)}
+            if all("auc" in runs[method] for method in ("dynamite", rival)):
+                places["training"] = _against({method: runs[method]["auc"] for method in ("dynamite", rival)}, rival)
+            for quantity, place in places.items():
+                counts[quantity][place] += 1
+            stale = any(runs[method].get("stale") for method in ("dynamite", rival))
+            cells.append(", ".join([places["end"], places.get("training", "?")]) + MARK * stale)
+        rows.append([f"`{name}`", *cells])
+    sums = {
+        quantity: f"above in {count['above']}, below in {count['below']} and not told apart in {count['=']}"
+        for quantity, count in counts.items()
+    }
+    text = [
+        "## Where dynamite stands",
+        "`dynamite` against each method that is not given the context, at the end and, behind the comma, while "
+        "training: above or below beyond the 95 % intervals, or = where they overlap.",
+        table(["", *(f"`{rival}`" for rival in rivals)], rows),
+        f"At the end it is {sums['end']}; while training {sums['training']}.",
+    ]
+    if any(MARK in cell for row in rows for cell in row):
+        text.append(f"{MARK} of rows made by earlier code or with another config.")
+    return "\n\n".join(text)
+
+
+def _against(summaries: dict[str, Record], rival: str) -> str:
+    """Whether the interval of `dynamite` is above or below that of a rival."""
+    if _above(summaries, "dynamite", rival):
+        return "above"
+    return "below" if _above(summaries, rival, "dynamite") else "="
 
 
 def offline(root: Path) -> str:
