@@ -216,7 +216,7 @@ class MinariSet:
         if not total:
             raise UserError(f"name is {self.name!r}, which has no episode")
         with self._damage():
-            for path in (_folder(self.name) / "data").glob("*.hdf5"):
+            for path in (_folder(self.name) / "data").iterdir():
                 if place := _outward(path):
                     raise UserError(f"name is {self.name!r}, in which {path} takes {place} from elsewhere")
         size = sum(
@@ -310,9 +310,11 @@ def _folder(name: str) -> Path:
 
 
 def _outward(path: Path) -> str | None:
-    """The first place of an HDF5 file whose contents lie elsewhere: behind a link, or an array's in other files."""
+    """The first place of an HDF5 file whose contents lie elsewhere, behind a link or in other files, if there is one."""
     import h5py
 
+    if not h5py.is_hdf5(path):
+        return None
     with h5py.File(path) as file:
 
         def leads_out(name: str, link: Any) -> str | None:

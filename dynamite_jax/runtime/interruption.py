@@ -24,11 +24,20 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; its state is kept."""
 
 
+ECHO_S = 1.0
+"""Seconds after SIGTERM in which another one is the same: schedulers send it to all processes, what started one too."""
+
+
 class Request:
-    """Whether a signal has asked to stop."""
+    """Whether a signal has asked to stop, and which."""
 
     def __init__(self):
-        self.made = False
+        self.signal: signal.Signals | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether one has."""
+        return self.signal is not None
 
 
 @contextlib.contextmanager
@@ -42,13 +51,16 @@ def requests(say: Callable[[str], None], *, taken: bool) -> Iterator[Request]:
     Raises:
         KeyboardInterrupt: at the second signal.
     """
-    request = Request()
+    request, first = Request(), 0.0
 
     def ask(number: int, _: Any) -> None:
+        nonlocal first
+        if request.signal == number == signal.SIGTERM and time.monotonic() - first < ECHO_S:
+            return
         if request.made:
             raise KeyboardInterrupt
-        request.made = True
-        say(f"{signal.Signals(number).name}: stopping once the chunk that runs is kept; once more to stop at once")
+        request.signal, first = signal.Signals(number), time.monotonic()
+        say(f"{request.signal.name}: stopping once the chunk that runs is kept; once more to stop at once")
 
     with contextlib.ExitStack() as stack:
         if taken and threading.current_thread() is threading.main_thread():

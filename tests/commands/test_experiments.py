@@ -32,9 +32,6 @@ class Here:
         except SystemExit as stop:
             self.exitcode = stop.code
 
-    def join(self, timeout):
-        pass
-
 
 @pytest.fixture
 def training_here(monkeypatch):

@@ -261,6 +261,7 @@ def test_nothing_outside_of_a_file_is_read(lead_out, tmp_path):
         lead_out(file, outside)
     with pytest.raises(UserError, match=r"main_data\.hdf5 takes episode_1/rewards from elsewhere"):
         read_back("some-v0", tmp_path / "back", "probe_match")
+    assert not (tmp_path / "back").exists()
 
 
 def test_shards_of_a_large_set_must_be_even(tmp_path, monkeypatch):

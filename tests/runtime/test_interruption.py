@@ -101,11 +101,13 @@ def test_a_signal_ends_what_keeps_nothing_at_once():
 class Late:
     """An array that asks to stop whenever it is looked at, and is ready at the third look."""
 
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGINT)
+
     def __init__(self):
         self.looks = 0
 
     def is_ready(self):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), self.signals[self.looks])
         self.looks += 1
         return self.looks == 3
 
@@ -115,6 +117,25 @@ def test_signals_are_noticed_while_arrays_are_waited_for():
     with interruption.requests(lines.append, taken=True) as request, pytest.raises(KeyboardInterrupt):
         interruption.wait([ready, late])
     assert request.made and len(lines) == 1 and late.looks == 1
+
+
+@pytest.mark.parametrize("within_s, raised", [(60.0, False), (0.0, True)])
+def test_sigterm_that_comes_twice_at_once_is_one(within_s, raised, monkeypatch):
+    monkeypatch.setattr(interruption, "ECHO_S", within_s)
+    lines, stopped = [], False
+    with interruption.requests(lines.append, taken=True) as request:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            stopped = True
+    assert request.signal == signal.SIGTERM and len(lines) == 1 and stopped == raised
+
+
+def test_ctrl_c_that_comes_twice_is_two():
+    with interruption.requests(print, taken=True), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_arrays_are_waited_for():
