@@ -310,7 +310,7 @@ def _folder(name: str) -> Path:
 
 
 def _outward(path: Path) -> str | None:
-    """The first place of an HDF5 file whose contents lie elsewhere, behind a link or in other files, if there is one."""
+    """The first place of an HDF5 file whose contents lie elsewhere, behind a link or in other files, or None."""
     import h5py
 
     if not h5py.is_hdf5(path):
