@@ -130,13 +130,6 @@ def standing(root: Path) -> str:
     return "\n\n".join(text)
 
 
-def _against(summaries: dict[str, Record], rival: str) -> str:
-    """Whether the interval of `dynamite` is above or below that of a rival."""
-    if _above(summaries, "dynamite", rival):
-        return "above"
-    return "below" if _above(summaries, rival, "dynamite") else "="
-
-
 def offline(root: Path) -> str:
     """Tables of methods that learn from recorded episodes, a section for each environment and set.
 
@@ -287,15 +280,21 @@ def verdict(runs: dict[str, Record]) -> str:
 
 def _place(summaries: dict[str, Record], base: str) -> str:
     """Which rows the intervals show below and above that of `base`, and which overlap it."""
-    others = [name for name in summaries if name != base]
-    above = [name for name in others if _above(summaries, base, name)]
-    below = [name for name in others if _above(summaries, name, base)]
-    alike = [name for name in others if name not in (*above, *below)]
+    others: dict[str, list[str]] = {"above": [], "below": [], "=": []}
+    for name in summaries:
+        if name != base:
+            others[_against(summaries, name, base)].append(name)
+    words = {"above": "above", "below": "below", "=": "not told apart from"}
     return "; ".join(
-        f"{words} {', '.join(f'`{name}`' for name in names)}"
-        for words, names in (("above", above), ("below", below), ("not told apart from", alike))
-        if names
+        f"{words[place]} {', '.join(f'`{name}`' for name in names)}" for place, names in others.items() if names
     )
+
+
+def _against(summaries: dict[str, Record], rival: str, base: str = "dynamite") -> str:
+    """Whether the interval of `base` is above or below that of a rival, or overlaps it."""
+    if _above(summaries, base, rival):
+        return "above"
+    return "below" if _above(summaries, rival, base) else "="
 
 
 def _best(runs: dict[str, Record]) -> str:
